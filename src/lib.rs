@@ -1,5 +1,7 @@
 //! vendor-token-operator.
 pub mod api;
+pub mod clock;
 pub mod failure;
+pub mod http;
 pub mod token;
 pub mod vendor;

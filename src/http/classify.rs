@@ -1,0 +1,304 @@
+//! From an error of the HTTP client to a [`Failure`]: by the types in its chain of sources, not by their text.
+//! Messages name the host, what is wrong and what to do; they hold no path, no query and nothing a peer sent.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError};
+
+use crate::failure::{Failure, FailureClass};
+
+/// Limit of [`Failure::message`], in characters.
+const MESSAGE_LIMIT: usize = 256;
+
+pub(super) fn failure(class: FailureClass, message: String) -> Failure {
+    let message = message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MESSAGE_LIMIT)
+        .collect();
+    Failure {
+        class,
+        message,
+        not_before: None,
+        request_id: None,
+    }
+}
+
+fn transient(message: String) -> Failure {
+    failure(FailureClass::Transient, message)
+}
+
+fn refused(message: String) -> Failure {
+    failure(FailureClass::Refused, message)
+}
+
+pub(super) fn timed_out(host: &str, limit: Duration) -> Failure {
+    transient(format!(
+        "no complete answer from {host} within {} s",
+        limit.as_secs_f64()
+    ))
+}
+
+pub(super) fn too_large(host: &str, limit: usize) -> Failure {
+    failure(
+        FailureClass::Malformed,
+        format!("the answer of {host} is larger than {limit} bytes, so it is no token response"),
+    )
+}
+
+/// Classifies an error of sending a request or of reading its response.
+pub(super) fn exchange(error: &reqwest::Error, host: &str) -> Failure {
+    let chain = chain(error);
+    let find_io = |wanted: &[io::ErrorKind]| {
+        chain.iter().any(|e| {
+            e.downcast_ref::<io::Error>()
+                .is_some_and(|e| wanted.contains(&e.kind()))
+        })
+    };
+    let hyper = chain.iter().find_map(|e| e.downcast_ref::<hyper::Error>());
+
+    if let Some(tls) = chain.iter().find_map(|e| e.downcast_ref::<rustls::Error>()) {
+        return tls_failure(tls, host, error.is_connect());
+    }
+    if let Some(failure) = proxy_failure(&chain, host) {
+        return failure;
+    }
+    if error.is_dns() {
+        return transient(format!(
+            "failed to resolve {host}: check the cluster's DNS and its egress policy"
+        ));
+    }
+    if error.is_timeout() {
+        return transient(if error.is_connect() {
+            format!("failed to connect to {host} in time: check the network, its egress policy and the proxy")
+        } else {
+            format!("no complete answer from {host} in time")
+        });
+    }
+    if find_io(&[io::ErrorKind::ConnectionRefused]) {
+        return transient(format!("{host} (or the proxy before it) refused the connection"));
+    }
+    if find_io(&[io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable]) {
+        return transient(format!(
+            "no route to {host}: check the network, its egress policy and the proxy"
+        ));
+    }
+    if hyper.is_some_and(|e| e.is_parse() || e.is_parse_too_large()) {
+        return failure(
+            FailureClass::Malformed,
+            format!("{host} answered with something that is not HTTP"),
+        );
+    }
+    let cut_off = hyper.is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled())
+        || find_io(&[
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::ConnectionAborted,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::NotConnected,
+        ]);
+    if cut_off {
+        return transient(if error.is_connect() {
+            format!("{host} (or a proxy before it) closed the connection during the TLS handshake")
+        } else {
+            format!("{host} closed the connection before its answer was complete")
+        });
+    }
+    transient(if error.is_connect() {
+        format!("failed to connect to {host}")
+    } else {
+        format!("failed to get an answer from {host}")
+    })
+}
+
+/// hyper-util's tunnel error is not a public type, so these two are told by their text; where that changes, the
+/// failure is still transient, with a general message.
+fn proxy_failure(chain: &[&(dyn Error + 'static)], host: &str) -> Option<Failure> {
+    let texts: Vec<String> = chain.iter().map(ToString::to_string).collect();
+    let has = |text: &str| texts.iter().any(|t| t == text);
+    if has("tunnel error: proxy authorization required") {
+        return Some(transient(format!(
+            "the proxy asks for a login (407) on the way to {host}: put user and password into HTTPS_PROXY"
+        )));
+    }
+    has("tunnel error: unsuccessful").then(|| {
+        transient(format!(
+            "the proxy refused a tunnel to {host}: allow that host there, or add it to NO_PROXY"
+        ))
+    })
+}
+
+/// A TLS failure tells about the endpoint or the client certificate, never about the credential.
+fn tls_failure(error: &rustls::Error, host: &str, connecting: bool) -> Failure {
+    match error {
+        rustls::Error::InvalidCertificate(reason) => refused(certificate_message(reason, host)),
+        rustls::Error::AlertReceived(alert) => alert_failure(*alert, host),
+        rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. } if connecting => {
+            refused(format!(
+                "{host} does not answer with TLS: check scheme and port of --endpoint"
+            ))
+        }
+        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => refused(format!(
+            "{host} offers no TLS 1.2 or later with HTTP/1.1: its administrator must enable it"
+        )),
+        rustls::Error::NoCertificatesPresented => refused(format!("{host} presented no certificate")),
+        _ if connecting => refused(format!("the TLS handshake with {host} failed")),
+        // A damaged record in an established connection says nothing about the endpoint.
+        _ => transient(format!("the TLS connection to {host} broke")),
+    }
+}
+
+fn certificate_message(reason: &CertificateError, host: &str) -> String {
+    match reason {
+        CertificateError::UnknownIssuer => format!(
+            "the certificate of {host} is not signed by a trusted authority: where a proxy or a private endpoint \
+             answers, pass its CA with --vendor-ca-file"
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!(
+                "the certificate of {host} has expired: it must be renewed there (or the node's clock is wrong)"
+            )
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("the certificate of {host} is not valid yet: check the node's clock")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("the certificate of {host} is for another name: check --endpoint, DNS and the proxy")
+        }
+        CertificateError::Revoked => format!("the certificate of {host} has been revoked"),
+        _ => format!(
+            "the certificate of {host} is not usable for a server: where a proxy or a private endpoint answers, \
+             use a certificate issued by a CA and pass that CA with --vendor-ca-file"
+        ),
+    }
+}
+
+fn alert_failure(alert: AlertDescription, host: &str) -> Failure {
+    match alert {
+        AlertDescription::CertificateRequired => refused(format!(
+            "{host} requires a client certificate: set clientCertificateSecretRef"
+        )),
+        AlertDescription::BadCertificate
+        | AlertDescription::NoCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => refused(format!(
+            "{host} refused the client certificate: check that the one in clientCertificateSecretRef is registered \
+             with the key, is current, and has its chain in tls.crt"
+        )),
+        AlertDescription::HandshakeFailure => refused(format!(
+            "{host} refused the TLS handshake: it offers no TLS 1.2 or later with a common cipher, or it requires a \
+             client certificate"
+        )),
+        AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => refused(format!(
+            "{host} offers no TLS 1.2 or later: its administrator must enable it"
+        )),
+        AlertDescription::UnrecognisedName => refused(format!(
+            "{host} does not serve that name over TLS: check --endpoint, DNS and the proxy"
+        )),
+        AlertDescription::InternalError | AlertDescription::UserCanceled | AlertDescription::CloseNotify => {
+            transient(format!("{host} gave up the TLS connection by itself"))
+        }
+        _ => refused(format!("{host} refused the TLS handshake")),
+    }
+}
+
+/// The error and all its sources. An `io::Error` made from another error hides that one from `source()`, so it is
+/// looked into.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+    let mut found: Vec<&'a (dyn Error + 'static)> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        found.push(error);
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_wrapped_twice_in_io_errors_is_found() {
+        let tls = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
+        assert!(chain(&wrapped).iter().any(|error| error.is::<rustls::Error>()));
+    }
+
+    #[test]
+    fn a_message_is_one_line_of_at_most_256_characters() {
+        let failure = failure(
+            FailureClass::Transient,
+            format!("a\r\nb\u{1b}{}", "é".repeat(300)),
+        );
+        assert_eq!(failure.message.chars().count(), 256);
+        assert!(!failure.message.chars().any(char::is_control));
+    }
+
+    #[test]
+    fn no_message_about_a_host_of_ordinary_length_is_cut() {
+        let host = "api-australiasoutheast.6clicks.example:8443";
+        let alerts = (0..=255)
+            .map(AlertDescription::from)
+            .map(|alert| alert_failure(alert, host).message);
+        let reasons = [
+            CertificateError::UnknownIssuer,
+            CertificateError::Expired,
+            CertificateError::NotValidYet,
+            CertificateError::NotValidForName,
+            CertificateError::Revoked,
+            CertificateError::InvalidPurpose,
+        ];
+        let reasons = reasons.iter().map(|reason| certificate_message(reason, host));
+        for message in alerts.chain(reasons) {
+            assert!(message.chars().count() < MESSAGE_LIMIT, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_is_transient_once_the_connection_stands_and_refused_before() {
+        let error = rustls::Error::DecryptError;
+        assert_eq!(tls_failure(&error, "h", false).class, FailureClass::Transient);
+        assert_eq!(tls_failure(&error, "h", true).class, FailureClass::Refused);
+    }
+
+    #[derive(Debug)]
+    struct NoSuchHost;
+
+    impl reqwest::dns::Resolve for NoSuchHost {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(async { Err(io::Error::other("no such host").into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_transient() {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .dns_resolver(std::sync::Arc::new(NoSuchHost))
+            .build()
+            .unwrap();
+        let error = client
+            .post("https://vendor.example/token")
+            .send()
+            .await
+            .unwrap_err();
+        let failure = exchange(&error, "vendor.example");
+        assert_eq!(failure.class, FailureClass::Transient);
+        assert!(
+            failure.message.contains("failed to resolve vendor.example"),
+            "{}",
+            failure.message
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! The HTTP clients: one without a client certificate, and one for each distinct client certificate in use.
+//! A connection that was opened with one certificate is thereby never used for another.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls_platform_verifier::Verifier;
+use tokio::time::Instant;
+
+use super::certificate::{Identity, fingerprint};
+use super::{HttpTransportOptions, ProxySetting, TransportError, classify};
+use crate::failure::{Failure, FailureClass};
+use crate::token::ClientCertificate;
+
+const USER_AGENT: &str = concat!("vendor-token-operator/", env!("CARGO_PKG_VERSION"));
+
+pub(super) struct Clients {
+    options: HttpTransportOptions,
+    provider: Arc<CryptoProvider>,
+    /// Shared by all clients: the system's authorities are held once.
+    verifier: Arc<Verifier>,
+    plain: reqwest::Client,
+    by_certificate: Mutex<HashMap<[u8; 32], Entry>>,
+}
+
+struct Entry {
+    client: reqwest::Client,
+    not_after: Timestamp,
+    last_used: Instant,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Clients").finish_non_exhaustive()
+    }
+}
+
+impl Clients {
+    pub(super) fn new(options: HttpTransportOptions) -> Result<Self, TransportError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let additional = match &options.additional_authorities {
+            None => Vec::new(),
+            Some(bundle) => authorities(bundle)?,
+        };
+        let verifier = Verifier::new_with_extra_roots(additional, Arc::clone(&provider))
+            .map_err(TransportError::Authorities)?;
+        let verifier = Arc::new(verifier);
+        let tls = tls_config(&provider, &verifier, None).map_err(TransportError::Tls)?;
+        let plain = client(&options, tls).map_err(TransportError::Client)?;
+        Ok(Self {
+            options,
+            provider,
+            verifier,
+            plain,
+            by_certificate: Mutex::new(HashMap::new()),
+        })
+    }
+
+    pub(super) fn plain(&self) -> reqwest::Client {
+        // Certificates that nobody uses any more go, even when no other certificate comes.
+        drop(self.without_idle());
+        self.plain.clone()
+    }
+
+    /// The client for `certificate`: built at its first use and after every change of the Secret.
+    pub(super) fn with_certificate(
+        &self,
+        certificate: &ClientCertificate,
+        now: Timestamp,
+    ) -> Result<reqwest::Client, Failure> {
+        let key = fingerprint(certificate);
+        let mut entries = self.without_idle();
+        if let Some(entry) = entries.get_mut(&key)
+            && now < entry.not_after
+        {
+            entry.last_used = Instant::now();
+            return Ok(entry.client.clone());
+        }
+        let refused = |text: String| classify::failure(FailureClass::Refused, text);
+        let identity =
+            Identity::read(certificate, &self.provider, now).map_err(|error| refused(error.to_string()))?;
+        let not_after = identity.not_after;
+        let tls = tls_config(&self.provider, &self.verifier, Some(identity));
+        let client = tls
+            .ok()
+            .and_then(|tls| client(&self.options, tls).ok())
+            .ok_or_else(|| {
+                refused(
+                    "failed to set up TLS with the client certificate: check tls.crt and tls.key".to_owned(),
+                )
+            })?;
+        while entries.len() >= self.options.client_certificates.max(1) {
+            let oldest = entries
+                .iter()
+                .min_by_key(|(_, entry)| entry.last_used)
+                .map(|(key, _)| *key);
+            match oldest {
+                Some(oldest) => entries.remove(&oldest),
+                None => break,
+            };
+        }
+        entries.insert(
+            key,
+            Entry {
+                client: client.clone(),
+                not_after,
+                last_used: Instant::now(),
+            },
+        );
+        Ok(client)
+    }
+
+    fn without_idle(&self) -> MutexGuard<'_, HashMap<[u8; 32], Entry>> {
+        // Nothing is left half done under this lock, so a poisoned one is as good.
+        let mut entries = self.by_certificate.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.options.client_certificate_idle_timeout;
+        entries.retain(|_, entry| entry.last_used.elapsed() < limit);
+        entries
+    }
+}
+
+fn authorities(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, TransportError> {
+    let certificates = CertificateDer::pem_slice_iter(bundle)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TransportError::Bundle(Some(error)))?;
+    if certificates.is_empty() {
+        return Err(TransportError::Bundle(None));
+    }
+    Ok(certificates)
+}
+
+fn tls_config(
+    provider: &Arc<CryptoProvider>,
+    verifier: &Arc<Verifier>,
+    identity: Option<Identity>,
+) -> Result<ClientConfig, rustls::Error> {
+    // "dangerous" is rustls' word for any verifier that is not built in; this one is the platform's.
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn client(options: &HttpTransportOptions, tls: ClientConfig) -> reqwest::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .user_agent(USER_AGENT)
+        .connect_timeout(options.connect_timeout)
+        .timeout(options.total_timeout)
+        .pool_idle_timeout(options.idle_timeout)
+        .pool_max_idle_per_host(options.idle_connections_per_endpoint);
+    let builder = match &options.proxy {
+        ProxySetting::Environment => builder,
+        ProxySetting::Off => builder.no_proxy(),
+        ProxySetting::Address(address) => builder.no_proxy().proxy(reqwest::Proxy::all(address.clone())?),
+    };
+    builder.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::token::SecretString;
+
+    fn certificate() -> ClientCertificate {
+        let made = rcgen::generate_simple_self_signed(vec!["client.example".to_owned()]).unwrap();
+        ClientCertificate {
+            certificate_chain: SecretString::from(made.cert.pem()),
+            private_key: SecretString::from(made.signing_key.serialize_pem()),
+        }
+    }
+
+    fn clients() -> Clients {
+        let authority = rcgen::generate_simple_self_signed(vec!["ca.example".to_owned()]).unwrap();
+        Clients::new(HttpTransportOptions {
+            client_certificates: 2,
+            proxy: ProxySetting::Off,
+            additional_authorities: Some(authority.cert.pem().into_bytes()),
+            ..HttpTransportOptions::default()
+        })
+        .unwrap()
+    }
+
+    fn kept(clients: &Clients) -> Vec<[u8; 32]> {
+        clients.by_certificate.lock().unwrap().keys().copied().collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_least_recently_used_certificate_goes_when_there_are_too_many() {
+        let (clients, now) = (clients(), Timestamp::now());
+        let [first, second, third] = [certificate(), certificate(), certificate()];
+        for used in [&first, &second, &first, &third] {
+            clients.with_certificate(used, now).unwrap();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let kept = kept(&clients);
+        assert_eq!(kept.len(), 2);
+        assert!(kept.contains(&fingerprint(&first)) && kept.contains(&fingerprint(&third)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_nobody_uses_is_dropped() {
+        let clients = clients();
+        clients
+            .with_certificate(&certificate(), Timestamp::now())
+            .unwrap();
+        tokio::time::advance(Duration::from_secs(599)).await;
+        clients.plain();
+        assert_eq!(kept(&clients).len(), 1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        clients.plain();
+        assert_eq!(kept(&clients).len(), 0);
+    }
+
+    #[test]
+    fn a_certificate_that_expires_while_it_is_kept_is_refused() {
+        let (clients, certificate) = (clients(), certificate());
+        clients.with_certificate(&certificate, Timestamp::now()).unwrap();
+        let failure = clients
+            .with_certificate(&certificate, "4500-01-01T00:00:00Z".parse().unwrap())
+            .unwrap_err();
+        assert_eq!(failure.class, FailureClass::Refused);
+        assert!(failure.message.contains("expired"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_bundle_without_certificates_is_refused_with_what_it_must_hold() {
+        for bundle in ["", "not PEM", "-----BEGIN CERTIFICATE-----\nAA"] {
+            let options = HttpTransportOptions {
+                additional_authorities: Some(bundle.into()),
+                ..Default::default()
+            };
+            let error = Clients::new(options).map(|_| ()).unwrap_err();
+            assert!(error.to_string().contains("BEGIN CERTIFICATE"), "{error}");
+        }
+    }
+}
