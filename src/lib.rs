@@ -3,5 +3,6 @@ pub mod api;
 pub mod clock;
 pub mod failure;
 pub mod http;
+pub mod metrics;
 pub mod token;
 pub mod vendor;

@@ -1,0 +1,120 @@
+//! The series of each VendorToken, kept as one small record an object: three metric families would hold its labels
+//! three times, and could lose one of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+/// Which VendorToken a series is about.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub struct ObjectLabels {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `spec.vendor`.
+    pub vendor: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ObjectState {
+    pub(super) ready: bool,
+    /// Seconds since 1970.
+    pub(super) expires: Option<i64>,
+    /// Seconds since 1970.
+    pub(super) next_refresh: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Record {
+    vendor: &'static str,
+    state: ObjectState,
+}
+
+/// Namespace, then name.
+type Records = BTreeMap<String, BTreeMap<String, Record>>;
+
+#[derive(Debug, Default)]
+pub(super) struct Objects(Mutex<Records>);
+
+impl Objects {
+    pub(super) fn set(&self, labels: &ObjectLabels, state: ObjectState) {
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = Record {
+            vendor: labels.vendor,
+            state,
+        };
+        match records.get_mut(&labels.namespace) {
+            Some(namespace) => namespace.insert(labels.name.clone(), record),
+            None => records
+                .entry(labels.namespace.clone())
+                .or_default()
+                .insert(labels.name.clone(), record),
+        };
+    }
+
+    pub(super) fn remove(&self, namespace: &str, name: &str) {
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(objects) = records.get_mut(namespace) {
+            objects.remove(name);
+            if objects.is_empty() {
+                records.remove(namespace);
+            }
+        }
+    }
+}
+
+impl Collector for Objects {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut family = |name, help, unit, value: fn(&ObjectState) -> Option<i64>| {
+            encode_family(&mut encoder, &records, (name, help, unit), value)
+        };
+        family(
+            "vendortoken_ready",
+            "1 while the VendorToken is Ready, else 0.",
+            None,
+            |state| Some(i64::from(state.ready)),
+        )?;
+        family(
+            "vendortoken_expiration_timestamp",
+            "When the published token expires; absent without one.",
+            Some(Unit::Seconds),
+            |state| state.expires,
+        )?;
+        family(
+            "vendortoken_next_refresh_timestamp",
+            "When the token is due to be refreshed; absent when nothing is planned.",
+            Some(Unit::Seconds),
+            |state| state.next_refresh,
+        )
+    }
+}
+
+fn encode_family(
+    encoder: &mut DescriptorEncoder<'_>,
+    records: &Records,
+    (name, help, unit): (&str, &str, Option<Unit>),
+    value: fn(&ObjectState) -> Option<i64>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+    for (namespace, objects) in records {
+        for (name, record) in objects {
+            if let Some(value) = value(&record.state) {
+                let labels = [
+                    ("namespace", namespace.as_str()),
+                    ("name", name),
+                    ("vendor", record.vendor),
+                ];
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    Ok(())
+}
