@@ -4,5 +4,7 @@ pub mod clock;
 pub mod failure;
 pub mod http;
 pub mod metrics;
+pub mod server;
+pub mod telemetry;
 pub mod token;
 pub mod vendor;
