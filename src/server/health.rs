@@ -1,0 +1,179 @@
+//! What the probes report.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The scheduler is stuck when it has not ticked for this long.
+const TICK_LIMIT: Duration = Duration::from_secs(60);
+/// A watch task is stuck when it has shown no sign of life for this long: longer than the longest time between two
+/// of them in health, a watch of 290 s that nothing happens on, and its retry.
+const WATCH_LIMIT: Duration = Duration::from_secs(330);
+
+/// The process' state of health, shared between those who know it and the server. Clones share the state.
+///
+/// *Ready*: every named check was set to `Ok`. A standby is ready. *Live*: the scheduler and the watch tasks show
+/// signs of life; whether what they try succeeds is not asked, so that an outage of the API server never becomes a
+/// loop of restarts.
+#[derive(Clone, Debug)]
+pub struct Health {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    checks: BTreeMap<&'static str, Result<(), String>>,
+    ticked: Instant,
+    watches: BTreeMap<&'static str, Instant>,
+}
+
+impl Health {
+    /// With these readiness checks, all of them not ready ("starting"), and the scheduler as if it ticked just now.
+    pub fn new(checks: &[&'static str]) -> Self {
+        let starting = |check: &&'static str| (*check, Err("starting".to_owned()));
+        let checks = checks.iter().map(starting).collect();
+        let state = State {
+            checks,
+            ticked: Instant::now(),
+            watches: BTreeMap::new(),
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// Sets (or adds) a readiness check; the text of an `Err` says what is missing, and holds no secret.
+    pub fn set_ready(&self, check: &'static str, state: Result<(), String>) {
+        self.lock().checks.insert(check, state);
+    }
+
+    /// The scheduler has come round; on a standby too.
+    pub fn tick(&self) {
+        self.lock().ticked = Instant::now();
+    }
+
+    /// The watch task of this name has received something or tried again. The first call makes it known.
+    pub fn watch_alive(&self, watch: &'static str) {
+        self.lock().watches.insert(watch, Instant::now());
+    }
+
+    /// The watch task of this name has ended on purpose, and no sign of life is expected any more.
+    pub fn watch_ended(&self, watch: &'static str) {
+        self.lock().watches.remove(watch);
+    }
+
+    /// The report of `/readyz`.
+    pub fn ready(&self) -> Result<String, String> {
+        report(
+            "readyz",
+            self.lock()
+                .checks
+                .iter()
+                .map(|(check, state)| (*check, state.clone())),
+        )
+    }
+
+    /// The report of `/livez`.
+    pub fn live(&self) -> Result<String, String> {
+        let state = self.lock();
+        let within = |since: &Instant, limit: Duration| {
+            let age = since.elapsed();
+            if age < limit {
+                Ok(())
+            } else {
+                Err(format!("no sign of life for {} s", age.as_secs()))
+            }
+        };
+        let scheduler = ("scheduler", within(&state.ticked, TICK_LIMIT));
+        let watches = state
+            .watches
+            .iter()
+            .map(|(watch, since)| (*watch, within(since, WATCH_LIMIT)));
+        report("livez", std::iter::once(scheduler).chain(watches))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is one assignment, so a poisoned lock holds a whole state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// In the form of the API server's own probes: one line a check, the verdict last.
+fn report<'a>(
+    probe: &str,
+    checks: impl Iterator<Item = (&'a str, Result<(), String>)>,
+) -> Result<String, String> {
+    let (mut text, mut failed) = (String::new(), false);
+    for (check, state) in checks {
+        // Writing to a String cannot fail.
+        let _ = match state {
+            Ok(()) => writeln!(text, "[+]{check} ok"),
+            Err(reason) => {
+                failed = true;
+                writeln!(text, "[-]{check} failed: {reason}")
+            }
+        };
+    }
+    let _ = writeln!(text, "{probe} check {}", if failed { "failed" } else { "passed" });
+    if failed { Err(text) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_process_is_ready_when_every_check_is() {
+        let health = Health::new(&["key", "watches"]);
+        assert_eq!(
+            health.ready().unwrap_err(),
+            "[-]key failed: starting\n[-]watches failed: starting\nreadyz check failed\n"
+        );
+        health.set_ready("key", Ok(()));
+        health.set_ready("watches", Err("secrets: forbidden".to_owned()));
+        assert_eq!(
+            health.ready().unwrap_err(),
+            "[+]key ok\n[-]watches failed: secrets: forbidden\nreadyz check failed\n"
+        );
+        health.set_ready("watches", Ok(()));
+        assert_eq!(
+            health.ready().unwrap(),
+            "[+]key ok\n[+]watches ok\nreadyz check passed\n"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scheduler_that_has_not_ticked_for_60_s_is_dead() {
+        let health = Health::new(&["key"]);
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(health.live().is_ok(), "not ready, but alive");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(
+            health.live().unwrap_err(),
+            "[-]scheduler failed: no sign of life for 60 s\nlivez check failed\n"
+        );
+        health.tick();
+        assert!(health.live().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_has_not_retried_for_330_s_is_dead_unless_it_ended() {
+        let health = Health::new(&[]);
+        health.watch_alive("secrets");
+        tokio::time::advance(Duration::from_secs(329)).await;
+        health.tick();
+        assert!(health.live().is_ok());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(
+            health
+                .live()
+                .unwrap_err()
+                .contains("[-]secrets failed: no sign of life for 330 s")
+        );
+        health.watch_ended("secrets");
+        assert!(health.live().is_ok());
+    }
+}
