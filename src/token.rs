@@ -4,8 +4,14 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 pub use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+/// The longest credential value, in bytes: far above any vendor's, far below what an HTTP header refuses.
+pub const CREDENTIAL_LIMIT: usize = 16 * 1024;
 
 /// The credential values of one grant, by canonical key (`client-id`, `api-key`, …), already checked and with
 /// one trailing line end taken off. Wiped on drop; `Debug` shows the keys only.
@@ -26,6 +32,152 @@ pub struct ClientCertificate {
     pub private_key: SecretString,
 }
 
+/// Why a key of the credentials Secret cannot be used. Names the key and the cure, never the value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key {key} of the credentials Secret {problem}")]
+pub struct CredentialError {
+    /// The key in the Secret.
+    pub key: String,
+    /// What is wrong with it.
+    pub problem: CredentialProblem,
+}
+
+/// What can be wrong with a credential value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialProblem {
+    #[error("is missing: add it, or name another key under credentialsSecretRef.keys")]
+    Missing,
+    #[error("is empty: put the value issued by the vendor there")]
+    Empty,
+    #[error("is not UTF-8 text: store the value itself; under data it is encoded with base64 exactly once")]
+    NotText,
+    #[error("has a control character inside (a line break, a tab): store the value as one line")]
+    ControlCharacter,
+    #[error("begins with a byte order mark: save the file without one and store the value again")]
+    ByteOrderMark,
+    #[error("is longer than 16 KiB: store one credential there")]
+    TooLong,
+}
+
+/// Makes a credential of the raw bytes of a Secret's key: takes one trailing LF or CRLF off (`echo` writes one),
+/// and refuses what can only be a mistake, since a wrong password counts towards a lockout.
+///
+/// `key` is the key in the Secret, for the error.
+pub fn clean_credential(key: &str, value: &[u8]) -> Result<SecretString, CredentialError> {
+    let refuse = |problem| CredentialError {
+        key: key.to_owned(),
+        problem,
+    };
+    let text = std::str::from_utf8(value).map_err(|_| refuse(CredentialProblem::NotText))?;
+    let text = text
+        .strip_suffix("\r\n")
+        .or_else(|| text.strip_suffix('\n'))
+        .unwrap_or(text);
+    if text.trim().is_empty() {
+        Err(refuse(CredentialProblem::Empty))
+    } else if text.starts_with('\u{feff}') {
+        Err(refuse(CredentialProblem::ByteOrderMark))
+    } else if text.chars().any(char::is_control) {
+        Err(refuse(CredentialProblem::ControlCharacter))
+    } else if text.len() > CREDENTIAL_LIMIT {
+        Err(refuse(CredentialProblem::TooLong))
+    } else {
+        Ok(SecretString::from(text))
+    }
+}
+
+impl Credentials {
+    /// Takes the credentials of a grant from a Secret's data.
+    ///
+    /// `keys` are the canonical keys (`Grant::credential_keys`), `names` maps a canonical key to the key in the
+    /// Secret where they differ (`credentialsSecretRef.keys`), `data` looks a key of the Secret up.
+    pub fn from_data<'a>(
+        keys: &[&'static str],
+        names: &BTreeMap<String, String>,
+        data: impl Fn(&str) -> Option<&'a [u8]>,
+    ) -> Result<Self, CredentialError> {
+        let mut values = BTreeMap::new();
+        for canonical in keys {
+            let key = names.get(*canonical).map_or(*canonical, String::as_str);
+            let value = data(key).ok_or_else(|| CredentialError {
+                key: key.to_owned(),
+                problem: CredentialProblem::Missing,
+            })?;
+            values.insert(*canonical, clean_credential(key, value)?);
+        }
+        Ok(Self {
+            values,
+            client_certificate: None,
+        })
+    }
+
+    /// Whether `text` is or contains one of the values: as it is (in any case), URL-encoded, or in base64, also as
+    /// the middle of something longer (`Basic` credentials).
+    pub fn repeated_in(&self, text: &str) -> bool {
+        let plain = lower_case(text.as_bytes());
+        let decoded = lower_case(&percent_decoded(text));
+        self.values
+            .values()
+            .map(|value| value.expose_secret().as_bytes())
+            .any(|value| {
+                let needle = lower_case(value);
+                contains(&plain, &needle) || contains(&decoded, &needle) || contains_base64(text, value)
+            })
+    }
+}
+
+fn lower_case(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(bytes.to_ascii_lowercase())
+}
+
+fn contains(text: &[u8], value: &[u8]) -> bool {
+    !value.is_empty() && text.windows(value.len()).any(|window| window == value)
+}
+
+fn percent_decoded(text: &str) -> Zeroizing<Vec<u8>> {
+    let bytes = text.as_bytes();
+    let digit = |index: usize| bytes.get(index).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Zeroizing::new(Vec::with_capacity(bytes.len()));
+    let mut index = 0;
+    while let Some(byte) = bytes.get(index) {
+        match (byte, digit(index + 1), digit(index + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push(u8::try_from(high * 16 + low).unwrap_or_default());
+                index += 3;
+            }
+            (b'+', _, _) => {
+                decoded.push(b' ');
+                index += 1;
+            }
+            _ => {
+                decoded.push(*byte);
+                index += 1;
+            }
+        }
+    }
+    decoded
+}
+
+/// Looks for the base64 characters that depend on `value` alone, at each of the three ways it can lie in what was
+/// encoded. Values of less than four bytes have too few such characters to tell.
+fn contains_base64(text: &str, value: &[u8]) -> bool {
+    if value.len() < 4 {
+        return false;
+    }
+    [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD].into_iter().any(|alphabet| {
+        (0..3_usize).any(|before| {
+            let mut padded = Zeroizing::new(vec![0; before]);
+            padded.extend_from_slice(value);
+            let encoded = Zeroizing::new(alphabet.encode(padded.as_slice()));
+            let first = (before * 8).div_ceil(6);
+            let last = (before + value.len()) * 8 / 6;
+            encoded
+                .get(first..last)
+                .is_some_and(|middle| contains(text.as_bytes(), middle.as_bytes()))
+        })
+    })
+}
+
 /// An access token with its expiry. All times are whole seconds.
 #[derive(Clone, Debug)]
 pub struct AccessToken {
@@ -43,4 +195,129 @@ pub struct AccessToken {
     pub clock_skew_suspected: bool,
     /// Set when the token says that it is not usable before a time in the future.
     pub not_before: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::engine::general_purpose::STANDARD;
+    use rstest::rstest;
+
+    // edge case 5
+    #[rstest]
+    #[case::as_it_is(b"pass word~&=+%", "pass word~&=+%")]
+    #[case::a_line_feed(b"password\n", "password")]
+    #[case::a_carriage_return_and_line_feed(b"password\r\n", "password")]
+    #[case::not_ascii("pässwörd\n".as_bytes(), "pässwörd")]
+    #[case::blanks_belong_to_it(b" password ", " password ")]
+    fn one_trailing_line_end_is_taken_off(#[case] raw: &[u8], #[case] clean: &str) {
+        assert_eq!(clean_credential("password", raw).unwrap().expose_secret(), clean);
+    }
+
+    // edge cases 5 and 6
+    #[rstest]
+    #[case(b"", CredentialProblem::Empty)]
+    #[case(b"\n", CredentialProblem::Empty)]
+    #[case(b" ", CredentialProblem::Empty)]
+    #[case(b"\xff\xfe", CredentialProblem::NotText)]
+    #[case(b"password\n\n", CredentialProblem::ControlCharacter)]
+    #[case(b"password\r", CredentialProblem::ControlCharacter)]
+    #[case(b"pass\nword", CredentialProblem::ControlCharacter)]
+    #[case(b"pass\0word", CredentialProblem::ControlCharacter)]
+    #[case("pass\u{85}word".as_bytes(), CredentialProblem::ControlCharacter)]
+    #[case("\u{feff}password".as_bytes(), CredentialProblem::ByteOrderMark)]
+    #[case(&[b'a'; CREDENTIAL_LIMIT + 1], CredentialProblem::TooLong)]
+    fn a_value_that_can_only_be_a_mistake_is_refused(#[case] raw: &[u8], #[case] problem: CredentialProblem) {
+        let error = clean_credential("PASSWORD", raw).unwrap_err();
+        assert_eq!(
+            error,
+            CredentialError {
+                key: "PASSWORD".to_owned(),
+                problem
+            }
+        );
+        assert!(
+            error
+                .to_string()
+                .starts_with("key PASSWORD of the credentials Secret "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn credentials_are_taken_by_their_names_in_the_secret() {
+        let names = BTreeMap::from([("password".to_owned(), "PASSWORD".to_owned())]);
+        let data = |key: &str| match key {
+            "username" => Some(b"robot\n".as_slice()),
+            "PASSWORD" => Some(b"s3cret".as_slice()),
+            _ => None,
+        };
+        let credentials = Credentials::from_data(&["username", "password"], &names, data).unwrap();
+        let values: Vec<_> = credentials
+            .values
+            .iter()
+            .map(|(key, value)| (*key, value.expose_secret()))
+            .collect();
+        assert_eq!(values, [("password", "s3cret"), ("username", "robot")]);
+
+        let error = Credentials::from_data(&["password"], &BTreeMap::new(), data).unwrap_err();
+        assert_eq!(
+            error,
+            CredentialError {
+                key: "password".to_owned(),
+                problem: CredentialProblem::Missing
+            }
+        );
+    }
+
+    // edge case 34
+    #[test]
+    fn a_value_is_recognised_in_every_encoding() {
+        let value = "p4ss wörd/+~Z";
+        let credentials = Credentials {
+            values: BTreeMap::from([("password", value.into())]),
+            client_certificate: None,
+        };
+        let form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+        let encoded = [
+            value.to_owned(),
+            value.to_uppercase().replace('Ö', "ö"),
+            format!("<{value}>"),
+            form.clone(),
+            form.to_lowercase(),
+            form.replace('+', "%20"),
+            STANDARD.encode(value),
+            STANDARD.encode(format!("user:{value}")),
+            STANDARD.encode(format!("user1:{value}-and-more")),
+            URL_SAFE_NO_PAD.encode(format!("user12:{value}!")),
+        ];
+        for text in encoded {
+            assert!(credentials.repeated_in(&text), "{text}");
+        }
+        for text in [
+            "",
+            "p4ss",
+            "invalid_grant",
+            "%",
+            "%4",
+            "%zz",
+            &STANDARD.encode("another password"),
+        ] {
+            assert!(!credentials.repeated_in(text), "{text}");
+        }
+    }
+
+    // edge case 34
+    #[test]
+    fn debug_shows_no_value() {
+        let credentials = Credentials {
+            values: BTreeMap::from([("api-key", "hush-value".into())]),
+            client_certificate: Some(ClientCertificate {
+                certificate_chain: "hush-chain".into(),
+                private_key: "hush-key".into(),
+            }),
+        };
+        let text = format!("{credentials:?}");
+        assert!(text.contains("api-key") && !text.contains("hush"), "{text}");
+    }
 }

@@ -1,0 +1,371 @@
+//! What went wrong, from an answer that holds no token: the class and one sentence. The body decides before the
+//! status (design, section 3 "Failure classes").
+
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, LOCATION};
+
+use super::body::{Body, Members};
+use super::exchange::TokenResponse;
+use super::oauth::{self, Code, Verdict};
+use super::provider::Profile;
+use super::throttle;
+use crate::failure::{Failure, FailureClass};
+
+/// Headers that carry an id for the vendor's support.
+const REQUEST_ID_HEADERS: [&str; 4] = [
+    "x-request-id",
+    "request-id",
+    "x-correlation-id",
+    "x-ms-request-id",
+];
+/// The longest host of a redirect that is shown, in characters.
+const LONGEST_HOST: usize = 80;
+
+/// The failure in an answer with a status other than 2xx.
+pub(super) fn failure(profile: &Profile, response: &TokenResponse, body: &Body) -> Failure {
+    let members = body.members();
+    Answer {
+        profile,
+        response,
+        body,
+        members,
+        status: response.status,
+    }
+    .failure()
+}
+
+/// The failure in an answer with a 2xx status that tells an error inside, as "some unorthodox servers" do: an OAuth
+/// `error`, `success: false`, or a status of its own and no token.
+pub(super) fn failure_inside(
+    profile: &Profile,
+    response: &TokenResponse,
+    body: &Body,
+    has_token: bool,
+) -> Option<Failure> {
+    let members = body.members()?;
+    let error = match members.get("error") {
+        None | Some(super::body::Node::Bool(false)) => false,
+        Some(super::body::Node::Text(text)) => !text.trim().is_empty(),
+        Some(_) => true,
+    };
+    let inner = inner_status(members);
+    let unauthorised = members.is("unAuthorizedRequest", true);
+    let told = error || unauthorised || members.is("success", false) || members.get("error_type").is_some();
+    if !told && (has_token || inner.is_none()) {
+        return None;
+    }
+    let answer = Answer {
+        profile,
+        response,
+        body,
+        members: Some(members),
+        status: response.status,
+    };
+    let code = oauth::code(members);
+    Some(match (code, inner) {
+        (Some(code), _) => answer.by_code(&code),
+        (None, Some(status)) => Answer { status, ..answer }.failure(),
+        (None, None) if unauthorised => answer.rejected(None),
+        (None, None) => answer.malformed("an error that is not explained instead of a token"),
+    })
+}
+
+/// The failure of an answer that is not what the vendor documents; `what` it is instead.
+pub(super) fn malformed(profile: &Profile, response: &TokenResponse, body: &Body, what: &str) -> Failure {
+    let members = body.members();
+    Answer {
+        profile,
+        response,
+        body,
+        members,
+        status: response.status,
+    }
+    .malformed(what)
+}
+
+/// The media type of an answer, where it is a usual one.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<&'static str> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let essence = value.split(';').next()?.trim();
+    [
+        "text/html",
+        "text/plain",
+        "text/xml",
+        "application/xml",
+        "application/json",
+        "application/octet-stream",
+    ]
+    .into_iter()
+    .find(|known| known.eq_ignore_ascii_case(essence))
+}
+
+/// An HTTP error status inside of the answer: Stytch's `status_code`, API Management's `statusCode`, Picus' and
+/// ASP.NET Boilerplate's `code`.
+fn inner_status(members: &Members) -> Option<u16> {
+    let nested = members.object("error").and_then(|error| error.positive("code"));
+    ["status_code", "statusCode", "code"]
+        .into_iter()
+        .filter_map(|name| members.positive(name))
+        .chain(nested)
+        .filter_map(|status| u16::try_from(status).ok())
+        .find(|status| (400..600).contains(status))
+}
+
+struct Answer<'a> {
+    profile: &'a Profile,
+    response: &'a TokenResponse,
+    body: &'a Body,
+    members: Option<&'a Members>,
+    status: u16,
+}
+
+impl Answer<'_> {
+    fn failure(&self) -> Failure {
+        let code = self.members.and_then(oauth::code);
+        match self.status {
+            300..=399 => self.redirected(),
+            429 => self.throttled(code.as_ref()),
+            403 if self.is_out_of_quota() => self.throttled(code.as_ref()),
+            401 | 403 | 422 if matches!(self.body, Body::Markup) => self.blocked(),
+            _ => match code {
+                Some(code) if code.verdict != Verdict::Unknown => self.by_code(&code),
+                Some(code) if matches!(self.status, 400 | 401 | 403 | 422) => self.by_code(&code),
+                code => self.by_status(code.as_ref()),
+            },
+        }
+    }
+
+    /// An unknown code counts as a verdict on the credential: extensions have codes of their own (RFC 6749 section
+    /// 8.5), and to ask again with a rejected password locks accounts.
+    fn by_code(&self, code: &Code) -> Failure {
+        let advice = &self.profile.advice;
+        match code.verdict {
+            Verdict::Credential | Verdict::Unknown => self.rejected(Some(code)),
+            Verdict::Scope => self.fail(
+                FailureClass::Rejected,
+                "rejected the scopes",
+                Some(code),
+                advice.scope,
+            ),
+            Verdict::Client => self.fail(
+                FailureClass::Rejected,
+                "rejected the request",
+                Some(code),
+                advice.client,
+            ),
+            Verdict::Trouble => self.trouble(Some(code)),
+            Verdict::Throttle => self.throttled(Some(code)),
+        }
+    }
+
+    fn by_status(&self, code: Option<&Code>) -> Failure {
+        let advice = &self.profile.advice;
+        let refused = |words, advice| self.fail(FailureClass::Refused, words, code, advice);
+        match self.status {
+            401 | 403 | 422 => self.rejected(code),
+            402 => refused("asks for payment", advice.payment),
+            404 => refused("does not know the path", advice.not_found),
+            400 => refused("refused the request without an OAuth error code", advice.client),
+            407 => {
+                let advice = "set its user and password in the proxy settings of the operator";
+                let message = format!(
+                    "a proxy before {} asks for authentication (HTTP 407): {advice}",
+                    self.name()
+                );
+                self.finish(FailureClass::Transient, &message)
+            }
+            408 | 425 => self.fail(
+                FailureClass::Transient,
+                "was not ready",
+                code,
+                "it is tried again",
+            ),
+            400..=499 => refused(
+                "refused the form of the request",
+                "check the region and --endpoint, and any proxy in between",
+            ),
+            500..=599 => self.trouble(code),
+            _ => self.malformed("a status that is none of HTTP's final ones"),
+        }
+    }
+
+    fn rejected(&self, code: Option<&Code>) -> Failure {
+        self.fail(
+            FailureClass::Rejected,
+            "rejected the credential",
+            code,
+            self.profile.advice.credential,
+        )
+    }
+
+    fn trouble(&self, code: Option<&Code>) -> Failure {
+        self.fail(
+            FailureClass::Transient,
+            "is in trouble",
+            code,
+            self.profile.advice.trouble,
+        )
+    }
+
+    fn throttled(&self, code: Option<&Code>) -> Failure {
+        let words = if self.is_out_of_quota() {
+            "has no calls left in the quota"
+        } else {
+            "limits the rate"
+        };
+        let advice = "it is asked again when the wait it set is over";
+        self.fail(FailureClass::Throttled, words, code, advice)
+            .with_deadline(Some(throttle::deadline(self.response)))
+    }
+
+    fn redirected(&self) -> Failure {
+        let target = match redirect_host(&self.response.headers) {
+            Some(host) => format!("to \"{host}\""),
+            None => "elsewhere".to_owned(),
+        };
+        let message = format!(
+            "{} redirects {target} (HTTP {}), which is not followed: check the region and --endpoint, and any proxy in \
+             between",
+            self.name(),
+            self.status
+        );
+        self.finish(FailureClass::Refused, &message)
+    }
+
+    fn blocked(&self) -> Failure {
+        let message = format!(
+            "a web page came instead of an answer of {} (HTTP {}): a proxy, firewall or CDN in between blocks it, which \
+             says nothing about the credential; it is tried again",
+            self.name(),
+            self.status
+        );
+        self.finish(FailureClass::Transient, &message)
+    }
+
+    fn malformed(&self, what: &str) -> Failure {
+        let message = format!(
+            "{} answered with {what} (HTTP {}): check --endpoint and any proxy in between; it is tried again",
+            self.name(),
+            self.status
+        );
+        self.finish(FailureClass::Malformed, &message)
+    }
+
+    fn fail(&self, class: FailureClass, words: &str, code: Option<&Code>, advice: &str) -> Failure {
+        let mut told = format!("HTTP {}", self.status);
+        for text in code
+            .into_iter()
+            .flat_map(|code| [Some(&code.text), code.detail.as_ref()])
+            .flatten()
+        {
+            told.push_str(&format!(", \"{text}\""));
+        }
+        self.finish(class, &format!("{} {words} ({told}): {advice}", self.name()))
+    }
+
+    fn finish(&self, class: FailureClass, message: &str) -> Failure {
+        let deadline = (class == FailureClass::Transient)
+            .then(|| throttle::told_deadline(self.response))
+            .flatten();
+        Failure::new(class, message)
+            .with_deadline(deadline)
+            .with_request_id(self.request_id())
+    }
+
+    fn name(&self) -> &'static str {
+        self.profile.display_name
+    }
+
+    /// API Management's quota is a 403 and has nothing to do with authorization.
+    fn is_out_of_quota(&self) -> bool {
+        let nested = self.members.and_then(|members| members.object("error"));
+        [self.members, nested]
+            .into_iter()
+            .flatten()
+            .filter_map(|members| members.text("message"))
+            .any(|text| {
+                let text = text.to_ascii_lowercase();
+                text.contains("quota")
+                    && (text.contains("replenished") || text.contains("out of call volume"))
+            })
+    }
+
+    fn request_id(&self) -> Option<&str> {
+        let in_body = self.members.and_then(|members| {
+            members.text("request_id").or_else(|| {
+                let (_, rest) = members
+                    .text("error_description")?
+                    .split_once("Correlation ID: ")?;
+                rest.split_ascii_whitespace().next()
+            })
+        });
+        let in_headers = || {
+            REQUEST_ID_HEADERS
+                .iter()
+                .find_map(|name| self.response.headers.get(*name)?.to_str().ok())
+        };
+        in_body.or_else(in_headers)
+    }
+}
+
+/// The host of a redirect, without anything that could carry more than a name.
+fn redirect_host(headers: &HeaderMap) -> Option<String> {
+    let location = headers.get(LOCATION)?.to_str().ok()?;
+    let host = url::Url::parse(location).ok()?.host_str()?.to_owned();
+    let formed = host.len() <= LONGEST_HOST
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
+    formed.then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::MESSAGE_LIMIT;
+    use crate::vendor::Vendor;
+    use jiff::Timestamp;
+
+    /// The longest codes that are shown must not push the advice out of the message.
+    #[test]
+    fn every_advice_fits_into_the_message() {
+        let response = TokenResponse {
+            status: 422,
+            headers: HeaderMap::new(),
+            body: Vec::new().into(),
+            sent: Timestamp::UNIX_EPOCH,
+            received: Timestamp::UNIX_EPOCH,
+        };
+        let verdicts = [
+            Verdict::Credential,
+            Verdict::Scope,
+            Verdict::Client,
+            Verdict::Trouble,
+            Verdict::Throttle,
+            Verdict::Unknown,
+        ];
+        for vendor in Vendor::ALL {
+            let profile = vendor.profile();
+            let answer = Answer {
+                profile,
+                response: &response,
+                body: &Body::Empty,
+                members: None,
+                status: 422,
+            };
+            for verdict in verdicts {
+                let code = Code {
+                    verdict,
+                    text: "a_code_of_the_longest_kind_that_is_shown".into(),
+                    detail: Some("invalid_username_or_password".into()),
+                };
+                let message = answer.by_code(&code).message;
+                assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
+            }
+            for status in [100, 300, 400, 402, 404, 405, 407, 408, 500] {
+                let message = Answer { status, ..answer }.failure().message;
+                assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Reads the token out of an answer.
+
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+
+use super::body::{Body, Members, Node};
+use super::exchange::TokenResponse;
+use super::expiry::{self, Sources, Useless};
+use super::provider::Profile;
+use super::{classify, jwt};
+use crate::failure::Failure;
+use crate::token::{AccessToken, SecretString};
+
+/// The longest token, in bytes: a header or a Secret with more is of no use to anyone.
+const LONGEST_TOKEN: usize = 64 * 1024;
+
+pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<AccessToken, Failure> {
+    let content_type = response
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_ascii_lowercase);
+    let body = Body::parse(&response.body, content_type.as_deref());
+    if !(200..300).contains(&response.status) {
+        return Err(classify::failure(profile, response, &body));
+    }
+    let malformed = |what: &str| classify::malformed(profile, response, &body, what);
+
+    let members = body
+        .members()
+        .ok_or_else(|| malformed(&instead_of_an_object(&body, &response.headers)))?;
+    let envelope = profile.envelope.and_then(|name| members.object(name));
+    let holder = envelope
+        .filter(|inner| inner.get(profile.token).is_some())
+        .unwrap_or(members);
+    let found = holder.get(profile.token);
+    if let Some(failure) = classify::failure_inside(profile, response, &body, found.is_some()) {
+        return Err(failure);
+    }
+    let token = match found {
+        Some(Node::Text(text)) => text.as_str(),
+        Some(_) => return Err(malformed("a token that is not a text")),
+        None => return Err(malformed("JSON that holds no token")),
+    };
+    if let Some(what) = unfit(token) {
+        return Err(malformed(what));
+    }
+    let token_type = token_type(holder).ok_or_else(|| malformed("a token of a type other than bearer"))?;
+
+    let life = expiry::settle(response, &sources(profile, holder, token), profile.default_life);
+    let life = life.map_err(|useless| {
+        malformed(match useless {
+            Useless::Expired => "a token that has already expired, by the clocks of vendor and operator",
+            Useless::NeverValid => "a token that expires before it becomes valid",
+        })
+    })?;
+    Ok(AccessToken {
+        value: SecretString::from(token),
+        token_type,
+        issued: life.issued,
+        expires: life.expires,
+        expiry_assumed: life.assumed,
+        clock_skew_suspected: life.clock_skew_suspected,
+        not_before: life.not_before,
+    })
+}
+
+fn sources(profile: &Profile, holder: &Members, token: &str) -> Sources {
+    let number = |name: Option<&'static str>| name.and_then(|name| holder.positive(name));
+    let claims = jwt::claims(token);
+    Sources {
+        relative: number(profile.relative_expiry),
+        absolute: number(profile.absolute_expiry)
+            .into_iter()
+            .chain(claims.expires)
+            .collect(),
+        not_before: number(profile.not_before)
+            .into_iter()
+            .chain(claims.not_before)
+            .collect(),
+    }
+}
+
+/// What is wrong with a token as the value of a header; nothing is stripped in silence.
+fn unfit(token: &str) -> Option<&'static str> {
+    if token.trim().is_empty() {
+        Some("an empty token")
+    } else if token.len() > LONGEST_TOKEN {
+        Some("a token of more than 64 KiB")
+    } else if ["null", "undefined", "none", "bearer"]
+        .iter()
+        .any(|word| token.eq_ignore_ascii_case(word))
+    {
+        Some("a word in the place of the token")
+    } else if token
+        .get(..7)
+        .is_some_and(|start| start.eq_ignore_ascii_case("bearer "))
+    {
+        Some("a token that begins with Bearer")
+    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Some("a token with blanks, control characters or other than ASCII")
+    } else {
+        None
+    }
+}
+
+/// The type in the vendor's own spelling; `Bearer` where it sends none, as 6clicks and Picus do. Nothing where it is
+/// another type: that is not for an `Authorization: Bearer` header.
+fn token_type(holder: &Members) -> Option<String> {
+    match holder.get("token_type") {
+        None => Some("Bearer".to_owned()),
+        Some(Node::Text(text)) if text.eq_ignore_ascii_case("bearer") => Some(text.to_string()),
+        Some(_) => None,
+    }
+}
+
+fn instead_of_an_object(body: &Body, headers: &HeaderMap) -> String {
+    let compressed = headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|value| value != "identity");
+    match body {
+        Body::Empty => "an empty body".to_owned(),
+        Body::TooLong => "a body of more than 1 MiB".to_owned(),
+        Body::OtherJson => "JSON that is not an object".to_owned(),
+        Body::Markup => "a web page".to_owned(),
+        _ if compressed => "a compressed body, though none was asked for".to_owned(),
+        _ => match classify::media_type(headers) {
+            Some("application/json") | None => "a body that is not whole JSON".to_owned(),
+            Some(media_type) => format!("\"{media_type}\" that is not JSON"),
+        },
+    }
+}
