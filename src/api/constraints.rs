@@ -23,21 +23,37 @@ pub(super) struct Rule {
 
 impl Rule {
     pub(super) const fn new(rule: &'static str, message: &'static str) -> Self {
-        Self { rule, message, field_path: None, reason: None }
+        Self {
+            rule,
+            message,
+            field_path: None,
+            reason: None,
+        }
     }
 
     /// The rule is broken by a field that is not there.
     const fn required(self, field_path: &'static str) -> Self {
-        Self { field_path: Some(field_path), reason: Some("FieldValueRequired"), ..self }
+        Self {
+            field_path: Some(field_path),
+            reason: Some("FieldValueRequired"),
+            ..self
+        }
     }
 
     /// The rule is broken by a field that must not be there.
     const fn forbidden(self, field_path: &'static str) -> Self {
-        Self { field_path: Some(field_path), reason: Some("FieldValueForbidden"), ..self }
+        Self {
+            field_path: Some(field_path),
+            reason: Some("FieldValueForbidden"),
+            ..self
+        }
     }
 
     pub(super) const fn at(self, field_path: &'static str) -> Self {
-        Self { field_path: Some(field_path), ..self }
+        Self {
+            field_path: Some(field_path),
+            ..self
+        }
     }
 }
 
@@ -148,7 +164,10 @@ pub(super) fn spec(schema: &mut Schema) {
 
 /// The name of a Secret: a DNS subdomain (RFC 1123, as Kubernetes reads it).
 pub(super) fn secret_name(schema: &mut Schema) {
-    set(schema, &[("minLength", json!(1)), ("maxLength", json!(NAME_LENGTH))]);
+    set(
+        schema,
+        &[("minLength", json!(1)), ("maxLength", json!(NAME_LENGTH))],
+    );
     rules(
         schema,
         &[Rule::new(
@@ -260,18 +279,36 @@ pub(super) fn checkmarx_tenant(schema: &mut Schema) {
 pub(super) fn checkmarx_scopes(schema: &mut Schema) {
     set(
         schema,
-        &[("minItems", json!(1)), ("maxItems", json!(2)), ("x-kubernetes-list-type", json!("set"))],
+        &[
+            ("minItems", json!(1)),
+            ("maxItems", json!(2)),
+            ("x-kubernetes-list-type", json!("set")),
+        ],
     );
 }
 
 /// A time. The length is a second fence, for readers that do not know the format.
 pub(super) fn time(schema: &mut Schema) {
-    set(schema, &[("format", json!("date-time")), ("maxLength", json!(64))]);
+    set(
+        schema,
+        &[("format", json!("date-time")), ("maxLength", json!(64))],
+    );
 }
 
 /// A time that a person copies from the Picus console: a year out of reach is a typing mistake.
 pub(super) fn refresh_token_expiration_time(schema: &mut Schema) {
     time(schema);
+    // The format alone lets through what stricter readers refuse: a decimal comma, ten and more decimals.
+    set(
+        schema,
+        &[
+            ("maxLength", json!(35)),
+            (
+                "pattern",
+                json!(r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"),
+            ),
+        ],
+    );
     rules(
         schema,
         &[Rule::new(
@@ -284,7 +321,10 @@ pub(super) fn refresh_token_expiration_time(schema: &mut Schema) {
 /// The type of the target. The two refused types make the cluster's own controllers act on the Secret: one fills
 /// it with a ServiceAccount's token, the other admits nodes.
 pub(super) fn target_type(schema: &mut Schema) {
-    set(schema, &[("minLength", json!(1)), ("maxLength", json!(NAME_LENGTH))]);
+    set(
+        schema,
+        &[("minLength", json!(1)), ("maxLength", json!(NAME_LENGTH))],
+    );
     rules(
         schema,
         &[Rule::new(
@@ -395,7 +435,13 @@ pub(super) fn refresh(schema: &mut Schema) {
 
 /// A generation; −1 stands for "not looked at". 2^53 − 1 is the largest integer that every JSON reader keeps.
 pub(super) fn observed_generation(schema: &mut Schema) {
-    set(schema, &[("minimum", json!(-1)), ("maximum", json!(9_007_199_254_740_991_i64))]);
+    set(
+        schema,
+        &[
+            ("minimum", json!(-1)),
+            ("maximum", json!(9_007_199_254_740_991_i64)),
+        ],
+    );
 }
 
 /// `metav1.Condition` with its own bounds, as list-map by type.

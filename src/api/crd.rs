@@ -1,7 +1,8 @@
 //! The CustomResourceDefinition, from the Rust types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    ValidationRule,
 };
 use kube::CustomResourceExt;
 use serde::ser::{Error as _, Serialize, Serializer};
@@ -48,11 +49,18 @@ const ROOT_RULES: [Rule; 3] = [
 pub fn custom_resource_definition() -> CustomResourceDefinition {
     let mut definition = VendorToken::crd();
     for version in &mut definition.spec.versions {
-        let root = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let root = version
+            .schema
+            .as_mut()
+            .and_then(|schema| schema.open_api_v3_schema.as_mut());
         if let Some(root) = root {
             refine(root);
             root.x_kubernetes_validations = Some(ROOT_RULES.iter().map(validation_rule).collect());
-            if let Some(status) = root.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
+            if let Some(status) = root
+                .properties
+                .as_mut()
+                .and_then(|properties| properties.get_mut("status"))
+            {
                 // kstatus takes an object without this for one that is up to date. A default on the field alone
                 // would never show: a new object has no status to put it into.
                 status.default = Some(JSON(json!({ "observedGeneration": -1 })));
@@ -68,8 +76,8 @@ pub fn custom_resource_definition() -> CustomResourceDefinition {
 /// # Errors
 /// When the definition cannot be written as YAML, which is a fault of this program.
 pub fn custom_resource_definition_yaml() -> Result<String, SerializeError> {
-    let mut definition = serde_json::to_value(custom_resource_definition())
-        .map_err(SerializeError::custom)?;
+    let mut definition =
+        serde_json::to_value(custom_resource_definition()).map_err(SerializeError::custom)?;
     whole_numbers(&mut definition);
     let mut text = HEADER.to_owned();
     let options = serde_saphyr::ser_options! { folded_wrap_chars: LINE_LENGTH, min_fold_chars: LINE_LENGTH };
@@ -94,7 +102,11 @@ fn refine(schema: &mut JSONSchemaProps) {
     if let Some(description) = &mut schema.description {
         *description = unwrap_lines(description);
     }
-    for property in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+    for property in schema
+        .properties
+        .iter_mut()
+        .flat_map(|properties| properties.values_mut())
+    {
         refine(property);
     }
     if let Some(JSONSchemaPropsOrBool::Schema(value)) = &mut schema.additional_properties {
@@ -109,8 +121,10 @@ fn refine(schema: &mut JSONSchemaProps) {
 
 /// Joins the lines of a paragraph: `kubectl explain` breaks lines by itself.
 fn unwrap_lines(text: &str) -> String {
-    let paragraphs: Vec<String> =
-        text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let paragraphs: Vec<String> = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
     paragraphs.join("\n\n")
 }
 
@@ -141,7 +155,9 @@ impl Serialize for Folded<'_> {
         match self.0 {
             Value::String(text) => FoldStr(text).serialize(serializer),
             Value::Array(items) => serializer.collect_seq(items.iter().map(Folded)),
-            Value::Object(members) => serializer.collect_map(members.iter().map(|(name, value)| (name, Folded(value)))),
+            Value::Object(members) => {
+                serializer.collect_map(members.iter().map(|(name, value)| (name, Folded(value))))
+            }
             other => other.serialize(serializer),
         }
     }

@@ -26,7 +26,10 @@ where
     let Value::Array(values) = Value::deserialize(deserializer)? else {
         return Ok(Vec::new());
     };
-    Ok(values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
+    Ok(values
+        .into_iter()
+        .filter_map(|value| serde_json::from_value(value).ok())
+        .collect())
 }
 
 /// Takes an explicit `null` as absent, where the type has a default that is not `null`.

@@ -158,8 +158,14 @@ mod tests {
     fn reasons_are_pascal_case_words() {
         for reason in Reason::ALL {
             let text = reason.as_str();
-            assert!(text.starts_with(|first: char| first.is_ascii_uppercase()), "{text}");
-            assert!(text.chars().all(|character| character.is_ascii_alphabetic()), "{text}");
+            assert!(
+                text.starts_with(|first: char| first.is_ascii_uppercase()),
+                "{text}"
+            );
+            assert!(
+                text.chars().all(|character| character.is_ascii_alphabetic()),
+                "{text}"
+            );
             assert_eq!(text, format!("{reason:?}"), "the text is the variant's name");
             assert_eq!(text, reason.to_string());
         }

@@ -12,44 +12,80 @@ use super::{constraints, lenient};
 pub struct VendorTokenStatus {
     /// The `metadata.generation` that this status speaks about; `-1` before the operator has looked at the object.
     /// Smaller than `metadata.generation`: an edit has not been handled yet. Example: `3`.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(transform = constraints::observed_generation)]
     pub observed_generation: Option<i64>,
     /// `Ready` is `True` while the target Secret holds a valid token of the current spec; its reason and message
     /// say why it is not, and what to do. The others stand here only while they are `True`: `Reconciling` (it may
     /// pass by itself), `Stalled` (a person must act), `RefreshFailing`, `Suspended`, and the warnings
     /// `ExpiryAssumed`, `ClockSkewSuspected`, `TokenNotYetValid` and `CredentialExpiring`.
-    #[serde(default, deserialize_with = "lenient::items", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::items",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(with = "Vec<String>", transform = constraints::conditions)]
     pub conditions: Vec<Condition>,
     /// The target Secret, in the form of a provisioned service of the Service Binding specification.
     /// Example: `{name: sca-token}`.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(transform = constraints::atomic)]
     pub binding: Option<Binding>,
     /// When the token in the target Secret was issued; RFC 3339, UTC. Example: `2026-05-04T10:00:00Z`.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<String>", transform = constraints::time)]
     pub issued_time: Option<Time>,
     /// When the token in the target Secret expires; RFC 3339, UTC. Example: `2026-05-04T11:00:00Z`.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<String>", transform = constraints::time)]
     pub expiration_time: Option<Time>,
     /// When the token is refreshed next; RFC 3339, UTC. Example: `2026-05-04T10:47:12Z`.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<String>", transform = constraints::time)]
     pub next_refresh_time: Option<Time>,
     /// The value of the annotation `vendortoken.io/refresh-requested-at` whose attempt has ended, whatever came of
     /// it. Example: `2026-05-04T10:20:00Z`.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(length(max = 256))]
     pub last_handled_refresh_request: Option<String>,
     /// The host that is asked for the token. Example: `eu.platform.checkmarx.net`.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(length(max = 320))]
     pub endpoint: Option<String>,
     /// The last failure; here only while attempts fail.
-    #[serde(default, deserialize_with = "lenient::or_default", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub failure: Option<FailureStatus>,
 }
 

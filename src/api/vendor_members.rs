@@ -21,7 +21,13 @@ pub enum VendorName {
 
 impl VendorName {
     /// Every vendor, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::SixMap, Self::SixClicks, Self::CheckmarxSCA, Self::Mapiq, Self::Picus];
+    pub const ALL: [Self; 5] = [
+        Self::SixMap,
+        Self::SixClicks,
+        Self::CheckmarxSCA,
+        Self::Mapiq,
+        Self::Picus,
+    ];
 
     /// The value of `spec.vendor`.
     pub const fn as_str(self) -> &'static str {

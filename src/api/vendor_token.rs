@@ -133,7 +133,11 @@ pub struct CredentialsSecretRef {
     /// your Secret (at most 253 characters). The usual keys are `client-id` and `client-secret` for SixMap and
     /// Mapiq, `api-key` for SixClicks, `username` and `password` for CheckmarxSCA, and `refresh-token` for Picus.
     /// Default: the usual keys. Example: `{password: PASSWORD}`.
-    #[serde(default, deserialize_with = "lenient::null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::null_as_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     #[schemars(transform = constraints::credential_keys)]
     pub keys: BTreeMap<String, String>,
 }
@@ -152,7 +156,11 @@ pub struct TargetSpec {
     /// Type of the Secret; 1 to 253 characters. Kubernetes does not let the type of an existing Secret change: to
     /// use another one, choose another `name` or delete the Secret. `kubernetes.io/service-account-token` and
     /// `bootstrap.kubernetes.io/token` are refused. Default: `Opaque`. Example: `example.com/api-token`.
-    #[serde(rename = "type", default = "default_target_type", deserialize_with = "null_as_default_type")]
+    #[serde(
+        rename = "type",
+        default = "default_target_type",
+        deserialize_with = "null_as_default_type"
+    )]
     #[schemars(transform = constraints::target_type)]
     pub type_: String,
     /// What the Secret holds: from key to text, 1 to 16 keys of up to 253 characters, each text up to 4096
@@ -165,13 +173,21 @@ pub struct TargetSpec {
     /// Labels to put on the Secret, beside the operator's own: at most 32, each value at most 63 characters.
     /// `app.kubernetes.io/managed-by` and all of `vendortoken.io/` are the operator's and refused.
     /// Default: none. Example: `{team: appsec}`.
-    #[serde(default, deserialize_with = "lenient::null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::null_as_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     #[schemars(transform = constraints::target_labels)]
     pub labels: BTreeMap<String, String>,
     /// Annotations to put on the Secret, beside the operator's own: at most 32, each value at most 4096
     /// characters. All of `vendortoken.io/` are the operator's and refused.
     /// Default: none. Example: `{example.com/contact: appsec@example.com}`.
-    #[serde(default, deserialize_with = "lenient::null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "lenient::null_as_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     #[schemars(transform = constraints::target_annotations)]
     pub annotations: BTreeMap<String, String>,
     /// What becomes of the Secret when the VendorToken is deleted: `Delete` (it is garbage collected) or `Retain`
