@@ -4,7 +4,6 @@
 #[path = "fixtures/crd/mod.rs"]
 mod fixtures;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fixtures::{Bound, Rule, base, bounds, expand, merged, rules, schema, walk};
@@ -354,80 +353,6 @@ async fn a_status_is_accepted_up_to_its_bounds_and_refused_beyond() {
         }
     }
     assert!(accepted.is_empty(), "accepted beyond the bounds of {accepted:?}");
-}
-
-#[test]
-fn every_rule_and_every_bound_of_the_spec_has_its_rows() {
-    let root = schema();
-    let mut fields = vec![("root".to_owned(), root.clone())];
-    walk("spec", &root["properties"]["spec"], &mut fields);
-
-    let mut rows = rules();
-    for (path, schema) in &fields {
-        for rule in schema["x-kubernetes-validations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            let message = rule["message"].as_str().unwrap();
-            let found = rows
-                .iter()
-                .position(|row| row.at == *path && message.contains(&row.says));
-            let row =
-                rows.remove(found.unwrap_or_else(|| panic!("no row for the rule at {path}: {message}")));
-            assert!(
-                !row.accepted.is_empty() && !row.refused.is_empty(),
-                "{path}: {message}"
-            );
-        }
-    }
-    assert!(
-        rows.is_empty(),
-        "rows of no rule: {:?}",
-        rows.iter().map(|row| &row.says).collect::<Vec<_>>()
-    );
-
-    const KEYWORDS: [&str; 11] = [
-        "minLength",
-        "maxLength",
-        "pattern",
-        "format",
-        "enum",
-        "minimum",
-        "maximum",
-        "minItems",
-        "maxItems",
-        "minProperties",
-        "maxProperties",
-    ];
-    let mut expected = BTreeSet::new();
-    for (path, schema) in fields.iter().filter(|(path, _)| path != "root") {
-        expected.extend(
-            KEYWORDS
-                .iter()
-                .filter(|keyword| !schema[**keyword].is_null())
-                .map(|keyword| format!("{path} {keyword}")),
-        );
-        if schema["x-kubernetes-list-type"] == "set" {
-            expected.insert(format!("{path} set"));
-        }
-        for name in schema["required"].as_array().into_iter().flatten() {
-            expected.insert(format!("{path}.{} required", name.as_str().unwrap()));
-        }
-    }
-    for row in bounds() {
-        assert!(
-            row.accepted.is_some() != row.unreachable.is_some(),
-            "{}",
-            row.bound
-        );
-        assert!(
-            expected.remove(&row.bound),
-            "no such bound, or a second row: {}",
-            row.bound
-        );
-    }
-    assert!(expected.is_empty(), "bounds without a row: {expected:?}");
 }
 
 fn one_line(text: &str) -> String {

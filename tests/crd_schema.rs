@@ -1,8 +1,13 @@
 //! The generated CustomResourceDefinition, read as data: no API server. What a server makes of it is in `crd.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
+#[path = "fixtures/crd/mod.rs"]
+mod fixtures;
+
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use fixtures::{base, bounds, merged, rules, schema, walk};
 use serde_json::{Value, json};
 use vendor_token_operator::api;
 
@@ -56,29 +61,8 @@ fn version() -> Value {
     serde_json::to_value(&api::custom_resource_definition().spec.versions[0]).unwrap()
 }
 
-fn root() -> Value {
-    version()["schema"]["openAPIV3Schema"].clone()
-}
-
-/// A schema with the path of its field.
-type Field = (String, Value);
-
-/// Every schema below `schema`, with its path: members, items (`[]`) and values of maps (`{}`).
-fn walk(path: &str, schema: &Value, found: &mut Vec<Field>) {
-    found.push((path.to_owned(), schema.clone()));
-    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        walk(&format!("{path}.{name}"), property, found);
-    }
-    if schema["items"].is_object() {
-        walk(&format!("{path}[]"), &schema["items"], found);
-    }
-    if schema["additionalProperties"].is_object() {
-        walk(&format!("{path}{{}}"), &schema["additionalProperties"], found);
-    }
-}
-
-fn fields() -> Vec<Field> {
-    let root = root();
+fn fields() -> Vec<(String, Value)> {
+    let root = schema();
     let mut found = Vec::new();
     walk("spec", &root["properties"]["spec"], &mut found);
     walk("status", &root["properties"]["status"], &mut found);
@@ -266,7 +250,7 @@ fn integers_name_their_unit_in_the_field() {
 
 #[test]
 fn every_rule_has_a_message_on_one_line() {
-    let root = root();
+    let root = schema();
     let mut all = vec![("root".to_owned(), root)];
     all.extend(fields());
     let mut count = 0;
@@ -297,14 +281,14 @@ fn every_rule_has_a_message_on_one_line() {
 #[test]
 fn a_fresh_object_is_seen_as_not_looked_at() {
     assert_eq!(
-        root()["properties"]["status"]["default"],
+        schema()["properties"]["status"]["default"],
         json!({ "observedGeneration": -1 })
     );
 }
 
 #[test]
 fn refresh_has_no_default_that_would_collide_with_the_other_way_to_say_it() {
-    let refresh = &root()["properties"]["spec"]["properties"]["refresh"];
+    let refresh = &schema()["properties"]["spec"]["properties"]["refresh"];
     assert!(refresh["default"].is_null());
     for (name, property) in refresh["properties"].as_object().unwrap() {
         assert!(property["default"].is_null(), "{name}");
@@ -374,31 +358,10 @@ fn the_table_of_kubectl_has_these_columns() {
     );
 }
 
+/// The least VendorToken of Checkmarx SCA, as an API server gives it.
 fn minimal() -> Value {
-    json!({
-        "apiVersion": "vendortoken.io/v1alpha1",
-        "kind": "VendorToken",
-        "metadata": { "name": "sca" },
-        "spec": {
-            "vendor": "CheckmarxSCA",
-            "checkmarxSCA": { "region": "EU", "tenant": "acme" },
-            "credentialsSecretRef": { "name": "sca-credentials" },
-        },
-    })
-}
-
-/// `base`, with `patch` merged into it (RFC 7386, but `null` is a value).
-fn merged(base: Value, patch: &Value) -> Value {
-    match (base, patch) {
-        (Value::Object(mut members), Value::Object(changes)) => {
-            for (name, change) in changes {
-                let member = members.remove(name).unwrap_or_else(|| json!({}));
-                members.insert(name.clone(), merged(member, change));
-            }
-            Value::Object(members)
-        }
-        (_, patch) => patch.clone(),
-    }
+    let kind = json!({ "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken" });
+    merged(base("CheckmarxSCA"), &kind)
 }
 
 fn decoded(patch: &Value) -> api::VendorToken {
@@ -409,14 +372,14 @@ fn decoded(patch: &Value) -> api::VendorToken {
 fn the_defaults_of_the_types_are_those_of_the_schema() {
     let spec = decoded(&json!({})).spec;
     assert_eq!(spec.target, api::TargetSpec::default());
-    let target = &root()["properties"]["spec"]["properties"]["target"];
+    let target = &schema()["properties"]["spec"]["properties"]["target"];
     let member = |name: &str| target["properties"][name]["default"].clone();
     let from_types = serde_json::to_value(api::TargetSpec::default()).unwrap();
     assert_eq!(
         from_types,
         json!({ "type": member("type"), "data": member("data"), "deletionPolicy": member("deletionPolicy") })
     );
-    let checkmarx = &root()["properties"]["spec"]["properties"]["checkmarxSCA"]["properties"]["scopes"];
+    let checkmarx = &schema()["properties"]["spec"]["properties"]["checkmarxSCA"]["properties"]["scopes"];
     assert_eq!(
         serde_json::to_value(spec.checkmarx_sca.unwrap().scopes).unwrap(),
         checkmarx["default"]
@@ -441,19 +404,31 @@ fn fields_of_a_later_version_are_ignored() {
 
 #[test]
 fn an_explicit_null_in_a_file_is_an_absent_field() {
-    let nulls = json!({
-        "spec": {
-            "suspend": null,
-            "refresh": null,
-            "sixMap": null,
-            "target": { "name": null, "type": null, "data": null, "labels": null, "annotations": null, "deletionPolicy": null },
-            "credentialsSecretRef": { "keys": null },
-        },
-        "status": null,
-    });
-    assert_eq!(decoded(&nulls), decoded(&json!({})));
+    let mut object = minimal();
+    for field in [
+        "suspend",
+        "refresh",
+        "sixMap",
+        "sixClicks",
+        "mapiq",
+        "picus",
+        "target",
+    ] {
+        object["spec"][field] = Value::Null;
+    }
+    object["spec"]["credentialsSecretRef"]["keys"] = Value::Null;
+    object["spec"]["checkmarxSCA"]["scopes"] = Value::Null;
+    object["status"] = Value::Null;
     assert_eq!(
-        decoded(&json!({ "spec": { "target": null } })),
+        serde_json::from_value::<api::VendorToken>(object.clone()).unwrap(),
+        decoded(&json!({}))
+    );
+
+    object["spec"]["target"] = json!({
+        "name": null, "type": null, "data": null, "labels": null, "annotations": null, "deletionPolicy": null,
+    });
+    assert_eq!(
+        serde_json::from_value::<api::VendorToken>(object).unwrap(),
         decoded(&json!({}))
     );
 }
@@ -509,6 +484,58 @@ fn an_unreadable_value_in_a_status_loses_itself_only() {
 }
 
 #[test]
+fn no_value_in_a_status_makes_an_object_unreadable() {
+    let junk = [
+        json!(null),
+        json!(true),
+        json!(-1.5),
+        json!(1e300),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!([[]]),
+        json!({}),
+    ];
+    let full = json!({
+        "observedGeneration": 3,
+        "conditions": [{
+            "type": "Ready", "status": "True", "reason": "Published", "message": "",
+            "lastTransitionTime": "2026-05-04T10:00:00Z",
+        }],
+        "failure": {
+            "reason": "RateLimited", "message": "wait", "count": 1,
+            "lastAttemptTime": "2026-05-04T10:00:00Z", "inputs": "k/h",
+        },
+    });
+    let mut tried = 0;
+    for (path, _) in fields().iter().filter(|(path, _)| path.starts_with("status.")) {
+        let pointer = path
+            .trim_start_matches("status")
+            .replace("[]", ".0")
+            .replace('.', "/");
+        for value in &junk {
+            let mut status = full.clone();
+            let Some((parent, name)) = pointer.rsplit_once('/') else {
+                panic!("{pointer}")
+            };
+            let Some(parent) = status.pointer_mut(parent) else {
+                continue;
+            };
+            match parent {
+                Value::Array(items) => items[0] = value.clone(),
+                parent => parent[name] = value.clone(),
+            }
+            tried += 1;
+            let mut object = minimal();
+            object["status"] = status;
+            let read = serde_json::from_value::<api::VendorToken>(object);
+            assert!(read.is_ok(), "{path} = {value}: {read:?}");
+        }
+    }
+    assert!(tried > 150, "{tried}");
+}
+
+#[test]
 fn an_object_is_written_as_it_was_read() {
     let full = json!({
         "spec": {
@@ -536,4 +563,78 @@ fn an_object_is_written_as_it_was_read() {
     let full = merged(minimal(), &full);
     let read: api::VendorToken = serde_json::from_value(full.clone()).unwrap();
     assert_eq!(serde_json::to_value(read).unwrap(), full);
+}
+
+#[test]
+fn every_rule_and_every_bound_of_the_spec_has_its_rows() {
+    let root = schema();
+    let mut fields = vec![("root".to_owned(), root.clone())];
+    walk("spec", &root["properties"]["spec"], &mut fields);
+
+    let mut rows = rules();
+    for (path, schema) in &fields {
+        for rule in schema["x-kubernetes-validations"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let message = rule["message"].as_str().unwrap();
+            let found = rows
+                .iter()
+                .position(|row| row.at == *path && message.contains(&row.says));
+            let row =
+                rows.remove(found.unwrap_or_else(|| panic!("no row for the rule at {path}: {message}")));
+            assert!(
+                !row.accepted.is_empty() && !row.refused.is_empty(),
+                "{path}: {message}"
+            );
+        }
+    }
+    assert!(
+        rows.is_empty(),
+        "rows of no rule: {:?}",
+        rows.iter().map(|row| &row.says).collect::<Vec<_>>()
+    );
+
+    const KEYWORDS: [&str; 11] = [
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
+        "enum",
+        "minimum",
+        "maximum",
+        "minItems",
+        "maxItems",
+        "minProperties",
+        "maxProperties",
+    ];
+    let mut expected = BTreeSet::new();
+    for (path, schema) in fields.iter().filter(|(path, _)| path != "root") {
+        expected.extend(
+            KEYWORDS
+                .iter()
+                .filter(|keyword| !schema[**keyword].is_null())
+                .map(|keyword| format!("{path} {keyword}")),
+        );
+        if schema["x-kubernetes-list-type"] == "set" {
+            expected.insert(format!("{path} set"));
+        }
+        for name in schema["required"].as_array().into_iter().flatten() {
+            expected.insert(format!("{path}.{} required", name.as_str().unwrap()));
+        }
+    }
+    for row in bounds() {
+        assert!(
+            row.accepted.is_some() != row.unreachable.is_some(),
+            "{}",
+            row.bound
+        );
+        assert!(
+            expected.remove(&row.bound),
+            "no such bound, or a second row: {}",
+            row.bound
+        );
+    }
+    assert!(expected.is_empty(), "bounds without a row: {expected:?}");
 }

@@ -4,18 +4,22 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::constraints;
 
-// The names are the vendors' own spelling, as users write them in YAML.
 /// The vendor whose token endpoint is asked.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum VendorName {
+    /// SixMap, whose tokens Stytch issues.
     SixMap,
+    /// 6clicks Developer API.
     SixClicks,
+    /// Checkmarx SCA; not Checkmarx One.
     CheckmarxSCA,
+    /// Mapiq, version 2 of the API.
     Mapiq,
+    /// Picus Security.
     Picus,
 }
 
@@ -98,7 +102,10 @@ pub struct CheckmarxScaSpec {
     pub tenant: String,
     /// What the token is good for: `sca_api` (the SCA APIs), `access_control_api` (the Access Control APIs), or
     /// both. Default: `[sca_api]`. Example: `[sca_api, access_control_api]`.
-    #[serde(default = "default_checkmarx_scopes")]
+    #[serde(
+        default = "default_checkmarx_scopes",
+        deserialize_with = "null_as_default_scopes"
+    )]
     #[schemars(transform = constraints::checkmarx_scopes)]
     pub scopes: Vec<CheckmarxScaScope>,
 }
@@ -107,19 +114,28 @@ fn default_checkmarx_scopes() -> Vec<CheckmarxScaScope> {
     vec![CheckmarxScaScope::ScaApi]
 }
 
+fn null_as_default_scopes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<CheckmarxScaScope>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(default_checkmarx_scopes))
+}
+
 /// The regions of Checkmarx SCA.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckmarxScaRegion {
+    /// `platform.checkmarx.net`.
     US,
+    /// `eu.platform.checkmarx.net`.
     EU,
 }
 
-// Every item of a list is a field to `kubectl explain`, so the type's text is what users read there.
 /// `sca_api` opens the SCA APIs, `access_control_api` the Access Control APIs. Example: `sca_api`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckmarxScaScope {
+    /// The SCA APIs.
     ScaApi,
+    /// The Access Control APIs.
     AccessControlApi,
 }
 

@@ -230,8 +230,10 @@ impl Default for TargetSpec {
 /// What becomes of the target Secret with its VendorToken.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeletionPolicy {
+    /// It has an owner reference, and is garbage collected.
     #[default]
     Delete,
+    /// It stays as it is.
     Retain,
 }
 
