@@ -24,57 +24,23 @@ use super::{constraints, lenient};
     status = "VendorTokenStatus",
     doc = "A VendorToken keeps a vendor's short-lived access token in a Secret: it runs the vendor's grant with the credentials of another Secret, and runs it again shortly before the token expires.",
     selectable = ".spec.vendor",
-    printcolumn(
-        name = "Vendor",
-        type_ = "string",
-        json_path = ".spec.vendor",
-        description = "The vendor whose token this is."
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
-        description = "Whether the Secret holds a valid token."
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
-        description = "Why it is ready, or is not."
-    ),
-    printcolumn(
-        name = "Secret",
-        type_ = "string",
-        json_path = ".status.binding.name",
-        description = "The Secret that holds the token."
-    ),
+    printcolumn = r#"{"name": "Vendor", "type": "string", "jsonPath": ".spec.vendor",
+        "description": "The vendor whose token this is."}"#,
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status",
+        "description": "Whether the Secret holds a valid token."}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason",
+        "description": "Why it is ready, or is not."}"#,
+    printcolumn = r#"{"name": "Secret", "type": "string", "jsonPath": ".status.binding.name",
+        "description": "The Secret that holds the token."}"#,
     // `kubectl` prints a `date` that lies in the future as `<invalid>`, hence `string`.
-    printcolumn(
-        name = "Expires",
-        type_ = "string",
-        json_path = ".status.expirationTime",
-        description = "When the token expires (UTC)."
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp",
-        description = "Time since the VendorToken was created."
-    ),
-    printcolumn(
-        name = "Next Refresh",
-        type_ = "string",
-        json_path = ".status.nextRefreshTime",
-        priority = 1,
-        description = "When the token is refreshed next (UTC)."
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
-        priority = 1,
-        description = "What is wrong and what to do, or that all is well."
-    )
+    printcolumn = r#"{"name": "Expires", "type": "string", "jsonPath": ".status.expirationTime",
+        "description": "When the token expires (UTC)."}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp",
+        "description": "Time since the VendorToken was created."}"#,
+    printcolumn = r#"{"name": "Next Refresh", "type": "string", "jsonPath": ".status.nextRefreshTime", "priority": 1,
+        "description": "When the token is refreshed next (UTC)."}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].message", "priority": 1,
+        "description": "What is wrong and what to do, or that all is well."}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = constraints::spec)]
