@@ -1,0 +1,296 @@
+//! What a token was made from, as keyed hashes: the fingerprint of a grant, and what of it may be published.
+//!
+//! May use: `token`, `vendor`, `inputs`. The key never leaves the operator; readers of an annotation can neither test
+//! guesses of a credential nor see who shares one (design, section 3 "Fingerprint").
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use aws_lc_rs::hmac;
+
+use crate::inputs::Inputs;
+use crate::token::{Credentials, ExposeSecret};
+use crate::vendor::{Endpoint, Grant};
+
+/// Identifies one grant: vendor, endpoint, parameters and the credential values used. Never published as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    /// A number from 0 to 255 that spreads refreshes: stable over restarts, equal for those who share a grant.
+    pub fn jitter(&self) -> u8 {
+        self.0[15]
+    }
+
+    /// A fingerprint with these bytes, for tests of components that take fingerprints as opaque.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Four bytes tell grants apart in a log and are too few to compare across namespaces' annotations.
+        write!(formatter, "Fingerprint({})", hex(&self.0[..4]))
+    }
+}
+
+/// What is known of a grant without reading a Secret, hashed for publishing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownInputs {
+    /// See [`Inputs::parameters`].
+    pub parameters: String,
+    /// See [`Inputs::sources`].
+    pub sources: String,
+}
+
+/// Where the credentials of a grant are read from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// Name of the credentials Secret.
+    pub credentials_secret: &'a str,
+    /// Canonical key to key in that Secret, as the spec says it.
+    pub keys: &'a BTreeMap<String, String>,
+    /// Name of the client certificate's Secret.
+    pub client_certificate_secret: Option<&'a str>,
+}
+
+/// The operator's key for fingerprints, from a Secret of its own namespace.
+pub struct FingerprintKey {
+    key: hmac::Key,
+    id: String,
+}
+
+impl fmt::Debug for FingerprintKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "FingerprintKey({})", self.id)
+    }
+}
+
+impl FingerprintKey {
+    /// Length of the key in bytes.
+    pub const LENGTH: usize = 32;
+
+    /// Takes the key's bytes; `None` unless they are exactly [`Self::LENGTH`].
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != Self::LENGTH {
+            return None;
+        }
+        let key = hmac::Key::new(hmac::HMAC_SHA256, bytes);
+        let id = hex(&hmac::sign(&key, b"vendortoken.io key id").as_ref()[..4]);
+        Some(Self { key, id })
+    }
+
+    /// The short name of this key.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The fingerprint of `grant` at `endpoint` with `credentials`.
+    pub fn fingerprint(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Fingerprint {
+        let mut context = Fields::new(&self.key, "fingerprint");
+        context
+            .field(grant.vendor().as_str())
+            .field(&endpoint.origin)
+            .field(&grant.canonical());
+        for (name, value) in &credentials.values {
+            context.field(name).field(value.expose_secret());
+        }
+        if let Some(certificate) = &credentials.client_certificate {
+            context
+                .field("client-certificate")
+                .field(certificate.certificate_chain.expose_secret())
+                .field(certificate.private_key.expose_secret());
+        }
+        Fingerprint(context.finish())
+    }
+
+    /// The part of [`Inputs`] that is known without reading a Secret.
+    pub fn known_inputs(
+        &self,
+        namespace: &str,
+        endpoint: &Endpoint,
+        grant: &Grant,
+        sources: Sources<'_>,
+    ) -> KnownInputs {
+        let mut parameters = Fields::new(&self.key, "parameters");
+        parameters
+            .field(namespace)
+            .field(grant.vendor().as_str())
+            .field(&endpoint.origin)
+            .field(&grant.canonical());
+        let mut names = Fields::new(&self.key, "sources");
+        names.field(namespace).field(sources.credentials_secret);
+        for (name, key) in sources.keys {
+            names.field(name).field(key);
+        }
+        if let Some(name) = sources.client_certificate_secret {
+            names.field("client-certificate").field(name);
+        }
+        KnownInputs {
+            parameters: hex(&parameters.finish()),
+            sources: hex(&names.finish()[..4]),
+        }
+    }
+
+    /// What may be published of `fingerprint` in `namespace`.
+    pub fn inputs(&self, namespace: &str, known: &KnownInputs, fingerprint: Fingerprint) -> Inputs {
+        let mut context = Fields::new(&self.key, "published");
+        context.field(namespace).bytes(&fingerprint.0);
+        Inputs {
+            key_id: self.id.clone(),
+            parameters: known.parameters.clone(),
+            sources: known.sources.clone(),
+            fingerprint: hex(&context.finish()),
+            jitter: fingerprint.jitter(),
+        }
+    }
+}
+
+/// Feeds an HMAC with fields, each with its length before it, so that no two lists of fields give the same input.
+struct Fields(hmac::Context);
+
+impl Fields {
+    fn new(key: &hmac::Key, purpose: &str) -> Self {
+        let mut fields = Self(hmac::Context::with_key(key));
+        fields.field(purpose);
+        fields
+    }
+
+    fn field(&mut self, value: &str) -> &mut Self {
+        self.bytes(value.as_bytes())
+    }
+
+    fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.0.update(&(value.len() as u64).to_be_bytes());
+        self.0.update(value);
+        self
+    }
+
+    fn finish(self) -> [u8; 16] {
+        let tag = self.0.sign();
+        let mut short = [0; 16];
+        short.copy_from_slice(&tag.as_ref()[..16]);
+        short
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::SecretString;
+
+    fn key(seed: u8) -> FingerprintKey {
+        FingerprintKey::new(&[seed; 32]).unwrap()
+    }
+
+    fn credentials(secret: &str) -> Credentials {
+        Credentials {
+            values: BTreeMap::from([
+                ("client-id", SecretString::from("id")),
+                ("client-secret", SecretString::from(secret)),
+            ]),
+            client_certificate: None,
+        }
+    }
+
+    fn endpoint() -> Endpoint {
+        Endpoint {
+            origin: "https://account.mapiq.com".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_changed_credential_changes_the_fingerprint_and_the_same_one_does_not() {
+        let first = key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"));
+        assert_eq!(
+            first,
+            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"))
+        );
+        assert_ne!(
+            first,
+            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("b"))
+        );
+        assert_ne!(
+            first,
+            key(2).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"))
+        );
+    }
+
+    #[test]
+    fn text_cannot_move_between_two_fields() {
+        let mut left = Fields::new(&key(1).key, "t");
+        left.field("ab").field("c");
+        let mut right = Fields::new(&key(1).key, "t");
+        right.field("a").field("bc");
+        assert_ne!(left.finish(), right.finish());
+    }
+
+    fn published(namespace: &str, keys: &BTreeMap<String, String>) -> Inputs {
+        let sources = Sources {
+            credentials_secret: "s",
+            keys,
+            client_certificate_secret: None,
+        };
+        let known = key(1).known_inputs(namespace, &endpoint(), &Grant::Mapiq, sources);
+        key(1).inputs(
+            namespace,
+            &known,
+            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a")),
+        )
+    }
+
+    #[test]
+    fn what_is_published_cannot_be_compared_across_namespaces() {
+        let (one, two) = (
+            published("one", &BTreeMap::new()),
+            published("two", &BTreeMap::new()),
+        );
+        assert_ne!(one.fingerprint, two.fingerprint);
+        assert_ne!(one.parameters, two.parameters);
+        assert_ne!(one.sources, two.sources);
+    }
+
+    #[test]
+    fn a_renamed_key_changes_the_sources_and_not_the_grant() {
+        let renamed = BTreeMap::from([("client-id".to_owned(), "ID".to_owned())]);
+        let (one, two) = (published("one", &BTreeMap::new()), published("one", &renamed));
+        assert_ne!(one.sources, two.sources);
+        assert_eq!(
+            (one.parameters, one.fingerprint),
+            (two.parameters, two.fingerprint)
+        );
+    }
+
+    #[test]
+    fn inputs_survive_their_text_form_and_nothing_else_is_read() {
+        let inputs = published("one", &BTreeMap::new());
+        assert_eq!(Inputs::parse(&inputs.to_string()), Some(inputs.clone()));
+        for bad in [
+            "",
+            "a.b.c.d.e",
+            "....",
+            &format!("{inputs}.00"),
+            &inputs.to_string().to_uppercase(),
+        ] {
+            assert_eq!(Inputs::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_length_is_refused() {
+        assert!(FingerprintKey::new(&[0; 31]).is_none());
+    }
+}

@@ -1,0 +1,61 @@
+//! What a token was made from, in the form that may be published.
+//!
+//! May use: nothing of ours. Made by `fingerprint`, compared by `policy`.
+
+use std::fmt;
+
+/// What is published of a grant: on the target as `vendortoken.io/inputs`, and in `status.failure.inputs`.
+///
+/// Text form `<key id>.<parameters>.<sources>.<fingerprint>.<jitter>`, all lower-case hexadecimal. All but the key
+/// id and the jitter are keyed hashes: readers can neither test guesses of a credential nor see who shares one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// Names the key, so that a lost key is told from a changed credential.
+    pub key_id: String,
+    /// Over namespace, vendor, endpoint and the grant's parameters: the grant part of the spec.
+    pub parameters: String,
+    /// Over the names of the Secrets and keys that the credentials are read from.
+    pub sources: String,
+    /// Over the grant's fingerprint and the namespace.
+    pub fingerprint: String,
+    /// The fingerprint's jitter, so that a restart finds the same refresh time without reading the credentials.
+    pub jitter: u8,
+}
+
+impl Inputs {
+    /// Reads the text form; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let [key_id, parameters, sources, fingerprint, jitter] = parts[..] else {
+            return None;
+        };
+        let is_hex = |part: &str, length: usize| {
+            part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let well_formed = is_hex(key_id, 8)
+            && is_hex(parameters, 32)
+            && is_hex(sources, 8)
+            && is_hex(fingerprint, 32)
+            && is_hex(jitter, 2);
+        if !well_formed {
+            return None;
+        }
+        Some(Self {
+            key_id: key_id.to_owned(),
+            parameters: parameters.to_owned(),
+            sources: sources.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            jitter: u8::from_str_radix(jitter, 16).ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Inputs {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{}.{}.{}.{}.{:02x}",
+            self.key_id, self.parameters, self.sources, self.fingerprint, self.jitter
+        )
+    }
+}

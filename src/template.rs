@@ -1,0 +1,146 @@
+//! The placeholders of `spec.target.data`. No template language, on purpose.
+//!
+//! May use: `token`. `$(token)`, `$(tokenType)`, `$(expirationTime)` and `$(issuedTime)` are replaced; the last two
+//! `$` before a `(` make a literal `$`.
+
+use zeroize::Zeroizing;
+
+use crate::token::{AccessToken, ExposeSecret};
+
+/// What stands in the place of a placeholder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placeholder {
+    Token,
+    TokenType,
+    ExpirationTime,
+    IssuedTime,
+}
+
+impl Placeholder {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "token" => Some(Self::Token),
+            "tokenType" => Some(Self::TokenType),
+            "expirationTime" => Some(Self::ExpirationTime),
+            "issuedTime" => Some(Self::IssuedTime),
+            _ => None,
+        }
+    }
+}
+
+/// A piece of a template.
+enum Piece<'a> {
+    Text(&'a str),
+    Dollars(usize),
+    Placeholder(Placeholder),
+}
+
+/// Splits `template` into its pieces; `Err` names the first `$(` that is unknown or unclosed.
+fn pieces(template: &str) -> Result<Vec<Piece<'_>>, String> {
+    let mut pieces = Vec::new();
+    let mut rest = template;
+    while let Some(at) = rest.find('$') {
+        let (text, tail) = rest.split_at(at);
+        pieces.push(Piece::Text(text));
+        let after = tail.trim_start_matches('$');
+        let dollars = tail.len() - after.len();
+        rest = after;
+        if !after.starts_with('(') {
+            pieces.push(Piece::Dollars(dollars));
+            continue;
+        }
+        if dollars >= 2 {
+            pieces.push(Piece::Dollars(dollars - 1));
+            continue;
+        }
+        let Some((name, tail)) = after.trim_start_matches('(').split_once(')') else {
+            return Err("an unclosed '$('".to_owned());
+        };
+        match Placeholder::named(name).filter(|_| after.starts_with(&format!("({name})"))) {
+            Some(placeholder) => pieces.push(Piece::Placeholder(placeholder)),
+            None => {
+                return Err(format!(
+                    "the unknown placeholder '$({})'",
+                    name.chars().take(32).collect::<String>()
+                ));
+            }
+        }
+        rest = tail;
+    }
+    pieces.push(Piece::Text(rest));
+    Ok(pieces)
+}
+
+/// Checks a template without a token. `Err` says what is wrong with it.
+pub fn check(template: &str) -> Result<(), String> {
+    pieces(template).map(|_| ())
+}
+
+/// Fills in `template`. A template that [`check`] refuses gives its own text, placeholders and all.
+pub fn render(template: &str, token: &AccessToken) -> Zeroizing<String> {
+    let Ok(pieces) = pieces(template) else {
+        return Zeroizing::new(template.to_owned());
+    };
+    // Enough for every piece, so that the text is not moved (and left behind in freed memory) while it grows.
+    let room = template.len() + pieces.len() * (token.value.expose_secret().len() + 64);
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    for piece in pieces {
+        match piece {
+            Piece::Text(piece) => text.push_str(piece),
+            Piece::Dollars(count) => text.extend(std::iter::repeat_n('$', count)),
+            Piece::Placeholder(Placeholder::Token) => text.push_str(token.value.expose_secret()),
+            Piece::Placeholder(Placeholder::TokenType) => text.push_str(&token.token_type),
+            Piece::Placeholder(Placeholder::ExpirationTime) => text.push_str(&token.expires.to_string()),
+            Piece::Placeholder(Placeholder::IssuedTime) => text.push_str(&token.issued.to_string()),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::token::SecretString;
+
+    fn token() -> AccessToken {
+        AccessToken {
+            value: SecretString::from("T0K"),
+            token_type: "Bearer".to_owned(),
+            issued: "2026-01-01T00:00:00Z".parse().unwrap(),
+            expires: "2026-01-01T01:00:00Z".parse().unwrap(),
+            expiry_assumed: false,
+            clock_skew_suspected: false,
+            not_before: None,
+        }
+    }
+
+    #[rstest]
+    #[case::the_token("$(token)", "T0K")]
+    #[case::a_header("Authorization: $(tokenType) $(token)", "Authorization: Bearer T0K")]
+    #[case::times(
+        "$(issuedTime)/$(expirationTime)",
+        "2026-01-01T00:00:00Z/2026-01-01T01:00:00Z"
+    )]
+    #[case::two_dollars_are_a_literal_one("$$(token)", "$(token)")]
+    #[case::the_last_two_dollars_count("$$$(token)", "$$(token)")]
+    #[case::dollars_without_a_parenthesis_stay("a$b$$c$", "a$b$$c$")]
+    #[case::a_closing_parenthesis_alone("a)b(c", "a)b(c")]
+    #[case::twice("$(token)$(token)", "T0KT0K")]
+    #[case::empty("", "")]
+    #[case::not_ascii("ü$(token)ü", "üT0Kü")]
+    fn a_template_is_filled_in(#[case] template: &str, #[case] expected: &str) {
+        assert_eq!(check(template), Ok(()));
+        assert_eq!(*render(template, &token()), expected);
+    }
+
+    #[rstest]
+    #[case("$(tokn)", "the unknown placeholder '$(tokn)'")]
+    #[case("$(token", "an unclosed '$('")]
+    #[case("$()", "the unknown placeholder '$()'")]
+    #[case("$((token)", "the unknown placeholder '$(token)'")]
+    fn an_unknown_or_unclosed_placeholder_is_refused(#[case] template: &str, #[case] expected: &str) {
+        assert_eq!(check(template), Err(expected.to_owned()));
+    }
+}
