@@ -1,0 +1,128 @@
+//! When to try again after a failure (design, section 3 "Failure classes").
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::schedule::later;
+use crate::failure::{Failure, FailureClass};
+
+/// A rejected credential is probed this often, where the vendor's accounts cannot be locked by it.
+const PROBE_SECONDS: i64 = 3600;
+
+/// Whether a rejected credential may be tried again by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Once an hour.
+    Hourly,
+    /// Never: a failed attempt counts towards a lock-out (Checkmarx SCA).
+    Never,
+}
+
+/// The earliest time of the next attempt, or `None` when only a change may bring one.
+///
+/// `count` is the number of failures in a row, this one included. `jitter` (0 to 255) only ever makes it later.
+pub fn next_attempt(
+    failure: &Failure,
+    count: i32,
+    probe: Probe,
+    jitter: u8,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let doublings = count.saturating_sub(1).clamp(0, 16);
+    let doubling = |first: i64, most: i64| first.saturating_mul(1 << doublings).min(most);
+    let seconds = match failure.class {
+        FailureClass::Rejected => match probe {
+            Probe::Hourly => PROBE_SECONDS,
+            Probe::Never => return None,
+        },
+        FailureClass::Refused => doubling(300, 3600),
+        FailureClass::Throttled => 60,
+        FailureClass::Transient => doubling(5, 300),
+        FailureClass::Malformed => doubling(60, 300),
+    };
+    let (base, spread) = match failure.not_before {
+        // The vendor's word, and a little more so that those it turned away do not come back in one second.
+        Some(deadline) => {
+            let deadline = deadline.clamp(later(now, 1), later(now, 3600));
+            (
+                deadline,
+                (deadline.duration_since(now).as_secs() / 10).clamp(1, 30),
+            )
+        }
+        None => (later(now, seconds), (seconds / 5).max(1)),
+    };
+    let jitter = SignedDuration::from_millis(spread.saturating_mul(1000) * i64::from(jitter) / 255);
+    let exact = base.checked_add(jitter).unwrap_or(base);
+    // Whole seconds, upwards: the status keeps no fractions, and a rounded-down deadline would be too soon.
+    Some(later(
+        Timestamp::from_second(exact.as_second()).unwrap_or(exact),
+        i64::from(exact.subsec_nanosecond() > 0),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn wait(class: FailureClass, count: i32, probe: Probe, jitter: u8) -> Option<i64> {
+        let failure = Failure {
+            class,
+            message: String::new(),
+            not_before: None,
+            request_id: None,
+        };
+        next_attempt(&failure, count, probe, jitter, now()).map(|time| time.as_second() - now().as_second())
+    }
+
+    #[rstest]
+    #[case::transient_starts_at_5_s(FailureClass::Transient, 1, Some(5))]
+    #[case::transient_doubles(FailureClass::Transient, 3, Some(20))]
+    #[case::transient_ends_at_5_minutes(FailureClass::Transient, 40, Some(300))]
+    #[case::malformed_starts_at_a_minute(FailureClass::Malformed, 1, Some(60))]
+    #[case::malformed_ends_at_5_minutes(FailureClass::Malformed, 9, Some(300))]
+    #[case::refused_starts_at_5_minutes(FailureClass::Refused, 1, Some(300))]
+    #[case::refused_ends_at_an_hour(FailureClass::Refused, 9, Some(3600))]
+    #[case::rejected_is_probed_hourly(FailureClass::Rejected, 5, Some(3600))]
+    #[case::throttled_without_a_word_waits_a_minute(FailureClass::Throttled, 7, Some(60))]
+    fn a_class_waits_this_long(
+        #[case] class: FailureClass,
+        #[case] count: i32,
+        #[case] expected: Option<i64>,
+    ) {
+        assert_eq!(wait(class, count, Probe::Hourly, 0), expected);
+        let spread = wait(class, count, Probe::Hourly, 255).unwrap() - expected.unwrap();
+        assert!(
+            spread > 0 && spread <= expected.unwrap() / 5 + 1,
+            "spread {spread}"
+        );
+    }
+
+    #[test]
+    fn a_rejected_checkmarx_password_is_never_tried_again_by_itself() {
+        assert_eq!(wait(FailureClass::Rejected, 1, Probe::Never, 0), None);
+        assert!(wait(FailureClass::Refused, 1, Probe::Never, 0).is_some());
+    }
+
+    #[rstest]
+    #[case::as_asked(289, 289)]
+    #[case::not_sooner_than_a_second(-5, 1)]
+    #[case::not_later_than_an_hour(86_400, 3600)]
+    fn the_vendors_deadline_is_kept(#[case] asked: i64, #[case] expected: i64) {
+        let deadline = later(now(), asked);
+        for class in [FailureClass::Throttled, FailureClass::Transient] {
+            let failure = Failure {
+                class,
+                message: String::new(),
+                not_before: Some(deadline),
+                request_id: None,
+            };
+            let next = next_attempt(&failure, 1, Probe::Hourly, 0, now()).unwrap();
+            assert_eq!(next, later(now(), expected));
+        }
+    }
+}

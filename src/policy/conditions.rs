@@ -1,0 +1,292 @@
+//! The situations table of the API (design, section 2): which conditions stand in which situation.
+
+use jiff::Timestamp;
+
+use super::observed::Problem;
+use crate::api::names::{Reason, condition};
+
+/// What the conditions depend on.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    pub target_name: &'a str,
+    pub suspended: bool,
+    /// `InvalidSpec`, `TargetNotOwned`, `TargetConflict`, `TargetInvalid`, `ApiDenied`.
+    pub blocked: Option<Problem>,
+    /// The token in the target.
+    pub stored: Option<StoredFacts>,
+    /// The last attempt failed, or the credentials cannot be used.
+    pub failure: Option<Problem>,
+    pub progress: Progress,
+}
+
+/// The token in the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredFacts {
+    pub expires: Timestamp,
+    /// The expiry is in the future.
+    pub valid: bool,
+    /// Made from the present grant part of the spec.
+    pub of_present_grant: bool,
+}
+
+/// What is being done about a token that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing that is worth telling.
+    None,
+    /// The vendor is being asked, or the request is queued.
+    Asked,
+    /// The vendor asked to wait until this time.
+    Paused(Timestamp),
+}
+
+/// One condition, without its times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionFacts {
+    pub kind: &'static str,
+    pub status: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+fn condition(kind: &'static str, status: bool, reason: Reason, message: &str) -> ConditionFacts {
+    ConditionFacts {
+        kind,
+        status,
+        reason: reason.as_str(),
+        message: message.to_owned(),
+    }
+}
+
+/// `Ready`, and at most one of `Reconciling`, `Stalled`, `RefreshFailing` and `Suspended`.
+///
+/// `Stalled` and `Reconciling` never stand beside `Ready=True`, nor beside each other: tools read them before
+/// `Ready`, and a rollout would fail over a token that is good for hours.
+pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
+    let target = facts.target_name;
+    let good = facts
+        .stored
+        .filter(|stored| stored.valid && stored.of_present_grant);
+
+    if facts.suspended {
+        let message = match facts.stored {
+            Some(stored) if stored.valid => {
+                format!(
+                    "suspended by spec.suspend; the token in Secret '{target}' is valid until {}",
+                    stored.expires
+                )
+            }
+            Some(stored) => format!(
+                "suspended by spec.suspend; the token in Secret '{target}' expired at {}: set spec.suspend to false",
+                stored.expires
+            ),
+            None => "suspended by spec.suspend, no token is published: set spec.suspend to false".to_owned(),
+        };
+        let valid = facts.stored.is_some_and(|stored| stored.valid);
+        return vec![
+            condition(condition::READY, valid, Reason::Suspended, &message),
+            condition(condition::SUSPENDED, true, Reason::Suspended, &message),
+        ];
+    }
+    if let Some(blocked) = &facts.blocked {
+        return not_ready(condition::STALLED, blocked.reason, &blocked.message);
+    }
+    if let Some(stored) = good {
+        return match &facts.failure {
+            None => {
+                let message = format!(
+                    "the token is in Secret '{target}' and valid until {}",
+                    stored.expires
+                );
+                vec![condition(condition::READY, true, Reason::Published, &message)]
+            }
+            Some(failure) => {
+                let message = format!(
+                    "{}; the token in Secret '{target}' stays valid until {}",
+                    failure.message, stored.expires
+                );
+                vec![
+                    condition(condition::READY, true, failure.reason, &message),
+                    condition(condition::REFRESH_FAILING, true, failure.reason, &message),
+                ]
+            }
+        };
+    }
+    if let Some(failure) = &facts.failure {
+        let kind = match failure.reason {
+            Reason::CredentialsRejected | Reason::CredentialsInvalid => condition::STALLED,
+            _ => condition::RECONCILING,
+        };
+        return not_ready(kind, failure.reason, &failure.message);
+    }
+    if let Progress::Paused(until) = facts.progress {
+        let message = format!("the vendor asked to wait; the next request is not sent before {until}");
+        return not_ready(condition::RECONCILING, Reason::RateLimited, &message);
+    }
+    match facts.stored {
+        Some(stored) if stored.of_present_grant => {
+            let message = format!(
+                "the token in Secret '{target}' expired at {}; a new one is asked for",
+                stored.expires
+            );
+            not_ready(condition::RECONCILING, Reason::TokenExpired, &message)
+        }
+        Some(_) => not_ready(
+            condition::RECONCILING,
+            Reason::Progressing,
+            &format!(
+                "the spec was changed; the token in Secret '{target}' is replaced when the vendor answers"
+            ),
+        ),
+        None => not_ready(
+            condition::RECONCILING,
+            Reason::Progressing,
+            "asking the vendor for the first token",
+        ),
+    }
+}
+
+fn not_ready(kind: &'static str, reason: Reason, message: &str) -> Vec<ConditionFacts> {
+    vec![
+        condition(condition::READY, false, reason, message),
+        condition(kind, true, reason, message),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const EXPIRES: &str = "2026-01-01T00:00:00Z";
+
+    fn stored(valid: bool, of_present_grant: bool) -> Option<StoredFacts> {
+        Some(StoredFacts {
+            expires: EXPIRES.parse().unwrap(),
+            valid,
+            of_present_grant,
+        })
+    }
+
+    fn facts() -> Facts<'static> {
+        Facts {
+            target_name: "sca-token",
+            suspended: false,
+            blocked: None,
+            stored: None,
+            failure: None,
+            progress: Progress::Asked,
+        }
+    }
+
+    fn failed(reason: Reason) -> Option<Problem> {
+        Some(Problem::new(reason, "why"))
+    }
+
+    /// `Ready` as "True Reason", then the other conditions that are True.
+    fn summary(facts: &Facts<'_>) -> (String, Vec<&'static str>) {
+        let all = conditions(facts);
+        assert_eq!(all[0].kind, condition::READY);
+        assert!(
+            all.iter()
+                .skip(1)
+                .all(|other| other.status && other.reason == all[0].reason),
+            "{all:?}"
+        );
+        (
+            format!("{} {}", all[0].status, all[0].reason),
+            all.iter().skip(1).map(|other| other.kind).collect(),
+        )
+    }
+
+    #[rstest]
+    #[case::the_present_token_is_published(Facts { stored: stored(true, true), ..facts() }, "true Published", &[])]
+    #[case::a_refresh_failed_and_the_token_is_good(
+        Facts { stored: stored(true, true), failure: failed(Reason::VendorUnavailable), ..facts() },
+        "true VendorUnavailable", &["RefreshFailing"]
+    )]
+    #[case::a_refresh_was_rejected_and_the_token_is_good(
+        Facts { stored: stored(true, true), failure: failed(Reason::CredentialsRejected), ..facts() },
+        "true CredentialsRejected", &["RefreshFailing"]
+    )]
+    #[case::the_credentials_were_deleted_and_the_token_is_good(
+        Facts { stored: stored(true, true), failure: failed(Reason::CredentialsNotFound), ..facts() },
+        "true CredentialsNotFound", &["RefreshFailing"]
+    )]
+    #[case::rejected_without_a_token(
+        Facts { failure: failed(Reason::CredentialsRejected), ..facts() }, "false CredentialsRejected", &["Stalled"]
+    )]
+    #[case::invalid_credentials_without_a_token(
+        Facts { failure: failed(Reason::CredentialsInvalid), ..facts() }, "false CredentialsInvalid", &["Stalled"]
+    )]
+    #[case::rate_limited_without_a_token(
+        Facts { failure: failed(Reason::RateLimited), ..facts() }, "false RateLimited", &["Reconciling"]
+    )]
+    #[case::unavailable_without_a_token(
+        Facts { failure: failed(Reason::VendorUnavailable), ..facts() }, "false VendorUnavailable", &["Reconciling"]
+    )]
+    #[case::invalid_response_without_a_token(
+        Facts { failure: failed(Reason::InvalidResponse), ..facts() }, "false InvalidResponse", &["Reconciling"]
+    )]
+    #[case::endpoint_refused_without_a_token(
+        Facts { failure: failed(Reason::EndpointRefused), ..facts() }, "false EndpointRefused", &["Reconciling"]
+    )]
+    #[case::credentials_not_found_without_a_token(
+        Facts { failure: failed(Reason::CredentialsNotFound), ..facts() }, "false CredentialsNotFound", &["Reconciling"]
+    )]
+    #[case::first_grant(facts(), "false Progressing", &["Reconciling"])]
+    #[case::the_grant_part_was_edited(
+        Facts { stored: stored(true, false), ..facts() }, "false Progressing", &["Reconciling"]
+    )]
+    #[case::first_grant_behind_a_pause(
+        Facts { progress: Progress::Paused(EXPIRES.parse().unwrap()), ..facts() }, "false RateLimited", &["Reconciling"]
+    )]
+    #[case::expired_without_a_known_cause(
+        Facts { stored: stored(false, true), ..facts() }, "false TokenExpired", &["Reconciling"]
+    )]
+    #[case::a_known_cause_beats_expired(
+        Facts { stored: stored(false, true), failure: failed(Reason::RateLimited), ..facts() },
+        "false RateLimited", &["Reconciling"]
+    )]
+    #[case::suspended_with_a_good_token(
+        Facts { suspended: true, stored: stored(true, true), ..facts() }, "true Suspended", &["Suspended"]
+    )]
+    #[case::suspended_with_an_expired_token(
+        Facts { suspended: true, stored: stored(false, true), ..facts() }, "false Suspended", &["Suspended"]
+    )]
+    #[case::suspended_without_a_token(Facts { suspended: true, ..facts() }, "false Suspended", &["Suspended"])]
+    fn a_situation_shows_as(#[case] facts: Facts<'_>, #[case] ready: &str, #[case] others: &[&str]) {
+        let (summary, also) = summary(&facts);
+        assert_eq!(summary, ready);
+        assert_eq!(also, others);
+    }
+
+    #[rstest]
+    #[case(Reason::InvalidSpec)]
+    #[case(Reason::TargetNotOwned)]
+    #[case(Reason::TargetConflict)]
+    #[case(Reason::TargetInvalid)]
+    #[case(Reason::ApiDenied)]
+    fn what_a_person_must_mend_stalls_even_with_a_valid_old_token(#[case] reason: Reason) {
+        let facts = Facts {
+            stored: stored(true, true),
+            blocked: failed(reason),
+            ..facts()
+        };
+        assert_eq!(summary(&facts), (format!("false {reason}"), vec!["Stalled"]));
+    }
+
+    #[test]
+    fn a_failing_refresh_says_until_when_the_token_is_valid() {
+        let facts = Facts {
+            stored: stored(true, true),
+            failure: failed(Reason::RateLimited),
+            ..facts()
+        };
+        assert_eq!(
+            conditions(&facts)[0].message,
+            "why; the token in Secret 'sca-token' stays valid until 2026-01-01T00:00:00Z"
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! Decides: what was observed goes in, with `now`, and what to do comes out. Pure: no I/O, no clock, no client.
+//!
+//! May use: `token`, `failure`, `inputs`, `api`.
+//!
+//! - [`decide`]: what to do next for one VendorToken.
+//! - [`status`]: the status that tells users what was decided and why.
+//! - [`schedule`]: when a token is due; [`backoff`]: when to try again after a failure.
+//! - [`ownership`]: whether a Secret may be written by a VendorToken.
+
+pub mod backoff;
+mod conditions;
+mod decide;
+mod observed;
+pub mod ownership;
+pub mod schedule;
+mod status;
+
+pub use conditions::{Facts, Progress, StoredFacts, conditions};
+pub use decide::{Decision, decide};
+pub use observed::{
+    Credentials, GrantState, GrantToken, Observed, PastFailure, Problem, PublishBlock, Stored, Target,
+    Warnings,
+};
+pub use status::{StatusContext, status};

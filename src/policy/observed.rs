@@ -1,0 +1,266 @@
+//! What was observed of one VendorToken: everything a decision may depend on.
+
+use jiff::Timestamp;
+
+use super::schedule::{self, RefreshPolicy};
+use crate::api::names::Reason;
+use crate::api::{FailureStatus, VendorTokenStatus};
+use crate::inputs::Inputs;
+
+/// A cause with its reason and a message that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub reason: Reason,
+    pub message: String,
+}
+
+impl Problem {
+    /// Takes a reason and a message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Everything a decision may depend on.
+#[derive(Clone, Debug)]
+pub struct Observed<'a> {
+    pub now: Timestamp,
+    /// The object has a deletion timestamp.
+    pub deleting: bool,
+    pub suspended: bool,
+    /// Why the spec cannot be used, where the schema let it pass.
+    pub spec_problem: Option<Problem>,
+    pub refresh: RefreshPolicy,
+    /// The value of the annotation `vendortoken.io/refresh-requested-at`.
+    pub refresh_request: Option<&'a str>,
+    pub status: &'a VendorTokenStatus,
+    pub target: Target,
+    /// The id of the key that fingerprints are made with.
+    pub key_id: &'a str,
+    /// Over the grant part of the present spec (see [`Inputs::parameters`]).
+    pub parameters: &'a str,
+    /// Over the names of Secrets and keys in the present spec (see [`Inputs::sources`]).
+    pub sources: &'a str,
+    pub credentials: Credentials,
+    /// What is known of the grant; empty unless the credentials are [`Credentials::Known`].
+    pub grant: GrantState,
+    /// The last attempt to write the target failed.
+    pub publish_block: Option<PublishBlock>,
+}
+
+/// The target Secret, as far as metadata tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// There is none, or one that may be taken over.
+    Free,
+    /// It may not be written: `TargetNotOwned` or `TargetConflict`.
+    Blocked(Problem),
+    /// It is ours.
+    Ours {
+        /// The token in it, where our own annotations tell; `None` when they are gone or were edited by others.
+        stored: Option<Stored>,
+        /// All of our keys, labels and annotations are still ours, and made from the present templates.
+        as_desired: bool,
+    },
+}
+
+/// The token in the target, from annotations that our own field manager owns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub issued: Timestamp,
+    pub expires: Timestamp,
+    pub inputs: Inputs,
+    /// `uid/resourceVersion` of the credentials that were used.
+    pub credentials_version: Option<String>,
+    pub refresh_handled: Option<String>,
+}
+
+impl Stored {
+    /// The expiry is in the future.
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        now < self.expires
+    }
+
+    /// When it is due for a refresh.
+    pub fn due(&self, policy: RefreshPolicy) -> Timestamp {
+        schedule::due(policy, self.issued, self.expires, self.inputs.jitter)
+    }
+}
+
+/// The credentials of a VendorToken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// They cannot be used: `CredentialsNotFound`, `CredentialsInvalid` or `ApiDenied`.
+    Unusable(Problem),
+    /// They exist and this process has not read them at this version.
+    Unread {
+        /// `uid/resourceVersion`; `None` where Secrets are not watched.
+        version: Option<String>,
+    },
+    /// This process has computed their fingerprint.
+    Known { inputs: Inputs },
+}
+
+/// What the Grants component knows of this VendorToken's grant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrantState {
+    /// The last token, while valid.
+    pub token: Option<GrantToken>,
+    /// The last attempt failed.
+    pub failure: Option<PastFailure>,
+    /// The refresh request that the last finished attempt served.
+    pub completed_request: Option<String>,
+    /// Not before this time, to keep two grants apart.
+    pub earliest_next: Option<Timestamp>,
+    /// The same for a grant that a person asked for.
+    pub earliest_on_request: Option<Timestamp>,
+    /// A refresh request may go past a back-off or a latch now.
+    pub may_pass_latch: bool,
+    /// The vendor asked this grant or its endpoint to wait.
+    pub paused_until: Option<Timestamp>,
+}
+
+/// The facts of a token in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantToken {
+    pub issued: Timestamp,
+    pub expires: Timestamp,
+    pub warnings: Warnings,
+}
+
+/// What to warn of about a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Warnings {
+    pub expiry_assumed: bool,
+    pub clock_skew_suspected: bool,
+    pub not_before: Option<Timestamp>,
+}
+
+/// A failed attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastFailure {
+    pub reason: Reason,
+    pub message: String,
+    /// Failures in a row.
+    pub count: i32,
+    pub last_attempt: Timestamp,
+    /// Not before this time; `None` when only a change may bring another attempt.
+    pub next_attempt: Option<Timestamp>,
+    pub inputs: Inputs,
+}
+
+impl PastFailure {
+    /// Reads `status.failure`; `None` when somebody else wrote it in another form.
+    pub fn from_status(failure: &FailureStatus) -> Option<Self> {
+        Some(Self {
+            reason: Reason::ALL
+                .into_iter()
+                .find(|reason| reason.as_str() == failure.reason)?,
+            message: failure.message.clone(),
+            count: failure.count.max(1),
+            last_attempt: failure.last_attempt_time.0,
+            next_attempt: failure.next_attempt_time.as_ref().map(|time| time.0),
+            inputs: Inputs::parse(&failure.inputs)?,
+        })
+    }
+}
+
+/// The target could not be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishBlock {
+    /// `TargetInvalid` or `ApiDenied`.
+    pub problem: Problem,
+    pub next_attempt: Timestamp,
+}
+
+/// Whether the stored token is made from what the spec and the credentials say now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Currency {
+    Current,
+    /// The credentials were changed; the grant part of the spec is the same.
+    OtherCredentials,
+    /// The grant part of the spec was edited.
+    OtherGrant,
+    /// Only reading the credentials can tell.
+    Unknown,
+}
+
+impl Observed<'_> {
+    pub(super) fn stored(&self) -> Option<&Stored> {
+        match &self.target {
+            Target::Ours { stored, .. } => stored.as_ref(),
+            Target::Free | Target::Blocked(_) => None,
+        }
+    }
+
+    pub(super) fn currency(&self, stored: &Stored) -> Currency {
+        if stored.inputs.key_id != self.key_id {
+            // Made under a key that is lost: counts as unchanged until it is due, so that a lost key costs nothing.
+            return Currency::Current;
+        }
+        if stored.inputs.parameters != self.parameters {
+            return Currency::OtherGrant;
+        }
+        match &self.credentials {
+            Credentials::Known { inputs } if inputs.fingerprint == stored.inputs.fingerprint => {
+                Currency::Current
+            }
+            Credentials::Known { .. } => Currency::OtherCredentials,
+            Credentials::Unusable(_) => Currency::Current,
+            Credentials::Unread { version } => {
+                let unchanged = version.is_some() && *version == stored.credentials_version;
+                if unchanged && stored.inputs.sources == self.sources {
+                    Currency::Current
+                } else {
+                    Currency::Unknown
+                }
+            }
+        }
+    }
+
+    /// The newest failure of the present grant that no success followed.
+    pub(super) fn failure(&self) -> Option<PastFailure> {
+        let remembered = self
+            .status
+            .failure
+            .as_ref()
+            .and_then(PastFailure::from_status)
+            .filter(|failure| {
+                let same_fingerprint = |inputs: &Inputs| {
+                    inputs.key_id == failure.inputs.key_id && inputs.fingerprint == failure.inputs.fingerprint
+                };
+                match &self.credentials {
+                    Credentials::Known { inputs } => same_fingerprint(inputs),
+                    Credentials::Unread { .. } => self.stored().is_some_and(|stored| {
+                        self.currency(stored) == Currency::Current && same_fingerprint(&stored.inputs)
+                    }),
+                    Credentials::Unusable(_) => false,
+                }
+            });
+        let succeeded = self
+            .stored()
+            .map(|stored| stored.issued)
+            .max(self.grant.token.as_ref().map(|token| token.issued))
+            .unwrap_or(Timestamp::MIN);
+        let newest = match (self.grant.failure.clone(), remembered) {
+            (Some(memory), Some(status)) if status.last_attempt > memory.last_attempt => Some(status),
+            (Some(memory), _) => Some(memory),
+            (None, status) => status,
+        };
+        newest.filter(|failure| failure.last_attempt >= succeeded)
+    }
+
+    /// The refresh request, unless it was handled.
+    pub(super) fn pending_request(&self) -> Option<&str> {
+        let request = self.refresh_request?;
+        let handled = [
+            self.status.last_handled_refresh_request.as_deref(),
+            self.stored().and_then(|stored| stored.refresh_handled.as_deref()),
+            self.grant.completed_request.as_deref(),
+        ];
+        (!handled.contains(&Some(request))).then_some(request)
+    }
+}

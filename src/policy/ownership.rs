@@ -1,0 +1,397 @@
+//! Whether a Secret may be written as the target of a VendorToken (design, section 3 "Targets").
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::observed::{Problem, Stored, Target};
+use crate::api::names::Reason;
+
+/// What is kept of a Secret's metadata: enough to judge it, and small, for there may be very many Secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretRecord {
+    pub uid: Box<str>,
+    pub resource_version: Box<str>,
+    pub controller: Option<Controller>,
+    /// The value of the consent annotation.
+    pub adoptable_by: Option<Box<str>>,
+    /// What our own apply entry in `managedFields` owns.
+    pub ours: Option<Box<OurEntry>>,
+}
+
+impl SecretRecord {
+    /// `uid/resourceVersion`.
+    pub fn version(&self) -> String {
+        format!("{}/{}", self.uid, self.resource_version)
+    }
+}
+
+/// The controller owner of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Controller {
+    /// A VendorToken of this name.
+    VendorToken { name: Box<str>, uid: Box<str> },
+    /// Something else.
+    Other { kind: Box<str>, name: Box<str> },
+}
+
+/// What our apply entry owns; values that somebody else has written since are not here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OurEntry {
+    /// The label `vendortoken.io/name`.
+    pub name: Option<Box<str>>,
+    /// A digest of the paths of all keys, labels and annotations that we own.
+    pub owned: u64,
+    /// The annotation `vendortoken.io/content`.
+    pub content: Option<Box<str>>,
+    /// The token's facts, when all three annotations that tell them are ours and readable.
+    pub stored: Option<Stored>,
+}
+
+/// A VendorToken that names a Secret as its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claimant<'a> {
+    pub name: &'a str,
+    pub created: Option<Timestamp>,
+}
+
+/// What the target should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Desired<'a> {
+    pub secret_name: &'a str,
+    /// The fingerprint of the templates, without the mark in front (see [`content`]).
+    pub content: &'a str,
+    /// A digest of the paths that we would own.
+    pub owned: u64,
+    /// `deletionPolicy: Delete`: the target should have an owner reference, unless it was adopted.
+    pub delete_with_owner: bool,
+    /// The VendorToken's own UID.
+    pub uid: &'a str,
+}
+
+/// The value of the annotation `vendortoken.io/content`: whether the Secret was adopted, and the templates' digest.
+/// An adopted Secret never gets an owner reference, also after its consent annotation was taken away.
+pub fn content(adopted: bool, digest: &str) -> String {
+    format!("{}.{digest}", if adopted { "adopted" } else { "created" })
+}
+
+/// Whether this Secret, if written by `me`, counts as adopted.
+pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
+    let Some(record) = record else { return false };
+    let marked = record.ours.as_ref().and_then(|ours| ours.content.as_deref());
+    match marked {
+        Some(content) => content.starts_with("adopted."),
+        None => record.controller.is_none() && record.adoptable_by.is_some(),
+    }
+}
+
+/// Judges the Secret that `me` names as its target. `others` are the other VendorTokens of the namespace that name it.
+pub fn judge(
+    record: Option<&SecretRecord>,
+    me: Claimant<'_>,
+    others: &[Claimant<'_>],
+    desired: &Desired<'_>,
+    now: Timestamp,
+) -> Target {
+    let secret = desired.secret_name;
+    let Some(record) = record else {
+        // Nobody has it yet: the older VendorToken wins, then the lesser name.
+        let rank = |claimant: &Claimant<'_>| {
+            (
+                claimant.created.unwrap_or(Timestamp::MAX),
+                claimant.name.to_owned(),
+            )
+        };
+        return match others
+            .iter()
+            .filter(|other| rank(other) < rank(&me))
+            .min_by_key(|other| rank(other))
+        {
+            Some(winner) => conflict(secret, winner.name),
+            None => Target::Free,
+        };
+    };
+    let kept_name = record.ours.as_ref().and_then(|ours| ours.name.as_deref());
+    let incumbent = match &record.controller {
+        Some(Controller::Other { kind, name }) => {
+            return not_owned(format!(
+                "Secret '{secret}' is controlled by {kind} '{name}' and stays untouched: choose another `spec.target.name`"
+            ));
+        }
+        Some(Controller::VendorToken { name, .. }) => record.ours.is_some().then_some(&**name),
+        None => kept_name,
+    };
+    match incumbent {
+        Some(name) if name == me.name => ours(record, desired, now),
+        Some(name) => match others.iter().find(|other| other.name == name) {
+            Some(winner) => conflict(secret, winner.name),
+            None => Target::Free,
+        },
+        None => match record.adoptable_by.as_deref() {
+            Some(name) if name == me.name && record.controller.is_none() => Target::Free,
+            _ => not_owned(format!(
+                "Secret '{secret}' exists and was not made by this VendorToken, so it stays untouched: choose another \
+                 `spec.target.name`, delete the Secret, or let its owner annotate it with 'vendortoken.io/adoptable-by: {}'",
+                me.name
+            )),
+        },
+    }
+}
+
+fn not_owned(message: String) -> Target {
+    Target::Blocked(Problem::new(Reason::TargetNotOwned, message))
+}
+
+fn conflict(secret: &str, winner: &str) -> Target {
+    Target::Blocked(Problem::new(
+        Reason::TargetConflict,
+        format!(
+            "Secret '{secret}' is the target of VendorToken '{winner}': give one of the two another `spec.target.name`"
+        ),
+    ))
+}
+
+fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target {
+    let Some(entry) = &record.ours else {
+        return Target::Ours {
+            stored: None,
+            as_desired: false,
+        };
+    };
+    let owner_as_desired = match &record.controller {
+        Some(Controller::VendorToken { uid, .. }) => desired.delete_with_owner && **uid == *desired.uid,
+        Some(Controller::Other { .. }) => false,
+        None => !desired.delete_with_owner || is_adopted(Some(record)),
+    };
+    let content_as_desired = entry
+        .content
+        .as_deref()
+        .and_then(|content| content.split_once('.'))
+        .is_some_and(|(_, digest)| digest == desired.content);
+    let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
+    Target::Ours {
+        as_desired: stored.is_some()
+            && owner_as_desired
+            && content_as_desired
+            && entry.owned == desired.owned,
+        stored,
+    }
+}
+
+/// Times that no vendor gives cannot be ours: they would keep an old token for ever, or loop.
+fn is_credible(stored: &Stored, now: Timestamp) -> bool {
+    let latest_issue = now
+        .checked_add(SignedDuration::from_mins(5))
+        .unwrap_or(Timestamp::MAX);
+    let latest_expiry = stored
+        .issued
+        .checked_add(SignedDuration::from_hours(24 * 400))
+        .unwrap_or(Timestamp::MAX);
+    stored.issued <= latest_issue && stored.issued < stored.expires && stored.expires <= latest_expiry
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::inputs::Inputs;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn stored(issued: i64, expires: i64) -> Stored {
+        Stored {
+            issued: Timestamp::from_second(now().as_second() + issued).unwrap(),
+            expires: Timestamp::from_second(now().as_second() + expires).unwrap(),
+            inputs: Inputs {
+                key_id: "0".repeat(8),
+                parameters: "0".repeat(32),
+                sources: "0".repeat(8),
+                fingerprint: "0".repeat(32),
+                jitter: 0,
+            },
+            credentials_version: None,
+            refresh_handled: None,
+        }
+    }
+
+    fn entry() -> Option<Box<OurEntry>> {
+        Some(Box::new(OurEntry {
+            name: Some("sca".into()),
+            owned: 7,
+            content: Some("created.c1".into()),
+            stored: Some(stored(-10, 3590)),
+        }))
+    }
+
+    fn owned_by(name: &str, uid: &str) -> Option<Controller> {
+        Some(Controller::VendorToken {
+            name: name.into(),
+            uid: uid.into(),
+        })
+    }
+
+    fn record() -> SecretRecord {
+        SecretRecord {
+            uid: "u".into(),
+            resource_version: "1".into(),
+            controller: owned_by("sca", "uid-1"),
+            adoptable_by: None,
+            ours: entry(),
+        }
+    }
+
+    fn desired() -> Desired<'static> {
+        Desired {
+            secret_name: "sca-token",
+            content: "c1",
+            owned: 7,
+            delete_with_owner: true,
+            uid: "uid-1",
+        }
+    }
+
+    fn me() -> Claimant<'static> {
+        Claimant {
+            name: "sca",
+            created: Some(now()),
+        }
+    }
+
+    fn judged(record: &SecretRecord) -> &'static str {
+        match judge(Some(record), me(), &[], &desired(), now()) {
+            Target::Free => "free",
+            Target::Blocked(problem) => problem.reason.as_str(),
+            Target::Ours {
+                as_desired: true,
+                stored: Some(_),
+            } => "ours, as desired",
+            Target::Ours { stored: Some(_), .. } => "ours, to be repaired",
+            Target::Ours { stored: None, .. } => "ours, without a token",
+        }
+    }
+
+    #[rstest]
+    #[case::ours_and_intact(record(), "ours, as desired")]
+    #[case::ours_after_a_restore_under_another_uid(
+        SecretRecord { controller: owned_by("sca", "uid-0"), ..record() }, "ours, to be repaired"
+    )]
+    #[case::kept_without_an_owner(SecretRecord { controller: None, ..record() }, "ours, to be repaired")]
+    #[case::somebody_elses_and_plain(
+        SecretRecord { controller: None, ours: None, ..record() }, "TargetNotOwned"
+    )]
+    #[case::controlled_by_another_kind(
+        SecretRecord { controller: Some(Controller::Other { kind: "ExternalSecret".into(), name: "x".into() }), ..record() },
+        "TargetNotOwned"
+    )]
+    #[case::an_owner_reference_without_our_apply_entry(SecretRecord { ours: None, ..record() }, "TargetNotOwned")]
+    #[case::adoptable_by_us(
+        SecretRecord { controller: None, ours: None, adoptable_by: Some("sca".into()), ..record() }, "free"
+    )]
+    #[case::adoptable_by_another(
+        SecretRecord { controller: None, ours: None, adoptable_by: Some("other".into()), ..record() }, "TargetNotOwned"
+    )]
+    #[case::consent_does_not_beat_a_controller(
+        SecretRecord {
+            controller: Some(Controller::Other { kind: "ExternalSecret".into(), name: "x".into() }),
+            ours: None,
+            adoptable_by: Some("sca".into()),
+            ..record()
+        },
+        "TargetNotOwned"
+    )]
+    #[case::its_owner_is_gone(SecretRecord { controller: owned_by("gone", "uid-9"), ..record() }, "free")]
+    fn a_secret_is_judged(#[case] record: SecretRecord, #[case] expected: &str) {
+        assert_eq!(judged(&record), expected);
+    }
+
+    #[rstest]
+    #[case::issued_in_the_future(3600, 7200)]
+    #[case::expires_in_more_than_400_days(0, 401 * 86_400)]
+    #[case::expires_before_it_was_issued(0, -1)]
+    fn a_token_with_incredible_times_does_not_count(#[case] issued: i64, #[case] expires: i64) {
+        let mut entry = entry();
+        entry.as_mut().unwrap().stored = Some(stored(issued, expires));
+        assert_eq!(
+            judged(&SecretRecord {
+                ours: entry,
+                ..record()
+            }),
+            "ours, without a token"
+        );
+    }
+
+    #[test]
+    fn a_lost_key_or_another_template_is_repaired() {
+        for change in [
+            |entry: &mut OurEntry| entry.owned = 8,
+            |entry: &mut OurEntry| entry.content = Some("created.c2".into()),
+        ] {
+            let mut entry = entry();
+            change(entry.as_mut().unwrap());
+            assert_eq!(
+                judged(&SecretRecord {
+                    ours: entry,
+                    ..record()
+                }),
+                "ours, to be repaired"
+            );
+        }
+    }
+
+    #[test]
+    fn the_incumbent_keeps_a_contested_target_and_the_loser_takes_over_when_it_is_gone() {
+        let older = Claimant {
+            name: "other",
+            created: Some(Timestamp::MIN),
+        };
+        let mine = judge(Some(&record()), me(), &[older], &desired(), now());
+        assert!(matches!(mine, Target::Ours { .. }), "{mine:?}");
+
+        let theirs = SecretRecord {
+            controller: owned_by("other", "uid-2"),
+            ..record()
+        };
+        let blocked = judge(Some(&theirs), me(), &[older], &desired(), now());
+        assert!(
+            matches!(&blocked, Target::Blocked(problem) if problem.reason == Reason::TargetConflict),
+            "{blocked:?}"
+        );
+        assert_eq!(judge(Some(&theirs), me(), &[], &desired(), now()), Target::Free);
+    }
+
+    #[test]
+    fn where_no_secret_exists_the_older_then_the_lesser_name_wins() {
+        let younger = Claimant {
+            name: "aaa",
+            created: Some(Timestamp::MAX),
+        };
+        assert_eq!(judge(None, me(), &[younger], &desired(), now()), Target::Free);
+        let same_age = Claimant {
+            name: "aaa",
+            created: me().created,
+        };
+        assert!(matches!(
+            judge(None, me(), &[same_age], &desired(), now()),
+            Target::Blocked(_)
+        ));
+    }
+
+    #[test]
+    fn an_adopted_secret_stays_adopted_after_its_consent_was_taken_away() {
+        let mut entry = entry();
+        entry.as_mut().unwrap().content = Some(content(true, "c1").into());
+        let adopted = SecretRecord {
+            controller: None,
+            ours: entry,
+            ..record()
+        };
+        assert!(is_adopted(Some(&adopted)));
+        assert_eq!(judged(&adopted), "ours, as desired");
+        assert!(!is_adopted(Some(&SecretRecord {
+            controller: None,
+            ..record()
+        })));
+        assert!(!is_adopted(None));
+    }
+}

@@ -1,0 +1,220 @@
+//! Turns what was observed into the status that users and tools read.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::conditions::{ConditionFacts, Facts, Progress, StoredFacts, conditions};
+use super::observed::{Credentials, Currency, Observed, PastFailure, Problem, Stored, Target};
+use crate::api::names::{Reason, condition};
+use crate::api::{Binding, FailureStatus, VendorTokenStatus};
+
+/// Days before the end of a credential at which users are warned (design, section 2).
+const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
+
+/// What a status says beside what was observed.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusContext<'a> {
+    /// `metadata.generation` of the object that was observed.
+    pub generation: i64,
+    pub target_name: &'a str,
+    /// The host that is asked, or `None` where the spec does not tell.
+    pub endpoint: Option<&'a str>,
+    /// When the credential itself ends, where the user stated it (Picus).
+    pub credential_expires: Option<Timestamp>,
+    /// What is being done about a token that is missing.
+    pub progress: Progress,
+}
+
+/// The status of what was observed. Equal to the present one, times included, when nothing has changed.
+pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTokenStatus {
+    let old = observed.status;
+    let stored = observed.stored();
+    let failure = observed.failure();
+    let (problem, denied) = match &observed.credentials {
+        Credentials::Unusable(problem) if problem.reason == Reason::ApiDenied => {
+            (None, Some(problem.clone()))
+        }
+        Credentials::Unusable(problem) => (Some(problem.clone()), None),
+        Credentials::Unread { .. } | Credentials::Known { .. } => (
+            failure
+                .as_ref()
+                .map(|failure| Problem::new(failure.reason, failure.message.clone())),
+            None,
+        ),
+    };
+    let blocked = observed
+        .spec_problem
+        .clone()
+        .or_else(|| match &observed.target {
+            Target::Blocked(problem) => Some(problem.clone()),
+            Target::Free | Target::Ours { .. } => None,
+        })
+        .or_else(|| observed.publish_block.as_ref().map(|block| block.problem.clone()))
+        .or(denied);
+    let facts = Facts {
+        target_name: context.target_name,
+        suspended: observed.suspended,
+        blocked,
+        stored: stored.map(|stored| StoredFacts {
+            expires: stored.expires,
+            valid: stored.is_valid(observed.now),
+            of_present_grant: observed.currency(stored) != Currency::OtherGrant,
+        }),
+        failure: problem,
+        progress: context.progress,
+    };
+    let mut all = conditions(&facts);
+    all.extend(warnings(observed, context, stored));
+    let due = stored.map(|stored| stored.due(observed.refresh));
+    VendorTokenStatus {
+        observed_generation: Some(context.generation),
+        conditions: all
+            .into_iter()
+            .map(|facts| with_times(facts, observed, context.generation))
+            .collect(),
+        binding: stored.map(|_| Binding {
+            name: context.target_name.to_owned(),
+        }),
+        issued_time: stored.map(|stored| Time(stored.issued)),
+        expiration_time: stored.map(|stored| Time(stored.expires)),
+        next_refresh_time: next_refresh(observed, due, failure.as_ref()).map(Time),
+        last_handled_refresh_request: handled_request(observed)
+            .or_else(|| old.last_handled_refresh_request.clone()),
+        endpoint: context.endpoint.map(str::to_owned),
+        failure: failure.map(|failure| FailureStatus {
+            reason: failure.reason.as_str().to_owned(),
+            message: failure.message,
+            count: failure.count,
+            last_attempt_time: Time(failure.last_attempt),
+            next_attempt_time: failure.next_attempt.map(Time),
+            inputs: failure.inputs.to_string(),
+        }),
+    }
+}
+
+fn next_refresh(
+    observed: &Observed<'_>,
+    due: Option<Timestamp>,
+    failure: Option<&PastFailure>,
+) -> Option<Timestamp> {
+    if observed.suspended {
+        return None;
+    }
+    match failure {
+        Some(failure) => failure.next_attempt,
+        None => due,
+    }
+}
+
+/// The refresh request that stands on the object, once its attempt has ended.
+fn handled_request(observed: &Observed<'_>) -> Option<String> {
+    let request = observed.refresh_request?;
+    observed.pending_request().is_none().then(|| request.to_owned())
+}
+
+fn warnings(
+    observed: &Observed<'_>,
+    context: &StatusContext<'_>,
+    stored: Option<&Stored>,
+) -> Vec<ConditionFacts> {
+    let mut all = Vec::new();
+    let mut warn = |kind: &'static str, message: String| {
+        all.push(ConditionFacts {
+            kind,
+            status: true,
+            reason: kind,
+            message,
+        });
+    };
+    if let Some(stored) = stored {
+        let in_memory = observed
+            .grant
+            .token
+            .as_ref()
+            .filter(|token| token.issued == stored.issued);
+        // Without the token in memory (a restart), what was said of this same token still holds.
+        let was_said = |kind: &str| {
+            in_memory.is_none()
+                && observed
+                    .status
+                    .issued_time
+                    .as_ref()
+                    .is_some_and(|time| time.0 == stored.issued)
+                && observed
+                    .status
+                    .conditions
+                    .iter()
+                    .any(|old| old.type_ == kind && old.status == "True")
+        };
+        if in_memory.is_some_and(|token| token.warnings.expiry_assumed) || was_said(condition::EXPIRY_ASSUMED)
+        {
+            let message = "the vendor gave no expiry; its documented default life is assumed".to_owned();
+            warn(condition::EXPIRY_ASSUMED, message);
+        }
+        if in_memory.is_some_and(|token| token.warnings.clock_skew_suspected)
+            || was_said(condition::CLOCK_SKEW_SUSPECTED)
+        {
+            let message = "the vendor's clock and this node's differ, or the vendor's expiry fields disagree; the earlier \
+                           time is used: check the time synchronisation of the nodes"
+                .to_owned();
+            warn(condition::CLOCK_SKEW_SUSPECTED, message);
+        }
+        if let Some(not_before) = in_memory.and_then(|token| token.warnings.not_before)
+            && not_before > observed.now
+        {
+            warn(
+                condition::TOKEN_NOT_YET_VALID,
+                format!("the token is not usable before {not_before}"),
+            );
+        }
+    }
+    if let Some(expires) = context.credential_expires
+        && let Some(message) = credential_warning(expires, observed.now)
+    {
+        warn(condition::CREDENTIAL_EXPIRING, message);
+    }
+    all
+}
+
+/// One text for each of the three stages, so that the status changes (and an event is told) three times, not daily.
+fn credential_warning(expires: Timestamp, now: Timestamp) -> Option<String> {
+    let left = expires.duration_since(now);
+    if left <= SignedDuration::ZERO {
+        return Some(format!(
+            "the refresh token expired at {expires}, says the spec: generate a new one in the vendor's console, put it \
+             into the credentials Secret and update `spec.picus.refreshTokenExpirationTime`"
+        ));
+    }
+    let days = CREDENTIAL_WARNING_DAYS
+        .into_iter()
+        .find(|days| left <= SignedDuration::from_hours(24 * days))?;
+    Some(format!(
+        "the refresh token expires at {expires}, in less than {days} days: generate a new one in the vendor's console, \
+         put it into the credentials Secret and update `spec.picus.refreshTokenExpirationTime`"
+    ))
+}
+
+fn with_times(facts: ConditionFacts, observed: &Observed<'_>, generation: i64) -> Condition {
+    let status = if facts.status { "True" } else { "False" };
+    let same = observed
+        .status
+        .conditions
+        .iter()
+        .find(|old| old.type_ == facts.kind && old.status == status);
+    Condition {
+        last_transition_time: same.map_or_else(
+            || Time(whole_seconds(observed.now)),
+            |old| old.last_transition_time.clone(),
+        ),
+        message: facts.message,
+        observed_generation: Some(generation),
+        reason: facts.reason.to_owned(),
+        status: status.to_owned(),
+        type_: facts.kind.to_owned(),
+    }
+}
+
+/// The API keeps whole seconds; a fraction would differ from what is read back and cost a write.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
