@@ -1,0 +1,201 @@
+//! One grant: who uses it, who waits for it, its last token and its last failure.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use secrecy::ExposeSecret;
+use tokio::time::Instant;
+
+use super::ObjectKey;
+use crate::api::names::Reason;
+use crate::failure::{Failure, FailureClass};
+use crate::fingerprint::Fingerprint;
+use crate::inputs::Inputs;
+use crate::policy::backoff::{Probe, next_attempt};
+use crate::policy::{GrantState, GrantToken, PastFailure, Warnings, schedule};
+use crate::token::{AccessToken, Credentials};
+use crate::vendor::{Endpoint, Grant, Vendor};
+
+/// A refresh request passes a latch at most once in this time.
+const PASS_EVERY: SignedDuration = SignedDuration::from_mins(15);
+/// A refresh request waits this long after the last grant.
+const REQUESTED_GAP_SECONDS: i64 = 30;
+
+/// What a waiting grant needs to be sent.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) grant: Grant,
+    pub(super) endpoint: Endpoint,
+    pub(super) credentials: Credentials,
+}
+
+/// Where a grant stands.
+#[derive(Debug, Default)]
+pub(super) enum Phase {
+    #[default]
+    Idle,
+    Queued(Box<Pending>),
+    InFlight,
+}
+
+/// An object that waits for a grant.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) since: Instant,
+    pub(super) request: Option<String>,
+}
+
+/// A failed attempt.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+    pub(super) at: Timestamp,
+    pub(super) next_attempt: Option<Timestamp>,
+}
+
+/// One grant.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) users: HashSet<ObjectKey>,
+    pub(super) waiters: HashMap<ObjectKey, Waiter>,
+    /// By object, the refresh request that the last attempt served.
+    pub(super) completed: HashMap<ObjectKey, String>,
+    pub(super) endpoint: Option<Endpoint>,
+    pub(super) phase: Phase,
+    pub(super) token: Option<Arc<AccessToken>>,
+    pub(super) failure: Option<Attempt>,
+    /// Failures in a row.
+    pub(super) count: i32,
+    /// When the last request was sent.
+    pub(super) sent: Option<Timestamp>,
+    /// When the last token came, also when it was the one before.
+    granted: Option<Timestamp>,
+    passed: Option<Timestamp>,
+}
+
+impl Entry {
+    /// Notes that an attempt goes past a latch or a back-off.
+    pub(super) fn note_pass(&mut self, now: Timestamp) {
+        let latched = self
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.next_attempt.is_none_or(|next| now < next));
+        if latched {
+            self.passed = Some(now);
+        }
+    }
+
+    /// Takes the outcome of the request, and gives the objects to wake.
+    pub(super) fn finish(
+        &mut self,
+        vendor: Vendor,
+        fingerprint: Fingerprint,
+        result: Result<AccessToken, Failure>,
+        now: Timestamp,
+    ) -> Vec<ObjectKey> {
+        self.phase = Phase::Idle;
+        match result {
+            Ok(token) => {
+                self.failure = None;
+                self.count = 0;
+                self.granted = Some(now);
+                // A vendor's cache may give the same token again: nothing is to be published then.
+                let same = self
+                    .token
+                    .as_ref()
+                    .is_some_and(|old| old.value.expose_secret() == token.value.expose_secret());
+                if !same {
+                    self.token = Some(Arc::new(token));
+                }
+            }
+            Err(failure) => {
+                self.count = self.count.saturating_add(1);
+                let probe = if vendor == Vendor::CheckmarxSca {
+                    Probe::Never
+                } else {
+                    Probe::Hourly
+                };
+                // The attempt's own part of the jitter, so that grants which failed together do not return together.
+                let jitter = fingerprint
+                    .jitter()
+                    .wrapping_add((self.count as u8).wrapping_mul(97));
+                self.failure = Some(Attempt {
+                    reason: reason(failure.class),
+                    next_attempt: next_attempt(&failure, self.count, probe, jitter, now),
+                    message: failure.message,
+                    at: whole_seconds(self.sent.unwrap_or(now)),
+                });
+            }
+        }
+        for (object, waiter) in self.waiters.drain() {
+            if let Some(request) = waiter.request {
+                self.completed.insert(object, request);
+            }
+        }
+        self.users.iter().cloned().collect()
+    }
+
+    /// What `object` may know of this grant.
+    pub(super) fn state(
+        &self,
+        object: &ObjectKey,
+        inputs: &Inputs,
+        paused_until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> GrantState {
+        let token = self
+            .token
+            .as_ref()
+            .filter(|token| now < token.expires)
+            .map(|token| GrantToken {
+                issued: token.issued,
+                expires: token.expires,
+                warnings: Warnings {
+                    expiry_assumed: token.expiry_assumed,
+                    clock_skew_suspected: token.clock_skew_suspected,
+                    not_before: token.not_before,
+                },
+            });
+        let gap = |token: &Arc<AccessToken>| schedule::least_gap(token.issued, token.expires);
+        GrantState {
+            failure: self.failure.as_ref().map(|failure| PastFailure {
+                reason: failure.reason,
+                message: failure.message.clone(),
+                count: self.count,
+                last_attempt: failure.at,
+                next_attempt: failure.next_attempt,
+                inputs: inputs.clone(),
+            }),
+            token,
+            completed_request: self.completed.get(object).cloned(),
+            earliest_next: self
+                .granted
+                .zip(self.token.as_ref().map(gap))
+                .and_then(|(granted, gap)| granted.checked_add(gap).ok()),
+            earliest_on_request: self
+                .granted
+                .map(|granted| schedule::later(granted, REQUESTED_GAP_SECONDS)),
+            may_pass_latch: self
+                .passed
+                .is_none_or(|passed| now.duration_since(passed) >= PASS_EVERY),
+            paused_until,
+        }
+    }
+}
+
+/// The reason that users see for a failure class.
+const fn reason(class: FailureClass) -> Reason {
+    match class {
+        FailureClass::Rejected => Reason::CredentialsRejected,
+        FailureClass::Refused => Reason::EndpointRefused,
+        FailureClass::Throttled => Reason::RateLimited,
+        FailureClass::Transient => Reason::VendorUnavailable,
+        FailureClass::Malformed => Reason::InvalidResponse,
+    }
+}
+
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}

@@ -1,0 +1,418 @@
+//! Every grant in flight, the last token of each grant, and each endpoint's budget and queue: the one component
+//! between decisions and vendors. Reconciles never wait for a vendor: they [`Grants::ask`], and are woken when the
+//! grant has ended.
+//!
+//! May use: `vendor`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `fingerprint`, `token`. Knows
+//! no Kubernetes, and is tested with a paused clock.
+
+mod budget;
+mod endpoint;
+mod entry;
+mod queue;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use self::endpoint::EndpointState;
+use self::entry::{Entry, Phase};
+use crate::clock::Clock;
+use crate::failure::{Failure, FailureClass};
+use crate::fingerprint::Fingerprint;
+use crate::http::Transport;
+use crate::inputs::Inputs;
+use crate::policy::GrantState;
+use crate::token::{AccessToken, Credentials};
+use crate::vendor::{Endpoint, Grant, Vendor, scrub};
+
+/// A wall clock that was stepped is noticed this soon.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Namespace and name of a VendorToken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Limits of the component.
+#[derive(Clone, Debug)]
+pub struct GrantsOptions {
+    /// Requests a minute by vendor; none means no limit.
+    pub per_minute: BTreeMap<Vendor, u32>,
+    /// Requests in flight for one endpoint; four times that in all.
+    pub max_concurrent: usize,
+}
+
+/// What is told of each request, for metrics.
+pub trait GrantObserver: Send + Sync + 'static {
+    /// A request has ended: with a token, or with a failure of this class.
+    fn request_ended(&self, vendor: Vendor, outcome: Result<(), FailureClass>, took: Duration);
+    /// The vendor asked to wait until this time.
+    fn throttled_until(&self, vendor: Vendor, until: Timestamp);
+}
+
+/// Asks for a token.
+#[derive(Debug)]
+pub struct Ask {
+    pub fingerprint: Fingerprint,
+    pub grant: Grant,
+    pub endpoint: Endpoint,
+    /// Kept until the request was sent, then wiped.
+    pub credentials: Credentials,
+    pub object: ObjectKey,
+    /// Until when the asking object's token is valid; `None` without one.
+    pub live_until: Option<Timestamp>,
+    /// Failures in a row that a status remembers from before a restart.
+    pub failures_before: i32,
+    /// The refresh request that this serves.
+    pub refresh_request: Option<String>,
+}
+
+/// See the module's documentation.
+pub struct Grants {
+    options: GrantsOptions,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn GrantObserver>,
+    wake: mpsc::UnboundedSender<ObjectKey>,
+    changed: Notify,
+    inner: Mutex<Inner>,
+}
+
+impl fmt::Debug for Grants {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Grants")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<Fingerprint, Entry>,
+    endpoints: BTreeMap<Endpoint, EndpointState>,
+    objects: HashMap<ObjectKey, Fingerprint>,
+    in_flight: usize,
+    draining: bool,
+}
+
+/// A request that may be sent now.
+struct Job {
+    fingerprint: Fingerprint,
+    ask: entry::Pending,
+}
+
+impl Grants {
+    /// The component, and nothing running yet: see [`Self::run`]. Objects to reconcile are sent to `wake`.
+    pub fn new(
+        options: GrantsOptions,
+        transport: Arc<dyn Transport>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn GrantObserver>,
+        wake: mpsc::UnboundedSender<ObjectKey>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            transport,
+            clock,
+            observer,
+            wake,
+            changed: Notify::new(),
+            inner: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held is a defect; the state is still the best there is.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `object`'s credentials make `fingerprint` now. Its former grant is given up: taken out of the queue
+    /// where nobody else waits for it, and forgotten where nobody else uses it.
+    pub fn uses(&self, object: &ObjectKey, fingerprint: Fingerprint) {
+        let mut inner = self.lock();
+        if inner.objects.get(object) == Some(&fingerprint) {
+            return;
+        }
+        inner.leave(object);
+        inner.objects.insert(object.clone(), fingerprint);
+        inner
+            .entries
+            .entry(fingerprint)
+            .or_default()
+            .users
+            .insert(object.clone());
+    }
+
+    /// `object` is gone, or its credentials are.
+    pub fn release(&self, object: &ObjectKey) {
+        self.lock().leave(object);
+    }
+
+    /// `object` no longer waits for a grant (it was suspended, say); a request in flight goes on.
+    pub fn withdraw(&self, object: &ObjectKey) {
+        let mut inner = self.lock();
+        if let Some(fingerprint) = inner.objects.get(object).copied() {
+            inner.withdraw(object, fingerprint);
+        }
+    }
+
+    /// What is known of the grant that `object` uses, for the decision. `inputs` is what `object`'s namespace calls it.
+    pub fn state(&self, object: &ObjectKey, inputs: &Inputs) -> GrantState {
+        let now = self.clock.now();
+        let inner = self.lock();
+        let Some(entry) = inner
+            .objects
+            .get(object)
+            .and_then(|fingerprint| inner.entries.get(fingerprint))
+        else {
+            return GrantState {
+                may_pass_latch: true,
+                ..GrantState::default()
+            };
+        };
+        let paused_until = entry
+            .endpoint
+            .as_ref()
+            .and_then(|endpoint| inner.endpoints.get(endpoint))
+            .and_then(|endpoint| endpoint.paused_until(now));
+        entry.state(object, inputs, paused_until, now)
+    }
+
+    /// The last token of the grant that `object` uses, while it is valid.
+    pub fn token(&self, object: &ObjectKey) -> Option<Arc<AccessToken>> {
+        let now = self.clock.now();
+        let inner = self.lock();
+        let entry = inner.entries.get(inner.objects.get(object)?)?;
+        entry.token.clone().filter(|token| now < token.expires)
+    }
+
+    /// Asks for a token, and gives the time since when `object` waits. Objects with the same fingerprint share one
+    /// request; `object` is woken when it has ended.
+    pub fn ask(&self, ask: Ask) -> Instant {
+        self.uses(&ask.object, ask.fingerprint);
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let entry = inner.entries.entry(ask.fingerprint).or_default();
+        entry.users.insert(ask.object.clone());
+        let waiter = entry
+            .waiters
+            .entry(ask.object.clone())
+            .or_insert_with(|| entry::Waiter {
+                since: now,
+                request: None,
+            });
+        if ask.refresh_request.is_some() {
+            waiter.request = ask.refresh_request;
+        }
+        let since = waiter.since;
+        if !matches!(entry.phase, Phase::Idle) {
+            return since;
+        }
+        entry.count = entry.count.max(ask.failures_before);
+        entry.note_pass(self.clock.now());
+        entry.endpoint = Some(ask.endpoint.clone());
+        let vendor = ask.grant.vendor();
+        let endpoint = inner.endpoints.entry(ask.endpoint.clone()).or_insert_with(|| {
+            EndpointState::new(vendor, self.options.per_minute.get(&vendor).copied(), now)
+        });
+        endpoint
+            .queue
+            .push(ask.fingerprint, ask.live_until, &ask.object.namespace);
+        entry.phase = Phase::Queued(Box::new(entry::Pending {
+            grant: ask.grant,
+            endpoint: ask.endpoint,
+            credentials: ask.credentials,
+        }));
+        self.changed.notify_one();
+        since
+    }
+
+    /// Sends what may be sent, until [`Self::drain`] is called.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let (jobs, wait) = {
+                let mut inner = self.lock();
+                if inner.draining {
+                    return;
+                }
+                inner.ready(&self.options, Instant::now(), self.clock.now())
+            };
+            for job in jobs {
+                tokio::spawn(Arc::clone(&self).perform(job));
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(wait.min(LONGEST_SLEEP)) => {}
+            }
+        }
+    }
+
+    /// Sends nothing more, and waits until the requests in flight have ended, at most for `patience`.
+    pub async fn drain(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        self.lock().draining = true;
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+        while self.lock().in_flight > 0 {
+            if tokio::time::timeout_at(deadline, self.changed.notified())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn perform(self: Arc<Self>, job: Job) {
+        let Job { fingerprint, ask } = job;
+        let vendor = ask.grant.vendor();
+        let started = Instant::now();
+        let result = match ask.grant.request(&ask.endpoint, &ask.credentials) {
+            Ok(request) => match self.transport.send(request).await {
+                Ok(response) => ask.grant.read(&response),
+                Err(failure) => Err(failure),
+            },
+            Err(failure) => Err(failure),
+        };
+        let result = result.map_err(|failure| scrub(failure, &ask.credentials));
+        drop(ask);
+        let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.class);
+        self.observer.request_ended(vendor, outcome, started.elapsed());
+        match &result {
+            Ok(token) => {
+                tracing::debug!(%vendor, ?fingerprint, expires = %token.expires, "the vendor issued a token")
+            }
+            Err(failure) => tracing::warn!(
+                %vendor, ?fingerprint, class = ?failure.class, message = failure.message,
+                request_id = failure.request_id.as_deref(), "the vendor issued no token"
+            ),
+        }
+        self.finish(fingerprint, vendor, result);
+    }
+
+    fn finish(&self, fingerprint: Fingerprint, vendor: Vendor, result: Result<AccessToken, Failure>) {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.in_flight = inner.in_flight.saturating_sub(1);
+        if let Some(entry) = inner.entries.get_mut(&fingerprint) {
+            let endpoint = entry
+                .endpoint
+                .as_ref()
+                .and_then(|endpoint| inner.endpoints.get_mut(endpoint));
+            let succeeded = result.is_ok();
+            let class = result.as_ref().err().map(|failure| failure.class);
+            let woken = entry.finish(vendor, fingerprint, result, now);
+            if let Some(endpoint) = endpoint {
+                endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
+                match entry.failure.as_ref().and_then(|failure| failure.next_attempt) {
+                    Some(until) if class == Some(FailureClass::Throttled) => {
+                        self.observer.throttled_until(vendor, until);
+                        endpoint.throttled(fingerprint, until);
+                    }
+                    _ => endpoint.answered(fingerprint, succeeded),
+                }
+            }
+            if entry.users.is_empty() {
+                inner.entries.remove(&fingerprint);
+            }
+            for object in woken {
+                // The receiver is gone at shutdown only.
+                let _ = self.wake.send(object);
+            }
+        }
+        self.changed.notify_one();
+    }
+}
+
+impl Inner {
+    fn leave(&mut self, object: &ObjectKey) {
+        let Some(fingerprint) = self.objects.remove(object) else {
+            return;
+        };
+        self.withdraw(object, fingerprint);
+        if let Some(entry) = self.entries.get_mut(&fingerprint) {
+            entry.users.remove(object);
+            entry.completed.remove(object);
+            if entry.users.is_empty() && !matches!(entry.phase, Phase::InFlight) {
+                self.entries.remove(&fingerprint);
+            }
+        }
+    }
+
+    fn withdraw(&mut self, object: &ObjectKey, fingerprint: Fingerprint) {
+        let Some(entry) = self.entries.get_mut(&fingerprint) else {
+            return;
+        };
+        entry.waiters.remove(object);
+        if entry.waiters.is_empty() && matches!(entry.phase, Phase::Queued(_)) {
+            entry.phase = Phase::Idle;
+            if let Some(endpoint) = entry
+                .endpoint
+                .as_ref()
+                .and_then(|endpoint| self.endpoints.get_mut(endpoint))
+            {
+                endpoint.queue.remove(fingerprint);
+            }
+        }
+    }
+
+    /// The requests that may be sent now, and how long to wait for the next.
+    fn ready(&mut self, options: &GrantsOptions, now: Instant, wall: Timestamp) -> (Vec<Job>, Duration) {
+        let mut jobs = Vec::new();
+        let mut wait = LONGEST_SLEEP;
+        for endpoint in self.endpoints.values_mut() {
+            while !endpoint.queue.is_empty() {
+                if endpoint.in_flight >= options.max_concurrent
+                    || self.in_flight >= options.max_concurrent * 4
+                {
+                    break;
+                }
+                let slot = endpoint.budget.next_slot(now);
+                if slot > now {
+                    wait = wait.min(slot - now);
+                    break;
+                }
+                let Some(fingerprint) = endpoint.next(wall) else {
+                    if let Some(resumes) = endpoint.resumes_at(wall) {
+                        wait = wait.min(Duration::try_from(resumes.duration_since(wall)).unwrap_or_default());
+                    }
+                    break;
+                };
+                let Some(entry) = self.entries.get_mut(&fingerprint) else {
+                    continue;
+                };
+                if let Phase::Queued(ask) = std::mem::replace(&mut entry.phase, Phase::InFlight) {
+                    endpoint.budget.take(now);
+                    endpoint.in_flight += 1;
+                    self.in_flight += 1;
+                    entry.sent = Some(wall);
+                    jobs.push(Job {
+                        fingerprint,
+                        ask: *ask,
+                    });
+                }
+            }
+        }
+        // A deadline that has just passed is looked at again at once, and never in a busy loop.
+        (jobs, wait.max(Duration::from_millis(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! The order in which waiting grants of one endpoint are served: live tokens by their expiry, and every fifth slot
+//! for expired and first-time grants, round robin by namespace, so that neither starves the other.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use jiff::Timestamp;
+
+use crate::fingerprint::Fingerprint;
+
+/// Every slot of this number goes to those who have no token.
+const NEEDY_EVERY: u32 = 5;
+
+/// Where a waiting grant stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Live(Timestamp),
+    Needy(String),
+}
+
+/// The waiting grants of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    places: HashMap<Fingerprint, (Place, u64)>,
+    live: BTreeMap<(Timestamp, u64), Fingerprint>,
+    /// Namespaces in the order of their turns, each with its grants in the order of arrival.
+    needy: VecDeque<(String, VecDeque<Fingerprint>)>,
+    arrivals: u64,
+    slots: u32,
+}
+
+impl Queue {
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Adds a grant whose token expires at `live_until`, or one of `namespace` without a live token.
+    pub(super) fn push(&mut self, fingerprint: Fingerprint, live_until: Option<Timestamp>, namespace: &str) {
+        if self.places.contains_key(&fingerprint) {
+            return;
+        }
+        self.arrivals += 1;
+        let place = match live_until {
+            Some(expires) => {
+                self.live.insert((expires, self.arrivals), fingerprint);
+                Place::Live(expires)
+            }
+            None => {
+                match self.needy.iter_mut().find(|(name, _)| name == namespace) {
+                    Some((_, waiting)) => waiting.push_back(fingerprint),
+                    None => self
+                        .needy
+                        .push_back((namespace.to_owned(), VecDeque::from([fingerprint]))),
+                }
+                Place::Needy(namespace.to_owned())
+            }
+        };
+        self.places.insert(fingerprint, (place, self.arrivals));
+    }
+
+    /// Takes a grant out of the queue.
+    pub(super) fn remove(&mut self, fingerprint: Fingerprint) {
+        let Some((place, arrival)) = self.places.remove(&fingerprint) else {
+            return;
+        };
+        match place {
+            Place::Live(expires) => {
+                self.live.remove(&(expires, arrival));
+            }
+            Place::Needy(namespace) => {
+                if let Some((_, waiting)) = self.needy.iter_mut().find(|(name, _)| *name == namespace) {
+                    waiting.retain(|other| *other != fingerprint);
+                }
+                self.needy.retain(|(_, waiting)| !waiting.is_empty());
+            }
+        }
+    }
+
+    /// The next grant to be served, leaving out those that `may` refuses.
+    pub(super) fn pop(&mut self, may: impl Fn(Fingerprint) -> bool) -> Option<Fingerprint> {
+        let needy_first = self.slots % NEEDY_EVERY == NEEDY_EVERY - 1;
+        let live = || self.live.values().copied().find(|fingerprint| may(*fingerprint));
+        let needy = || {
+            self.needy
+                .iter()
+                .find_map(|(_, waiting)| waiting.iter().copied().find(|fingerprint| may(*fingerprint)))
+        };
+        let next = if needy_first {
+            needy().or_else(live)
+        } else {
+            live().or_else(needy)
+        }?;
+        self.slots = self.slots.wrapping_add(1);
+        if let Some((Place::Needy(namespace), _)) = self.places.get(&next)
+            && let Some(turn) = self.needy.iter().position(|(name, _)| name == namespace)
+            && let Some(served) = self.needy.remove(turn)
+        {
+            self.needy.push_back(served);
+        }
+        self.remove(next);
+        Some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(number: u8) -> Fingerprint {
+        Fingerprint::from_bytes([number; 16])
+    }
+
+    fn time(second: i64) -> Option<Timestamp> {
+        Timestamp::from_second(second).ok()
+    }
+
+    fn drain(queue: &mut Queue) -> Vec<u8> {
+        std::iter::from_fn(|| queue.pop(|_| true))
+            .map(|fingerprint| fingerprint.jitter())
+            .collect()
+    }
+
+    #[test]
+    fn live_tokens_are_served_by_their_expiry() {
+        let mut queue = Queue::default();
+        for (number, expires) in [(1, 300), (2, 100), (3, 200)] {
+            queue.push(grant(number), time(expires), "a");
+        }
+        assert_eq!(drain(&mut queue), [2, 3, 1]);
+    }
+
+    #[test]
+    fn every_fifth_slot_goes_to_those_without_a_token() {
+        let mut queue = Queue::default();
+        for number in 0..8 {
+            queue.push(grant(number), time(i64::from(number)), "a");
+        }
+        queue.push(grant(100), None, "a");
+        queue.push(grant(101), None, "a");
+        assert_eq!(drain(&mut queue), [0, 1, 2, 3, 100, 4, 5, 6, 7, 101]);
+    }
+
+    #[test]
+    fn those_without_a_token_are_served_round_robin_by_namespace() {
+        let mut queue = Queue::default();
+        for number in 1..=3 {
+            queue.push(grant(number), None, "many");
+        }
+        queue.push(grant(9), None, "few");
+        assert_eq!(drain(&mut queue), [1, 9, 2, 3]);
+    }
+
+    #[test]
+    fn a_grant_waits_once_and_can_leave() {
+        let mut queue = Queue::default();
+        queue.push(grant(1), None, "a");
+        queue.push(grant(1), None, "b");
+        queue.push(grant(2), time(5), "a");
+        assert_eq!(queue.places.len(), 2);
+        queue.remove(grant(1));
+        queue.remove(grant(1));
+        assert_eq!(drain(&mut queue), [2]);
+        assert!(queue.is_empty());
+    }
+}
