@@ -1,0 +1,203 @@
+//! Act: writes the token to the target Secret. The one place that writes Secrets.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use serde_json::{Value, json};
+
+use super::checked::Checked;
+use super::context::{BlockMemo, Context};
+use super::error::{Error, write_problem};
+use super::secrets;
+use super::view::{View, read_record};
+use crate::api::{VendorToken, names};
+use crate::inputs::Inputs;
+use crate::policy::backoff::{self, Probe};
+use crate::policy::ownership::{self, SecretRecord};
+use crate::policy::{PublishBlock, Target};
+use crate::template;
+use crate::token::AccessToken;
+use kube::Resource;
+
+/// An apply with this version creates when the Secret is absent and conflicts when it is present.
+const CREATE_ONLY: &str = "1";
+
+/// What became of a write.
+pub(super) enum Published {
+    /// It is there.
+    Written,
+    /// The Secret was changed in between: look again.
+    Conflict,
+    /// The API server refused it for a cause that a person must mend.
+    Refused,
+}
+
+/// Writes `token` to the target, and takes the answer into `view`.
+pub(super) async fn publish(
+    view: &mut View,
+    token: &AccessToken,
+    context: &Context,
+) -> Result<Published, Error> {
+    let (Ok(checked), Some(inputs)) = (&view.checked, view.inputs()) else {
+        return Ok(Published::Conflict);
+    };
+    let (namespace, name) = (view.object.namespace.clone(), checked.target.name.clone());
+    let body = body(
+        checked,
+        &view.token,
+        view.record.as_ref(),
+        token,
+        &Facts {
+            inputs: &inputs,
+            credentials_version: view.credentials_version.as_deref(),
+            refresh_handled: handled(view, context).as_deref(),
+        },
+    );
+    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
+    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
+    match api.patch(&name, &parameters, &Patch::Apply(body)).await {
+        Ok(written) => {
+            context.set_block(&view.object, None);
+            view.block = None;
+            if let Some(record) = secrets::record(&written.metadata) {
+                context.secrets.put(&namespace, &name, record.clone());
+                view.record = Some(record);
+            }
+            view.judge_target(context);
+            Ok(Published::Written)
+        }
+        Err(kube::Error::Api(status)) if status.is_conflict() => {
+            // Somebody else wrote it, or it was deleted or created meanwhile: see what is there.
+            view.record = read_record(context, &namespace, &name).await?;
+            match &view.record {
+                Some(record) => {
+                    context.secrets.put(&namespace, &name, record.clone());
+                }
+                None => context.secrets.forget(&namespace, &name),
+            }
+            view.judge_target(context);
+            Ok(Published::Conflict)
+        }
+        Err(source) => match write_problem(&source, &name) {
+            Some(problem) => {
+                let count = view
+                    .present_block(context)
+                    .map_or(1, |memo| memo.count.saturating_add(1));
+                let next_attempt = next_attempt(count, context.clock.now());
+                let block = PublishBlock {
+                    problem,
+                    next_attempt,
+                };
+                view.block = Some(block.clone());
+                context.set_block(
+                    &view.object,
+                    Some(BlockMemo {
+                        block,
+                        count,
+                        generation: view.token.metadata.generation,
+                        target_version: view.target_version(),
+                    }),
+                );
+                Ok(Published::Refused)
+            }
+            None => Err(Error::WriteTarget {
+                namespace,
+                name,
+                source,
+            }),
+        },
+    }
+}
+
+/// A refused write is tried again as a transient failure is: 5 s doubling to 5 min.
+fn next_attempt(count: i32, now: Timestamp) -> Timestamp {
+    let failure = crate::failure::Failure::new(crate::failure::FailureClass::Transient, "");
+    backoff::next_attempt(&failure, count, Probe::Hourly, 0, now).unwrap_or(now)
+}
+
+/// The refresh request to be kept on the target: the one that this token serves, else the one that stands there.
+fn handled(view: &View, context: &Context) -> Option<String> {
+    let completed = view
+        .inputs()
+        .and_then(|inputs| context.grants.state(&view.object, &inputs).completed_request);
+    completed.or_else(|| match &view.target {
+        Target::Ours {
+            stored: Some(stored), ..
+        } => stored.refresh_handled.clone(),
+        _ => None,
+    })
+}
+
+struct Facts<'a> {
+    inputs: &'a Inputs,
+    credentials_version: Option<&'a str>,
+    refresh_handled: Option<&'a str>,
+}
+
+/// The whole of what we want to own of the target: token, facts about it, labels, owner.
+fn body(
+    checked: &Checked,
+    owner: &VendorToken,
+    seen: Option<&SecretRecord>,
+    token: &AccessToken,
+    facts: &Facts<'_>,
+) -> Value {
+    let target = &checked.target;
+    let adopted = ownership::is_adopted(seen);
+    let data: BTreeMap<&str, String> = target
+        .data
+        .iter()
+        .map(|(key, template)| {
+            (
+                key.as_str(),
+                STANDARD.encode(template::render(template, token).as_bytes()),
+            )
+        })
+        .collect();
+    let mut labels = target.labels.clone();
+    labels.insert(
+        names::MANAGED_BY_LABEL.to_owned(),
+        names::FIELD_MANAGER.to_owned(),
+    );
+    labels.insert(
+        names::NAME_LABEL.to_owned(),
+        owner.metadata.name.clone().unwrap_or_default(),
+    );
+    let mut annotations = target.annotations.clone();
+    let mut annotate = |key: &str, value: String| annotations.insert(key.to_owned(), value);
+    annotate(names::ISSUED_TIME, token.issued.to_string());
+    annotate(names::EXPIRATION_TIME, token.expires.to_string());
+    annotate(names::INPUTS, facts.inputs.to_string());
+    annotate(names::CONTENT, ownership::content(adopted, &target.content));
+    annotate(
+        names::CREDENTIALS_VERSION,
+        facts.credentials_version.unwrap_or_default().to_owned(),
+    );
+    if let Some(handled) = facts.refresh_handled {
+        annotate(names::REFRESH_HANDLED, handled.to_owned());
+    }
+    let mut metadata = json!({
+        "name": target.name,
+        // The write carries what was seen, so that a race is a conflict and never an overwrite.
+        "resourceVersion": seen.map_or(CREATE_ONLY, |record| &record.resource_version),
+        "labels": labels,
+        "annotations": annotations,
+    });
+    if let Some(record) = seen {
+        metadata["uid"] = json!(record.uid);
+    }
+    if target.delete_with_owner
+        && !adopted
+        && let Some(mut reference) = owner.controller_owner_ref(&())
+    {
+        reference.block_owner_deletion = Some(false);
+        metadata["ownerReferences"] = json!([reference]);
+    }
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": target.type_, "data": data })
+}

@@ -1,0 +1,376 @@
+//! What is known of Secrets: metadata only, as small records, fed by a watch and by our own writes.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use serde_json::{Map, Value};
+
+use crate::api::names;
+use crate::inputs::Inputs;
+use crate::policy::Stored;
+use crate::policy::ownership::{Controller, OurEntry, SecretRecord};
+
+/// Makes the record of a Secret from its metadata. `None` for metadata without UID or resource version.
+pub(super) fn record(metadata: &ObjectMeta) -> Option<SecretRecord> {
+    let annotation = |key: &str| {
+        metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(key))
+            .map(String::as_str)
+    };
+    let controller = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true));
+    let controller = controller.map(|owner| {
+        let group = owner.api_version.split('/').next().unwrap_or_default();
+        if owner.kind == "VendorToken" && group == "vendortoken.io" {
+            Controller::VendorToken {
+                name: owner.name.as_str().into(),
+                uid: owner.uid.as_str().into(),
+            }
+        } else {
+            Controller::Other {
+                kind: owner.kind.as_str().into(),
+                name: owner.name.as_str().into(),
+            }
+        }
+    });
+    Some(SecretRecord {
+        uid: metadata.uid.as_deref()?.into(),
+        resource_version: metadata.resource_version.as_deref()?.into(),
+        controller,
+        adoptable_by: annotation(names::ADOPTABLE_BY).map(Into::into),
+        ours: metadata
+            .managed_fields
+            .iter()
+            .flatten()
+            .find_map(|entry| our_entry(entry, metadata))
+            .map(Box::new),
+    })
+}
+
+/// What our apply entry owns. A key that anybody else changes or removes leaves the entry, so what is found here was
+/// written by us and is unchanged since.
+fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEntry> {
+    let is_ours = entry.manager.as_deref() == Some(names::FIELD_MANAGER)
+        && entry.operation.as_deref() == Some("Apply")
+        && entry.subresource.as_deref().unwrap_or_default().is_empty();
+    let fields = entry.fields_v1.as_ref().filter(|_| is_ours)?.0.as_object()?;
+    let of_metadata = fields.get("f:metadata").and_then(Value::as_object);
+    let labels = owned_keys(of_metadata.and_then(|fields| fields.get("f:labels")));
+    let annotations = owned_keys(of_metadata.and_then(|fields| fields.get("f:annotations")));
+    let annotation = |key: &str| {
+        annotations
+            .contains(&key)
+            .then(|| metadata.annotations.as_ref()?.get(key).map(String::as_str))
+            .flatten()
+    };
+    let label = |key: &str| {
+        labels
+            .contains(&key)
+            .then(|| metadata.labels.as_ref()?.get(key).map(String::as_str))
+            .flatten()
+    };
+    let time = |key: &str| annotation(key).and_then(|text| text.parse::<Timestamp>().ok());
+    let stored = || {
+        Some(Stored {
+            issued: time(names::ISSUED_TIME)?,
+            expires: time(names::EXPIRATION_TIME)?,
+            inputs: annotation(names::INPUTS).and_then(Inputs::parse)?,
+            credentials_version: annotation(names::CREDENTIALS_VERSION).map(str::to_owned),
+            refresh_handled: annotation(names::REFRESH_HANDLED).map(str::to_owned),
+        })
+    };
+    Some(OurEntry {
+        name: label(names::NAME_LABEL).map(Into::into),
+        owned: owned_digest(&owned_keys(fields.get("f:data")), &labels, &annotations),
+        content: annotation(names::CONTENT).map(Into::into),
+        stored: stored(),
+    })
+}
+
+fn owned_keys(fields: Option<&Value>) -> Vec<&str> {
+    fields
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(Map::keys)
+        .filter_map(|key| key.strip_prefix("f:"))
+        .collect()
+}
+
+/// A digest of the paths that an apply entry owns. The annotation of a handled refresh request is left out: it is
+/// there or not by what users asked, not by what the target should be.
+pub(super) fn owned_digest(data: &[&str], labels: &[&str], annotations: &[&str]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for keys in [data, labels, annotations] {
+        let mut keys: Vec<&str> = keys
+            .iter()
+            .copied()
+            .filter(|key| *key != names::REFRESH_HANDLED)
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// What a look-up finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    Found(SecretRecord),
+    Absent,
+    /// Secrets of this namespace are not watched: ask the API server.
+    Unknown,
+}
+
+/// The records of all watched Secrets.
+#[derive(Debug, Default)]
+pub(super) struct SecretIndex {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    namespaces: HashMap<Box<str>, HashMap<Box<str>, SecretRecord>>,
+    /// Scopes (a namespace, or empty for all) whose list was read whole at least once.
+    listed: HashSet<String>,
+    /// By scope, what was seen or written since its list began.
+    listing: HashMap<String, HashSet<(Box<str>, Box<str>)>>,
+}
+
+impl SecretIndex {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds a Secret.
+    pub(super) fn get(&self, namespace: &str, name: &str) -> Lookup {
+        let inner = self.lock();
+        match inner
+            .namespaces
+            .get(namespace)
+            .and_then(|secrets| secrets.get(name))
+        {
+            Some(record) => Lookup::Found(record.clone()),
+            None if inner.listed.contains("") || inner.listed.contains(namespace) => Lookup::Absent,
+            None => Lookup::Unknown,
+        }
+    }
+
+    /// Takes a newer record; false when it was known already, or older than the known one.
+    pub(super) fn put(&self, namespace: &str, name: &str, record: SecretRecord) -> bool {
+        let mut inner = self.lock();
+        let key = (Box::from(namespace), Box::from(name));
+        for seen in inner.listing.values_mut() {
+            seen.insert(key.clone());
+        }
+        let secrets = inner.namespaces.entry(namespace.into()).or_default();
+        match secrets.get(name) {
+            Some(known) if !is_newer(&record.resource_version, &known.resource_version) => false,
+            _ => {
+                secrets.insert(name.into(), record);
+                true
+            }
+        }
+    }
+
+    /// A Secret was deleted at `resource_version`; false when a newer one is known by now.
+    pub(super) fn remove(&self, namespace: &str, name: &str, resource_version: &str) -> bool {
+        let mut inner = self.lock();
+        let Some(secrets) = inner.namespaces.get_mut(namespace) else {
+            return false;
+        };
+        match secrets.get(name) {
+            Some(known) if !is_newer(&known.resource_version, resource_version) => {
+                secrets.remove(name).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets what is known of a Secret, because the API server says otherwise.
+    pub(super) fn forget(&self, namespace: &str, name: &str) {
+        if let Some(secrets) = self.lock().namespaces.get_mut(namespace) {
+            secrets.remove(name);
+        }
+    }
+
+    /// A list of `scope` begins.
+    pub(super) fn list_begins(&self, scope: &str) {
+        self.lock().listing.insert(scope.to_owned(), HashSet::new());
+    }
+
+    /// A list of `scope` is complete: what was not in it is gone. Gives the names of those.
+    pub(super) fn list_ends(&self, scope: &str) -> Vec<(String, String)> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(seen) = inner.listing.remove(scope) else {
+            return Vec::new();
+        };
+        inner.listed.insert(scope.to_owned());
+        let mut gone = Vec::new();
+        for (namespace, secrets) in &mut inner.namespaces {
+            if !scope.is_empty() && **namespace != *scope {
+                continue;
+            }
+            secrets.retain(|name, _| {
+                let kept = seen.contains(&(namespace.clone(), name.clone()));
+                if !kept {
+                    gone.push((namespace.to_string(), name.to_string()));
+                }
+                kept
+            });
+        }
+        gone
+    }
+
+    /// Whether the list of `scope` was read whole at least once.
+    pub(super) fn is_listed(&self, scope: &str) -> bool {
+        self.lock().listed.contains(scope)
+    }
+}
+
+/// Resource versions of one resource can be compared as numbers; where they are none, the later to come is newer.
+pub(super) fn is_newer(version: &str, than: &str) -> bool {
+    match (version.parse::<u64>(), than.parse::<u64>()) {
+        (Ok(version), Ok(than)) => version > than,
+        _ => version != than,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn metadata(fields: Value, annotations: Value) -> ObjectMeta {
+        serde_json::from_value(json!({
+            "name": "sca-token", "namespace": "appsec", "uid": "u", "resourceVersion": "7",
+            "labels": { "vendortoken.io/name": "sca" },
+            "annotations": annotations,
+            "managedFields": [
+                { "manager": "kubectl", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                  "fieldsV1": { "f:data": { "f:other": {} } } },
+                { "manager": "vendor-token-operator", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                  "fieldsV1": fields },
+            ],
+        }))
+        .unwrap()
+    }
+
+    fn fields(annotations: Value) -> Value {
+        json!({
+            "f:data": { "f:token": {} },
+            "f:metadata": { "f:labels": { "f:vendortoken.io/name": {} }, "f:annotations": annotations },
+        })
+    }
+
+    fn inputs() -> String {
+        format!(
+            "{}.{}.{}.{}.07",
+            "0".repeat(8),
+            "1".repeat(32),
+            "2".repeat(8),
+            "3".repeat(32)
+        )
+    }
+
+    fn annotations() -> Value {
+        json!({
+            "vendortoken.io/issued-time": "2026-01-01T00:00:00Z",
+            "vendortoken.io/expiration-time": "2026-01-01T01:00:00Z",
+            "vendortoken.io/inputs": inputs(),
+        })
+    }
+
+    fn owned() -> Value {
+        json!({
+            "f:vendortoken.io/issued-time": {}, "f:vendortoken.io/expiration-time": {}, "f:vendortoken.io/inputs": {},
+        })
+    }
+
+    #[test]
+    fn what_our_apply_entry_owns_is_read_back() {
+        let record = record(&metadata(fields(owned()), annotations())).unwrap();
+        let ours = record.ours.unwrap();
+        assert_eq!(ours.name.as_deref(), Some("sca"));
+        let stored = ours.stored.unwrap();
+        assert_eq!(stored.expires, "2026-01-01T01:00:00Z".parse().unwrap());
+        assert_eq!(stored.inputs.jitter, 7);
+    }
+
+    #[test]
+    fn an_annotation_that_somebody_else_wrote_does_not_count() {
+        let mut owned = owned();
+        owned
+            .as_object_mut()
+            .unwrap()
+            .remove("f:vendortoken.io/expiration-time");
+        let record = record(&metadata(fields(owned), annotations())).unwrap();
+        assert_eq!(record.ours.unwrap().stored, None);
+    }
+
+    #[test]
+    fn an_update_under_our_name_is_not_our_apply_entry() {
+        let mut metadata = metadata(fields(owned()), annotations());
+        metadata.managed_fields.as_mut().unwrap()[1].operation = Some("Update".to_owned());
+        assert_eq!(record(&metadata).unwrap().ours, None);
+    }
+
+    #[test]
+    fn a_lost_data_key_changes_the_digest_and_the_order_of_keys_does_not() {
+        let all = owned_digest(&["a", "b"], &["l"], &["x"]);
+        assert_eq!(
+            all,
+            owned_digest(&["b", "a"], &["l"], &["x", names::REFRESH_HANDLED])
+        );
+        assert_ne!(all, owned_digest(&["a"], &["l"], &["x"]));
+        assert_ne!(all, owned_digest(&["a", "b"], &["x"], &["l"]));
+    }
+
+    fn version(resource_version: &str) -> SecretRecord {
+        SecretRecord {
+            uid: "u".into(),
+            resource_version: resource_version.into(),
+            controller: None,
+            adoptable_by: None,
+            ours: None,
+        }
+    }
+
+    #[test]
+    fn an_event_older_than_our_own_write_changes_nothing() {
+        let index = SecretIndex::default();
+        assert!(index.put("a", "s", version("10")));
+        assert!(!index.put("a", "s", version("9")));
+        assert!(!index.put("a", "s", version("10")));
+        assert!(!index.remove("a", "s", "9"));
+        assert_eq!(index.get("a", "s"), Lookup::Found(version("10")));
+        assert!(index.remove("a", "s", "11"));
+        assert_eq!(index.get("a", "s"), Lookup::Unknown);
+    }
+
+    #[test]
+    fn what_a_new_list_lacks_is_gone_unless_it_was_written_meanwhile() {
+        let index = SecretIndex::default();
+        for name in ["kept", "gone", "written"] {
+            index.put("a", name, version("1"));
+        }
+        index.put("b", "elsewhere", version("1"));
+        index.list_begins("a");
+        index.put("a", "kept", version("1"));
+        index.put("a", "written", version("5"));
+        assert_eq!(index.list_ends("a"), [("a".to_owned(), "gone".to_owned())]);
+        assert_eq!(index.get("a", "gone"), Lookup::Absent);
+        assert_eq!(index.get("b", "elsewhere"), Lookup::Found(version("1")));
+        assert_eq!(index.get("b", "other"), Lookup::Unknown);
+    }
+}

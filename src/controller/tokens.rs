@@ -1,0 +1,236 @@
+//! The VendorTokens that are known, and which Secrets they name.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::watcher::Event;
+
+use super::secrets::is_newer;
+use crate::api::VendorToken;
+use crate::grants::ObjectKey;
+
+/// The namespace and name of an object.
+pub(super) fn key_of(token: &VendorToken) -> ObjectKey {
+    ObjectKey {
+        namespace: token.namespace().unwrap_or_default(),
+        name: token.name_any(),
+    }
+}
+
+/// A reference for kube's stores and queues.
+pub(super) fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
+    ObjectRef::new(&key.name).within(&key.namespace)
+}
+
+/// The name of the target Secret: `spec.target.name`, by default the VendorToken's own.
+pub(super) fn target_name(token: &VendorToken) -> String {
+    token.spec.target.name.clone().unwrap_or_else(|| token.name_any())
+}
+
+/// All known VendorTokens.
+pub(super) struct Tokens {
+    reader: Store<VendorToken>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    writer: Writer<VendorToken>,
+    /// By namespace and Secret: the VendorTokens that name it.
+    referrers: HashMap<(String, String), BTreeMap<String, Reference>>,
+    /// By VendorToken: the Secrets that it names.
+    secrets: HashMap<ObjectKey, Vec<String>>,
+    listing: HashMap<String, HashSet<ObjectKey>>,
+    listed: HashSet<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reference {
+    created: Option<Timestamp>,
+    is_target: bool,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Tokens")
+            .field("known", &self.reader.len())
+            .finish()
+    }
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        let mut writer = Writer::default();
+        // Lists of several namespaces are merged here, so the store only ever sees single changes.
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitDone);
+        Self {
+            reader: writer.as_reader(),
+            inner: Mutex::new(Inner {
+                writer,
+                referrers: HashMap::new(),
+                secrets: HashMap::new(),
+                listing: HashMap::new(),
+                listed: HashSet::new(),
+            }),
+        }
+    }
+}
+
+impl Tokens {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store, for kube's applier.
+    pub(super) fn store(&self) -> Store<VendorToken> {
+        self.reader.clone()
+    }
+
+    /// Finds an object.
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<Arc<VendorToken>> {
+        self.reader.get(&object_ref(key))
+    }
+
+    /// Takes a newer version of an object; false when it was known already, or older than the known one.
+    pub(super) fn put(&self, token: VendorToken) -> bool {
+        let key = key_of(&token);
+        let mut inner = self.lock();
+        for seen in inner.listing.values_mut() {
+            seen.insert(key.clone());
+        }
+        let known = self
+            .reader
+            .get(&object_ref(&key))
+            .and_then(|known| known.resource_version());
+        if let (Some(version), Some(known)) = (token.resource_version(), known)
+            && !is_newer(&version, &known)
+        {
+            return false;
+        }
+        inner.forget_references(&key);
+        inner.note_references(&key, &token);
+        inner.writer.apply_watcher_event(&Event::Apply(token));
+        true
+    }
+
+    /// An object was deleted; false when a newer one is known by now, or none.
+    pub(super) fn remove(&self, token: &VendorToken) -> bool {
+        let key = key_of(token);
+        let Some(known) = self.reader.get(&object_ref(&key)) else {
+            return false;
+        };
+        if let (Some(version), Some(known)) = (token.resource_version(), known.resource_version())
+            && is_newer(&known, &version)
+        {
+            return false;
+        }
+        let mut inner = self.lock();
+        inner.forget_references(&key);
+        inner.writer.apply_watcher_event(&Event::Delete((*known).clone()));
+        true
+    }
+
+    /// A list of `scope` (a namespace, or empty for all) begins.
+    pub(super) fn list_begins(&self, scope: &str) {
+        self.lock().listing.insert(scope.to_owned(), HashSet::new());
+    }
+
+    /// A list of `scope` is complete: what was not in it is gone. Gives those objects.
+    pub(super) fn list_ends(&self, scope: &str) -> Vec<Arc<VendorToken>> {
+        let mut inner = self.lock();
+        let Some(seen) = inner.listing.remove(scope) else {
+            return Vec::new();
+        };
+        inner.listed.insert(scope.to_owned());
+        let gone: Vec<_> = self
+            .reader
+            .state()
+            .into_iter()
+            .filter(|token| scope.is_empty() || token.namespace().as_deref() == Some(scope))
+            .filter(|token| !seen.contains(&key_of(token)))
+            .collect();
+        for token in &gone {
+            inner.forget_references(&key_of(token));
+            inner
+                .writer
+                .apply_watcher_event(&Event::Delete((**token).clone()));
+        }
+        gone
+    }
+
+    /// Whether the list of `scope` was read whole at least once.
+    pub(super) fn is_listed(&self, scope: &str) -> bool {
+        self.lock().listed.contains(scope)
+    }
+
+    /// The VendorTokens that name this Secret, in whatever role.
+    pub(super) fn referrers(&self, namespace: &str, secret: &str) -> Vec<ObjectKey> {
+        let inner = self.lock();
+        let names = inner.referrers.get(&(namespace.to_owned(), secret.to_owned()));
+        names
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .map(|name| ObjectKey {
+                namespace: namespace.to_owned(),
+                name: name.clone(),
+            })
+            .collect()
+    }
+
+    /// The VendorTokens other than `me` that name this Secret as their target, with the times they were created.
+    pub(super) fn rivals(&self, me: &ObjectKey, secret: &str) -> Vec<(String, Option<Timestamp>)> {
+        let inner = self.lock();
+        let names = inner.referrers.get(&(me.namespace.clone(), secret.to_owned()));
+        names
+            .into_iter()
+            .flatten()
+            .filter(|(name, reference)| reference.is_target && **name != me.name)
+            .map(|(name, reference)| (name.clone(), reference.created))
+            .collect()
+    }
+}
+
+impl Inner {
+    fn note_references(&mut self, key: &ObjectKey, token: &VendorToken) {
+        let created = token.creation_timestamp().map(|time| time.0);
+        let certificate = token
+            .spec
+            .six_clicks
+            .as_ref()
+            .and_then(|spec| spec.client_certificate_secret_ref.as_ref());
+        let mut named = vec![
+            (target_name(token), true),
+            (token.spec.credentials_secret_ref.name.clone(), false),
+        ];
+        named.extend(certificate.map(|reference| (reference.name.clone(), false)));
+        for (secret, is_target) in &named {
+            let referrers = self
+                .referrers
+                .entry((key.namespace.clone(), secret.clone()))
+                .or_default();
+            let reference = referrers.entry(key.name.clone()).or_insert(Reference {
+                created,
+                is_target: false,
+            });
+            reference.is_target |= is_target;
+        }
+        self.secrets
+            .insert(key.clone(), named.into_iter().map(|(secret, _)| secret).collect());
+    }
+
+    fn forget_references(&mut self, key: &ObjectKey) {
+        for secret in self.secrets.remove(key).unwrap_or_default() {
+            let place = (key.namespace.clone(), secret);
+            if let Some(referrers) = self.referrers.get_mut(&place) {
+                referrers.remove(&key.name);
+                if referrers.is_empty() {
+                    self.referrers.remove(&place);
+                }
+            }
+        }
+    }
+}

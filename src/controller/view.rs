@@ -1,0 +1,291 @@
+//! Gather: what is known of one VendorToken in one reconcile.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::PartialObjectMeta;
+use kube::{Api, ResourceExt};
+
+use super::checked::Checked;
+use super::context::{BlockMemo, Context, Memo};
+use super::error::{Error, read_problem};
+use super::secrets::{self, Lookup};
+use super::tokens::{key_of, target_name};
+use super::{checked, credentials};
+use crate::api::VendorToken;
+use crate::api::names::{self, Reason};
+use crate::fingerprint::{Fingerprint, FingerprintKey, KnownInputs};
+use crate::grants::ObjectKey;
+use crate::inputs::Inputs;
+use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
+use crate::policy::schedule::RefreshPolicy;
+use crate::policy::{Credentials, GrantState, Observed, Problem, PublishBlock, Target};
+use crate::token;
+
+/// The longest refresh request that is echoed in a status.
+const LONGEST_REQUEST: usize = 256;
+
+/// What is known of one VendorToken.
+pub(super) struct View {
+    pub(super) token: Arc<VendorToken>,
+    pub(super) object: ObjectKey,
+    pub(super) checked: Result<Checked, Problem>,
+    pub(super) key: Arc<FingerprintKey>,
+    pub(super) known: KnownInputs,
+    /// The target Secret's metadata.
+    pub(super) record: Option<SecretRecord>,
+    pub(super) target: Target,
+    pub(super) credentials: Credentials,
+    pub(super) fingerprint: Option<Fingerprint>,
+    /// `uid/resourceVersion` of the credentials that make [`Self::fingerprint`].
+    pub(super) credentials_version: Option<String>,
+    /// The values themselves, when this reconcile has read them.
+    pub(super) values: Option<token::Credentials>,
+    pub(super) block: Option<PublishBlock>,
+}
+
+impl View {
+    /// Looks at everything that metadata tells. Reads no Secret data.
+    pub(super) async fn gather(
+        token: Arc<VendorToken>,
+        key: Arc<FingerprintKey>,
+        context: &Context,
+    ) -> Result<Self, Error> {
+        let object = key_of(&token);
+        let checked = checked::Checked::new(&token, &context.settings.endpoints);
+        let record = match context.secrets.get(&object.namespace, &target_name(&token)) {
+            Lookup::Found(record) => Some(record),
+            Lookup::Absent => None,
+            Lookup::Unknown => read_record(context, &object.namespace, &target_name(&token)).await?,
+        };
+        let known = match &checked {
+            Ok(checked) => key.known_inputs(
+                &object.namespace,
+                &checked.endpoint,
+                &checked.grant,
+                checked.sources(),
+            ),
+            Err(_) => KnownInputs {
+                parameters: String::new(),
+                sources: String::new(),
+            },
+        };
+        let mut view = Self {
+            object,
+            checked,
+            key,
+            known,
+            record,
+            target: Target::Free,
+            credentials: Credentials::Unread { version: None },
+            fingerprint: None,
+            credentials_version: None,
+            values: None,
+            block: None,
+            token,
+        };
+        view.judge_target(context);
+        view.look_at_credentials(context);
+        view.block = view.present_block(context).map(|memo| memo.block);
+        Ok(view)
+    }
+
+    /// What the decision depends on.
+    pub(super) fn observed(&self, context: &Context) -> Observed<'_> {
+        let inputs = self.inputs();
+        Observed {
+            now: context.clock.now(),
+            deleting: self.token.metadata.deletion_timestamp.is_some(),
+            suspended: self.token.spec.suspend,
+            spec_problem: self.checked.as_ref().err().cloned(),
+            refresh: self
+                .checked
+                .as_ref()
+                .map_or_else(|_| RefreshPolicy::from_spec(None), |checked| checked.refresh),
+            refresh_request: self
+                .token
+                .annotations()
+                .get(names::REFRESH_REQUESTED_AT)
+                .map(String::as_str)
+                .filter(|request| !request.is_empty() && request.len() <= LONGEST_REQUEST),
+            status: self.status(),
+            target: self.target.clone(),
+            key_id: self.key.id(),
+            parameters: &self.known.parameters,
+            sources: &self.known.sources,
+            credentials: self.credentials.clone(),
+            grant: inputs.map_or_else(GrantState::default, |inputs| {
+                context.grants.state(&self.object, &inputs)
+            }),
+            publish_block: self.block.clone(),
+        }
+    }
+
+    /// The status that the object has now.
+    pub(super) fn status(&self) -> &crate::api::VendorTokenStatus {
+        static NONE: std::sync::LazyLock<crate::api::VendorTokenStatus> =
+            std::sync::LazyLock::new(Default::default);
+        self.token.status.as_ref().unwrap_or(&NONE)
+    }
+
+    /// What may be published of the grant, once the credentials were read.
+    pub(super) fn inputs(&self) -> Option<Inputs> {
+        self.fingerprint
+            .map(|fingerprint| self.key.inputs(&self.object.namespace, &self.known, fingerprint))
+    }
+
+    /// Until when the token in the target is valid.
+    pub(super) fn live_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match &self.target {
+            Target::Ours {
+                stored: Some(stored), ..
+            } if stored.is_valid(now) => Some(stored.expires),
+            _ => None,
+        }
+    }
+
+    /// Judges the target anew, after [`Self::record`] has changed.
+    pub(super) fn judge_target(&mut self, context: &Context) {
+        let Ok(checked) = &self.checked else { return };
+        let rivals = context.tokens.rivals(&self.object, &checked.target.name);
+        let rivals: Vec<_> = rivals
+            .iter()
+            .map(|(name, created)| Claimant {
+                name,
+                created: *created,
+            })
+            .collect();
+        let me = Claimant {
+            name: &self.object.name,
+            created: self.token.creation_timestamp().map(|time| time.0),
+        };
+        let desired = Desired {
+            secret_name: &checked.target.name,
+            content: &checked.target.content,
+            owned: checked.target.owned,
+            delete_with_owner: checked.target.delete_with_owner,
+            uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
+        };
+        self.target = judge(self.record.as_ref(), me, &rivals, &desired, context.clock.now());
+    }
+
+    fn look_at_credentials(&mut self, context: &Context) {
+        let Ok(checked) = &self.checked else { return };
+        let mut versions = Vec::new();
+        let names = [
+            Some(checked.credentials_secret.clone()),
+            checked.certificate_secret.clone(),
+        ];
+        for name in names.into_iter().flatten() {
+            match context.secrets.get(&self.object.namespace, &name) {
+                Lookup::Found(record) => versions.push(record.version()),
+                Lookup::Absent => {
+                    self.unusable(context, credentials::not_found(&name));
+                    return;
+                }
+                Lookup::Unknown => return,
+            }
+        }
+        let version = versions.join("+");
+        match context
+            .memo(&self.object)
+            .filter(|memo| memo.version == version && memo.known == self.known)
+        {
+            Some(memo) => {
+                self.fingerprint = Some(memo.fingerprint);
+                self.credentials_version = Some(version);
+                context.grants.uses(&self.object, memo.fingerprint);
+                self.note_known();
+            }
+            None => {
+                self.credentials = Credentials::Unread {
+                    version: Some(version),
+                }
+            }
+        }
+    }
+
+    /// Reads the credentials Secret, and the client certificate's.
+    pub(super) async fn read_credentials(&mut self, context: &Context) -> Result<(), Error> {
+        let Ok(checked) = &self.checked else { return Ok(()) };
+        let namespace = &self.object.namespace;
+        match credentials::read(&context.client, namespace, checked, context.clock.now()).await {
+            Ok(read) => {
+                let fingerprint = self
+                    .key
+                    .fingerprint(&checked.endpoint, &checked.grant, &read.values);
+                let memo = Memo {
+                    version: read.version.clone(),
+                    known: self.known.clone(),
+                    fingerprint,
+                };
+                context.set_memo(&self.object, Some(memo));
+                context.grants.uses(&self.object, fingerprint);
+                self.fingerprint = Some(fingerprint);
+                self.credentials_version = Some(read.version);
+                self.values = Some(read.values);
+                self.note_known();
+                Ok(())
+            }
+            Err(credentials::ReadError::Unusable(problem)) => {
+                self.unusable(context, problem);
+                Ok(())
+            }
+            Err(credentials::ReadError::Api { name, source }) => match read_problem(&source, &name) {
+                Some(problem) => {
+                    self.unusable(context, problem);
+                    Ok(())
+                }
+                None => Err(Error::ReadSecret {
+                    namespace: namespace.clone(),
+                    name,
+                    source,
+                }),
+            },
+        }
+    }
+
+    fn note_known(&mut self) {
+        if let Some(inputs) = self.inputs() {
+            self.credentials = Credentials::Known { inputs };
+        }
+    }
+
+    /// The credentials cannot be used, so nothing may be published from memory either.
+    fn unusable(&mut self, context: &Context, problem: Problem) {
+        if problem.reason == Reason::CredentialsNotFound {
+            context.set_memo(&self.object, None);
+        }
+        context.grants.release(&self.object);
+        self.fingerprint = None;
+        self.values = None;
+        self.credentials = Credentials::Unusable(problem);
+    }
+
+    /// The last failure to write the target, while nothing has changed since.
+    pub(super) fn present_block(&self, context: &Context) -> Option<BlockMemo> {
+        context.block(&self.object).filter(|memo| {
+            memo.generation == self.token.metadata.generation && memo.target_version == self.target_version()
+        })
+    }
+
+    pub(super) fn target_version(&self) -> Option<String> {
+        self.record.as_ref().map(SecretRecord::version)
+    }
+}
+
+/// Reads the metadata of a Secret that is not watched.
+pub(super) async fn read_record(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<SecretRecord>, Error> {
+    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
+    let found = api.get_opt(name).await.map_err(|source| Error::ReadSecret {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        source,
+    })?;
+    Ok(found.and_then(|secret| secrets::record(&secret.metadata)))
+}
