@@ -14,7 +14,7 @@ use rustls_platform_verifier::Verifier;
 use tokio::time::Instant;
 
 use super::certificate::{Identity, fingerprint};
-use super::{HttpTransportOptions, ProxySetting, TransportError, classify};
+use super::{HttpTransportOptions, ProxySetting, TransportError};
 use crate::failure::{Failure, FailureClass};
 use crate::token::ClientCertificate;
 
@@ -82,7 +82,7 @@ impl Clients {
             entry.last_used = Instant::now();
             return Ok(entry.client.clone());
         }
-        let refused = |text: String| classify::failure(FailureClass::Refused, text);
+        let refused = |text: String| Failure::new(FailureClass::Refused, &text);
         let identity =
             Identity::read(certificate, &self.provider, now).map_err(|error| refused(error.to_string()))?;
         let not_after = identity.not_after;
