@@ -389,7 +389,7 @@ async fn a_server_that_hangs_before_or_after_its_head_ends_at_the_total_timeout(
             transport(options),
             request(&server.url()),
             FailureClass::Transient,
-            "no complete answer",
+            "within 0.4 s",
         )
         .await;
     }
@@ -418,7 +418,7 @@ async fn a_body_that_drips_ends_at_the_total_timeout() {
         transport(options),
         request(&server.url()),
         FailureClass::Transient,
-        "no complete answer",
+        "within 0.4 s",
     )
     .await;
 }

@@ -163,7 +163,6 @@ fn client(options: &HttpTransportOptions, tls: ClientConfig) -> reqwest::Result<
         .referer(false)
         .user_agent(USER_AGENT)
         .connect_timeout(options.connect_timeout)
-        .timeout(options.total_timeout)
         .pool_idle_timeout(options.idle_timeout)
         .pool_max_idle_per_host(options.idle_connections_per_endpoint);
     let builder = match &options.proxy {
