@@ -1,5 +1,6 @@
 //! vendor-token-operator.
 pub mod api;
+pub mod arguments;
 pub mod clock;
 pub mod failure;
 pub mod http;

@@ -84,7 +84,7 @@ pub fn init(format: LogFormat, filter: &LogFilter) -> Result<(), TelemetryError>
         .map_err(TelemetryError::Filter)?
         .try_init()
         .map_err(TelemetryError::Twice)?;
-    std::panic::set_hook(Box::new(|panic| report_panic(panic)));
+    std::panic::set_hook(Box::new(report_panic));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use rustls_platform_verifier::Verifier;
 use tokio::time::Instant;
 
 use super::certificate::{Identity, fingerprint};
-use super::{HttpTransportOptions, ProxySetting, TransportError, classify};
+use super::{HttpTransportOptions, ProxySetting, TransportError};
 use crate::failure::{Failure, FailureClass};
 use crate::token::ClientCertificate;
 
@@ -82,7 +82,7 @@ impl Clients {
             entry.last_used = Instant::now();
             return Ok(entry.client.clone());
         }
-        let refused = |text: String| classify::failure(FailureClass::Refused, text);
+        let refused = |text: String| Failure::new(FailureClass::Refused, &text);
         let identity =
             Identity::read(certificate, &self.provider, now).map_err(|error| refused(error.to_string()))?;
         let not_after = identity.not_after;
@@ -163,7 +163,6 @@ fn client(options: &HttpTransportOptions, tls: ClientConfig) -> reqwest::Result<
         .referer(false)
         .user_agent(USER_AGENT)
         .connect_timeout(options.connect_timeout)
-        .timeout(options.total_timeout)
         .pool_idle_timeout(options.idle_timeout)
         .pool_max_idle_per_host(options.idle_connections_per_endpoint);
     let builder = match &options.proxy {

@@ -218,7 +218,7 @@ fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
 /// The HTTP client's request, and the host (with its port where it is not 443) for messages. Secrets are copied here,
 /// as late as possible, into memory that is wiped when the HTTP client lets go of it.
 fn into_reqwest(request: TokenRequest) -> Result<(reqwest::Request, String), Failure> {
-    let refused = |message: String| classify::failure(FailureClass::Refused, message);
+    let refused = |message: String| Failure::new(FailureClass::Refused, &message);
     let url = url::Url::parse(&request.url).map_err(|_| {
         refused("failed to build the request: its URL is invalid; check --endpoint".to_owned())
     })?;

@@ -220,7 +220,10 @@ impl Metrics {
 
     /// One request to a vendor has ended: with a token, or with a failure of this class.
     pub fn vendor_request(&self, vendor: Vendor, outcome: Result<(), FailureClass>, duration: Duration) {
-        let (vendor, outcome) = (vendor_label(vendor), outcome_label(outcome));
+        let (vendor, outcome) = (
+            vendor.as_str(),
+            outcome.map_or_else(FailureClass::as_str, |()| "ok"),
+        );
         self.inner
             .vendor_requests
             .get_or_create(&RequestLabels { vendor, outcome })
@@ -234,7 +237,7 @@ impl Metrics {
     /// The latest pause of any endpoint of this vendor; `None` when none is paused.
     pub fn vendor_throttled_until(&self, vendor: Vendor, until: Option<Timestamp>) {
         let labels = VendorLabels {
-            vendor: vendor_label(vendor),
+            vendor: vendor.as_str(),
         };
         match until {
             Some(until) => {
@@ -252,7 +255,7 @@ impl Metrics {
     /// What the present tokens of this vendor need, in requests a minute, and what is allowed (`None`: no limit).
     pub fn vendor_budget(&self, vendor: Vendor, required: f64, allowed: Option<u32>) {
         let labels = VendorLabels {
-            vendor: vendor_label(vendor),
+            vendor: vendor.as_str(),
         };
         self.inner
             .vendor_budget_required
@@ -347,28 +350,6 @@ fn register_seconds_with<M: prometheus_client::registry::Metric + Clone>(
 ) -> M {
     registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
     metric
-}
-
-/// The spelling of `spec.vendor`.
-fn vendor_label(vendor: Vendor) -> &'static str {
-    match vendor {
-        Vendor::SixMap => "SixMap",
-        Vendor::SixClicks => "SixClicks",
-        Vendor::CheckmarxSca => "CheckmarxSCA",
-        Vendor::Mapiq => "Mapiq",
-        Vendor::Picus => "Picus",
-    }
-}
-
-fn outcome_label(outcome: Result<(), FailureClass>) -> &'static str {
-    match outcome {
-        Ok(()) => "ok",
-        Err(FailureClass::Rejected) => "rejected",
-        Err(FailureClass::Refused) => "refused",
-        Err(FailureClass::Throttled) => "throttled",
-        Err(FailureClass::Transient) => "transient",
-        Err(FailureClass::Malformed) => "malformed",
-    }
 }
 
 #[cfg(test)]
