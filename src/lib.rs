@@ -1,11 +1,27 @@
-//! vendor-token-operator.
+//! vendor-token-operator: keeps short-lived vendor access tokens fresh in Kubernetes Secrets.
+//!
+//! ```text
+//! main -> controller -> { policy, vendor, api, grants, http, metrics }
+//!         grants     -> { vendor, policy, http }
+//!         policy     -> { api, token, failure, inputs }
+//!         vendor     -> { token, failure }
+//!         api        -> nothing of ours
+//! ```
+//! `tests/layering.rs` keeps it so.
+
 pub mod api;
 pub mod arguments;
 pub mod clock;
+pub mod controller;
 pub mod failure;
+pub mod fingerprint;
+pub mod grants;
 pub mod http;
+pub mod inputs;
 pub mod metrics;
+pub mod policy;
 pub mod server;
 pub mod telemetry;
+pub mod template;
 pub mod token;
 pub mod vendor;

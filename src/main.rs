@@ -1,1 +1,242 @@
-fn main() {}
+//! `vendor-token-operator`: arguments, telemetry, crypto provider, client, servers, run.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use kube::client::ClientBuilder;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use vendor_token_operator::arguments::{self, Invocation, RunArguments};
+use vendor_token_operator::clock::SystemClock;
+use vendor_token_operator::controller::{self, Parameters, Settings};
+use vendor_token_operator::grants::GrantsOptions;
+use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, TransportError};
+use vendor_token_operator::metrics::Metrics;
+use vendor_token_operator::metrics::api::{CallDeadline, CountApiRequests};
+use vendor_token_operator::server::{Health, Server, ServerError};
+use vendor_token_operator::vendor::Vendor;
+use vendor_token_operator::{api, telemetry};
+
+/// Reconciles at a time. Each makes at most three calls to the API server, and none waits for a vendor.
+const CONCURRENCY: u16 = 32;
+
+/// Why the operator could not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("failed to start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("failed to read kubeconfig '{path}'")]
+    ReadKubeconfig {
+        path: String,
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    #[error("failed to use the kubeconfig: check --kubeconfig and --context")]
+    UseKubeconfig(#[source] kube::config::KubeconfigError),
+    #[error("failed to find a cluster: give --kubeconfig, or run in a pod with a ServiceAccount")]
+    FindCluster(#[source] kube::config::InferConfigError),
+    #[error("failed to make a client for the API server")]
+    Client(#[source] kube::Error),
+    #[error("failed to read --vendor-ca-file '{path}'")]
+    ReadVendorCa {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to set up HTTPS to the vendors")]
+    Transport(#[source] TransportError),
+    #[error("failed to serve")]
+    Server(#[source] ServerError),
+    #[error("failed to listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+fn main() -> ExitCode {
+    match arguments::parse_or_exit() {
+        Invocation::Crd => print_crd(),
+        Invocation::Run(arguments) => {
+            if let Err(error) = telemetry::init(arguments.log_format, &arguments.log_level) {
+                complain(&error);
+                return ExitCode::FAILURE;
+            }
+            match run(&arguments) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain(&error);
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+fn print_crd() -> ExitCode {
+    let yaml = match api::custom_resource_definition_yaml() {
+        Ok(yaml) => yaml,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    match std::io::stdout().write_all(yaml.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells an error with its causes on standard error, where a person or a pod's log finds it.
+fn complain(error: &(dyn std::error::Error + 'static)) {
+    let mut text = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    // There is nowhere else to say that standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn run(arguments: &RunArguments) -> Result<(), StartError> {
+    // One provider for all TLS of the process; a second install could only come from this same line.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?
+        .block_on(operate(arguments))
+}
+
+async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
+    let metrics = Metrics::new();
+    let health = Health::new(&["fingerprint-key", "watches"]);
+    let client = client(arguments, &metrics).await?;
+    let clock = Arc::new(SystemClock);
+    let transport = HttpTransport::new(
+        HttpTransportOptions {
+            additional_authorities: vendor_authorities(arguments)?,
+            ..HttpTransportOptions::default()
+        },
+        clock.clone(),
+    )
+    .map_err(StartError::Transport)?;
+
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let serve = |server: Server| {
+        let mut stopped = stopped.clone();
+        tokio::spawn(server.serve(async move {
+            // The sender is dropped when the process ends.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }))
+    };
+    let address = arguments.metrics_bind_address;
+    serve(
+        Server::metrics(address, metrics.clone())
+            .await
+            .map_err(StartError::Server)?,
+    );
+    let address = arguments.health_probe_bind_address;
+    serve(
+        Server::health(address, health.clone())
+            .await
+            .map_err(StartError::Server)?,
+    );
+
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let settings = settings(arguments);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespaces = ?settings.watch_namespaces,
+        secret_watch = settings.secret_watch,
+        "vendor-token-operator starts"
+    );
+    let parameters = Parameters {
+        client,
+        grants: grants_options(arguments),
+        settings,
+        transport: Arc::new(transport),
+        clock,
+        metrics,
+        health,
+    };
+    controller::run(parameters, async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+    .await;
+    // The receivers are gone when a server has failed, which changes nothing at the end.
+    let _ = stop.send(true);
+    Ok(())
+}
+
+fn settings(arguments: &RunArguments) -> Settings {
+    let endpoints: BTreeMap<_, _> = Vendor::ALL
+        .into_iter()
+        .filter_map(|vendor| Some((vendor, arguments.endpoint(vendor)?.clone())))
+        .collect();
+    Settings {
+        operator_namespace: arguments.operator_namespace(),
+        watch_namespaces: arguments.watch_namespaces.clone(),
+        secret_watch: arguments.secret_watch,
+        endpoints,
+        concurrency: CONCURRENCY,
+    }
+}
+
+fn grants_options(arguments: &RunArguments) -> GrantsOptions {
+    GrantsOptions {
+        per_minute: Vendor::ALL
+            .into_iter()
+            .filter_map(|vendor| Some((vendor, arguments.rate_limit(vendor)?)))
+            .collect(),
+        max_concurrent: arguments.max_concurrent_requests as usize,
+    }
+}
+
+fn vendor_authorities(arguments: &RunArguments) -> Result<Option<Vec<u8>>, StartError> {
+    let Some(path) = &arguments.vendor_ca_file else {
+        return Ok(None);
+    };
+    let pem = std::fs::read(path).map_err(|source| StartError::ReadVendorCa {
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok(Some(pem))
+}
+
+async fn client(arguments: &RunArguments, metrics: &Metrics) -> Result<Client, StartError> {
+    let options = KubeConfigOptions {
+        context: arguments.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let mut config = match &arguments.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|source| StartError::ReadKubeconfig {
+                path: path.display().to_string(),
+                source,
+            })?;
+            Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .map_err(StartError::UseKubeconfig)?
+        }
+        None if arguments.context.is_some() => Config::from_kubeconfig(&options)
+            .await
+            .map_err(StartError::UseKubeconfig)?,
+        None => Config::infer().await.map_err(StartError::FindCluster)?,
+    };
+    // Its 15 tries honour a `Retry-After` of any length; each call has a deadline of ours instead.
+    config.default_retry = false;
+    Ok(ClientBuilder::try_from(config)
+        .map_err(StartError::Client)?
+        .with_layer(&CallDeadline::default())
+        .with_layer(&CountApiRequests::new(metrics.clone()))
+        .build())
+}

@@ -29,7 +29,6 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-
     pub(super) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
