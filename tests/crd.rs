@@ -10,7 +10,7 @@ use fixtures::{Bound, Rule, base, bounds, expand, merged, rules, schema, walk};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
-use test_support::ControlPlane;
+use test_support::{ControlPlane, DEADLINE, Error, wait_for};
 use tokio::sync::OnceCell;
 use vendor_token_operator::api::{self, VendorToken};
 
@@ -23,6 +23,12 @@ async fn control_plane() -> &'static ControlPlane {
             let file = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/vendortokens.yaml");
             control_plane
                 .apply_yaml("default", &std::fs::read_to_string(file).unwrap())
+                .await
+                .unwrap();
+            // The kind is served a moment after its definition is established.
+            let tokens = Api::<VendorToken>::all(control_plane.admin().unwrap());
+            let few = ListParams::default().limit(1);
+            wait_for("the kind VendorToken", DEADLINE, || tokens.list(&few))
                 .await
                 .unwrap();
         })
@@ -359,19 +365,71 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The schema that the API server publishes; `kubectl explain` and editors read it. It follows the definition
+/// within a second or so.
+async fn published_schema(client: &Client) -> Value {
+    wait_for("the OpenAPI document", DEADLINE, || async {
+        let request = http::Request::get("/openapi/v3/apis/vendortoken.io/v1alpha1")
+            .body(Vec::new())
+            .unwrap();
+        let document = client
+            .request::<Value>(request)
+            .await
+            .map_err(|error| error.to_string())?;
+        let schema = &document["components"]["schemas"]["io.vendortoken.v1alpha1.VendorToken"];
+        if schema.is_object() {
+            Ok(schema.clone())
+        } else {
+            Err("no VendorToken in it".to_owned())
+        }
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn the_api_server_publishes_the_text_of_every_field() {
+    let client = control_plane().await.admin().unwrap();
+    let texts = |root: &Value| {
+        let mut fields = Vec::new();
+        walk("vendortoken", root, &mut fields);
+        fields.retain(|(path, _)| path.contains(".spec") || path.contains(".status"));
+        fields
+            .into_iter()
+            .map(|(path, schema)| (path, schema["description"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let expected = texts(&schema());
+    assert!(
+        expected.len() > 50 && expected.iter().all(|(_, text)| text.is_string()),
+        "{expected:?}"
+    );
+    assert_eq!(texts(&published_schema(&client).await), expected);
+}
+
+/// Runs kubectl, and gives what it prints; nothing where there is no kubectl, which `make test` does not ask for.
+async fn kubectl(control_plane: &ControlPlane, arguments: &[&str]) -> Option<String> {
+    match control_plane.kubectl(arguments).await {
+        Ok(output) => {
+            assert!(output.status.success(), "{arguments:?}: {}", output.stderr);
+            Some(output.stdout)
+        }
+        Err(Error::KubectlMissing) => {
+            eprintln!("not tried: there is no kubectl on this machine");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 #[tokio::test]
 async fn kubectl_explain_documents_every_field() {
     let control_plane = control_plane().await;
-    let explain = async |arguments: &[&str]| {
-        let output = control_plane
-            .kubectl(&[&["explain"], arguments].concat())
-            .await
-            .unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", output.stderr);
-        output.stdout
+    let root = published_schema(&control_plane.admin().unwrap()).await;
+    let arguments = ["explain", "vendortoken.spec", "--recursive"];
+    let Some(overview) = kubectl(control_plane, &arguments).await else {
+        return;
     };
-    let overview = explain(&["vendortoken.spec", "--recursive"]).await;
-    let root = schema();
     let mut fields = Vec::new();
     walk("vendortoken.spec", &root["properties"]["spec"], &mut fields);
     walk("vendortoken.status", &root["properties"]["status"], &mut fields);
@@ -379,10 +437,14 @@ async fn kubectl_explain_documents_every_field() {
         let Some(members) = schema["properties"].as_object().filter(|_| !path.ends_with("[]")) else {
             continue;
         };
-        let text = one_line(&explain(&[&path]).await);
+        let Some(text) = kubectl(control_plane, &["explain", &path]).await else {
+            return;
+        };
+        let text = one_line(&text);
         for (name, member) in members {
+            let listed = overview.contains(&format!("  {name}\t<"));
             assert!(
-                overview.contains(&format!("  {name}\t<")) || path.starts_with("vendortoken.status"),
+                listed || path.starts_with("vendortoken.status"),
                 "{path}.{name}: {overview}"
             );
             let description = one_line(member["description"].as_str().unwrap());
@@ -391,16 +453,21 @@ async fn kubectl_explain_documents_every_field() {
     }
 }
 
-#[tokio::test]
-async fn kubectl_get_shows_what_a_person_wants_to_know() {
-    let control_plane = control_plane().await;
+/// A VendorToken whose token is published, in a namespace of its own.
+async fn published_token(control_plane: &ControlPlane) -> String {
     let (namespace, tokens) = namespace_with_all_vendors(control_plane).await;
     let status = json!({ "status": {
         "observedGeneration": 1,
-        "conditions": [{
-            "type": "Ready", "status": "True", "reason": "Published", "message": "all is well",
-            "lastTransitionTime": "2026-05-04T10:00:00Z", "observedGeneration": 1,
-        }],
+        "conditions": [
+            {
+                "type": "CredentialExpiring", "status": "True", "reason": "Other", "message": "not this one",
+                "lastTransitionTime": "2026-05-04T10:00:00Z", "observedGeneration": 1,
+            },
+            {
+                "type": "Ready", "status": "True", "reason": "Published", "message": "all is well",
+                "lastTransitionTime": "2026-05-04T10:00:00Z", "observedGeneration": 1,
+            },
+        ],
         "binding": { "name": "sca-token" },
         "expirationTime": "2099-05-04T11:00:00Z",
         "nextRefreshTime": "2099-05-04T10:48:00Z",
@@ -409,19 +476,60 @@ async fn kubectl_get_shows_what_a_person_wants_to_know() {
         .patch_status("checkmarxsca", &PatchParams::default(), &Patch::Merge(&status))
         .await
         .unwrap();
-    let get = async |more: &[&str]| {
-        let arguments = [&["get", "vtok", "checkmarxsca", "--namespace", &namespace], more].concat();
-        let output = control_plane.kubectl(&arguments).await.unwrap();
-        assert!(output.status.success(), "{}", output.stderr);
-        let lines: Vec<String> = output.stdout.lines().map(one_line).collect();
+    namespace
+}
+
+#[tokio::test]
+async fn the_table_shows_what_a_person_wants_to_know() {
+    let control_plane = control_plane().await;
+    let namespace = published_token(control_plane).await;
+    let uri = format!("/apis/vendortoken.io/v1alpha1/namespaces/{namespace}/vendortokens/checkmarxsca");
+    let request = http::Request::get(uri)
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(Vec::new())
+        .unwrap();
+    let table: Value = control_plane.admin().unwrap().request(request).await.unwrap();
+    let mut cells = table["rows"][0]["cells"].as_array().unwrap().clone();
+    assert!(cells.remove(6).is_string(), "the age");
+    assert_eq!(
+        Value::Array(cells),
+        json!([
+            "checkmarxsca",
+            "CheckmarxSCA",
+            "True",
+            "Published",
+            "sca-token",
+            "2099-05-04T11:00:00Z",
+            "2099-05-04T10:48:00Z",
+            "all is well",
+        ])
+    );
+}
+
+#[tokio::test]
+async fn kubectl_get_shows_what_a_person_wants_to_know() {
+    let control_plane = control_plane().await;
+    let namespace = published_token(control_plane).await;
+    let get = async |format: &str| {
+        let arguments = [
+            "get",
+            "vtok",
+            "checkmarxsca",
+            "--namespace",
+            &namespace,
+            "--output",
+            format,
+        ];
+        let table = kubectl(control_plane, &arguments).await?;
+        let lines: Vec<String> = table.lines().map(one_line).collect();
         assert_eq!(lines.len(), 2, "{lines:?}");
-        lines
+        Some(lines)
     };
-    let table = get(&[]).await;
+    let Some(table) = get("").await else { return };
     assert_eq!(table[0], "NAME VENDOR READY REASON SECRET EXPIRES AGE");
     let expected = "checkmarxsca CheckmarxSCA True Published sca-token 2099-05-04T11:00:00Z ";
     assert!(table[1].starts_with(expected), "{}", table[1]);
-    let wide = get(&["--output", "wide"]).await;
+    let Some(wide) = get("wide").await else { return };
     assert_eq!(
         wide[0],
         "NAME VENDOR READY REASON SECRET EXPIRES AGE NEXT REFRESH MESSAGE"

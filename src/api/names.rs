@@ -13,7 +13,7 @@ pub const STATUS_FIELD_MANAGER: &str = "vendor-token-operator/status";
 /// Types of the conditions in `status.conditions`.
 ///
 /// [`READY`](condition::READY) is always there once the object was looked at. All others are there only while
-/// they are `True`, as kstatus (the library behind Flux and `kubectl apply --wait` like tools) asks for.
+/// they are `True`, as kstatus (the library by which Flux and others tell whether an object is ready) asks for.
 pub mod condition {
     /// `True` while the target Secret holds a valid token of the current spec. The one to wait for.
     pub const READY: &str = "Ready";
