@@ -11,6 +11,11 @@ use super::provider::Profile;
 use super::throttle;
 use crate::failure::{Failure, FailureClass};
 
+/// What to do about a malformed answer.
+pub(super) const CHECK_ENDPOINT: &str = "check --endpoint and any proxy in between; it is tried again";
+pub(super) const CHECK_CLOCK: &str = "check the clock of the operator's nodes; it is tried again";
+pub(super) const ASK_SUPPORT: &str = "it is tried again; if this lasts, ask the vendor's support";
+
 /// Headers that carry an id for the vendor's support.
 const REQUEST_ID_HEADERS: [&str; 4] = [
     "x-request-id",
@@ -66,12 +71,18 @@ pub(super) fn failure_inside(
         (Some(code), _) => answer.by_code(&code),
         (None, Some(status)) => Answer { status, ..answer }.failure(),
         (None, None) if unauthorised => answer.rejected(None),
-        (None, None) => answer.malformed("an error that is not explained instead of a token"),
+        (None, None) => answer.malformed("an error that is not explained instead of a token", ASK_SUPPORT),
     })
 }
 
-/// The failure of an answer that is not what the vendor documents; `what` it is instead.
-pub(super) fn malformed(profile: &Profile, response: &TokenResponse, body: &Body, what: &str) -> Failure {
+/// The failure of an answer that is not what the vendor documents: `what` it is instead, and what to do.
+pub(super) fn malformed(
+    profile: &Profile,
+    response: &TokenResponse,
+    body: &Body,
+    what: &str,
+    advice: &str,
+) -> Failure {
     let members = body.members();
     Answer {
         profile,
@@ -80,7 +91,7 @@ pub(super) fn malformed(profile: &Profile, response: &TokenResponse, body: &Body
         members,
         status: response.status,
     }
-    .malformed(what)
+    .malformed(what, advice)
 }
 
 /// The media type of an answer, where it is a usual one.
@@ -165,7 +176,7 @@ impl Answer<'_> {
             401 | 403 | 422 => self.rejected(code),
             402 => refused("asks for payment", advice.payment),
             404 => refused("does not know the path", advice.not_found),
-            400 => refused("refused the request without an OAuth error code", advice.client),
+            400 => refused("refused the request", advice.client),
             407 => {
                 let advice = "set its user and password in the proxy settings of the operator";
                 let message = format!(
@@ -182,10 +193,10 @@ impl Answer<'_> {
             ),
             400..=499 => refused(
                 "refused the form of the request",
-                "check the region and --endpoint, and any proxy in between",
+                "check --endpoint and any proxy in between",
             ),
             500..=599 => self.trouble(code),
-            _ => self.malformed("a status that is none of HTTP's final ones"),
+            _ => self.malformed("a status that is none of HTTP's final ones", CHECK_ENDPOINT),
         }
     }
 
@@ -213,7 +224,7 @@ impl Answer<'_> {
         } else {
             "limits the rate"
         };
-        let advice = "it is asked again when the wait it set is over";
+        let advice = "it is asked again after the wait";
         self.fail(FailureClass::Throttled, words, code, advice)
             .with_deadline(Some(throttle::deadline(self.response)))
     }
@@ -224,10 +235,10 @@ impl Answer<'_> {
             None => "elsewhere".to_owned(),
         };
         let message = format!(
-            "{} redirects {target} (HTTP {}), which is not followed: check the region and --endpoint, and any proxy in \
-             between",
+            "{} redirects {target} (HTTP {}), which is not followed: {}",
             self.name(),
-            self.status
+            self.status,
+            self.profile.advice.not_found
         );
         self.finish(FailureClass::Refused, &message)
     }
@@ -242,9 +253,9 @@ impl Answer<'_> {
         self.finish(FailureClass::Transient, &message)
     }
 
-    fn malformed(&self, what: &str) -> Failure {
+    fn malformed(&self, what: &str, advice: &str) -> Failure {
         let message = format!(
-            "{} answered with {what} (HTTP {}): check --endpoint and any proxy in between; it is tried again",
+            "{} answered with {what} (HTTP {}): {advice}",
             self.name(),
             self.status
         );
