@@ -181,7 +181,7 @@ impl Answer<'_> {
                 let advice = "set its user and password in the proxy settings of the operator";
                 let message = format!(
                     "a proxy before {} asks for authentication (HTTP 407): {advice}",
-                    self.name()
+                    self.vendor()
                 );
                 self.finish(FailureClass::Transient, &message)
             }
@@ -191,7 +191,7 @@ impl Answer<'_> {
                 code,
                 "it is tried again",
             ),
-            400..=499 => refused(
+            status if (400..500).contains(&status) => refused(
                 "refused the form of the request",
                 "check --endpoint and any proxy in between",
             ),
@@ -236,7 +236,7 @@ impl Answer<'_> {
         };
         let message = format!(
             "{} redirects {target} (HTTP {}), which is not followed: {}",
-            self.name(),
+            self.vendor(),
             self.status,
             self.profile.advice.not_found
         );
@@ -247,7 +247,7 @@ impl Answer<'_> {
         let message = format!(
             "a web page came instead of an answer of {} (HTTP {}): a proxy, firewall or CDN in between blocks it, which \
              says nothing about the credential; it is tried again",
-            self.name(),
+            self.vendor(),
             self.status
         );
         self.finish(FailureClass::Transient, &message)
@@ -256,7 +256,7 @@ impl Answer<'_> {
     fn malformed(&self, what: &str, advice: &str) -> Failure {
         let message = format!(
             "{} answered with {what} (HTTP {}): {advice}",
-            self.name(),
+            self.vendor(),
             self.status
         );
         self.finish(FailureClass::Malformed, &message)
@@ -271,7 +271,7 @@ impl Answer<'_> {
         {
             told.push_str(&format!(", \"{text}\""));
         }
-        self.finish(class, &format!("{} {words} ({told}): {advice}", self.name()))
+        self.finish(class, &format!("{} {words} ({told}): {advice}", self.vendor()))
     }
 
     fn finish(&self, class: FailureClass, message: &str) -> Failure {
@@ -281,9 +281,21 @@ impl Answer<'_> {
         Failure::new(class, message)
             .with_deadline(deadline)
             .with_request_id(self.request_id())
+            .withholding(|text| self.repeats_token(text))
     }
 
-    fn name(&self) -> &'static str {
+    /// Whether `text` is or contains the token of an answer that failed all the same.
+    fn repeats_token(&self, text: &str) -> bool {
+        let envelope = self.profile.envelope.and_then(|name| self.members?.object(name));
+        let text = text.to_ascii_lowercase();
+        [self.members, envelope]
+            .into_iter()
+            .flatten()
+            .filter_map(|members| members.text(self.profile.token))
+            .any(|token| !token.is_empty() && text.contains(&token.to_ascii_lowercase()))
+    }
+
+    fn vendor(&self) -> &'static str {
         self.profile.display_name
     }
 
