@@ -10,7 +10,7 @@ use jiff::Timestamp;
 pub const MESSAGE_LIMIT: usize = 256;
 
 /// What stands in a message where a quoted word repeated a credential.
-const WITHHELD: &str = "(withheld)";
+const WITHHELD: &str = "[withheld]";
 
 /// What kind of failure it was: decides latch, back-off and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,7 +99,7 @@ impl Failure {
     }
 
     /// The same without the parts of the vendor's answer for which `repeats_a_secret` says true: quoted words of
-    /// the message become `(withheld)`, and the request id goes.
+    /// the message become `[withheld]`, and the request id goes.
     #[must_use]
     pub fn withholding(mut self, repeats_a_secret: impl Fn(&str) -> bool) -> Self {
         let mut message = String::with_capacity(self.message.len());
@@ -151,7 +151,7 @@ mod tests {
         )
         .with_request_id(Some("hush-1"))
         .withholding(|text| text.contains("hush"));
-        assert_eq!(failure.message, r#"hush said (withheld), then "fine": be hush"#);
+        assert_eq!(failure.message, r#"hush said [withheld], then "fine": be hush"#);
         assert_eq!(failure.request_id, None);
     }
 }

@@ -11,6 +11,11 @@ use super::provider::Profile;
 use super::throttle;
 use crate::failure::{Failure, FailureClass};
 
+/// What to do about a malformed answer.
+pub(super) const CHECK_ENDPOINT: &str = "check --endpoint and any proxy in between; it is tried again";
+pub(super) const CHECK_CLOCK: &str = "check the clock of the operator's nodes; it is tried again";
+pub(super) const ASK_SUPPORT: &str = "it is tried again; if this lasts, ask the vendor's support";
+
 /// Headers that carry an id for the vendor's support.
 const REQUEST_ID_HEADERS: [&str; 4] = [
     "x-request-id",
@@ -66,12 +71,18 @@ pub(super) fn failure_inside(
         (Some(code), _) => answer.by_code(&code),
         (None, Some(status)) => Answer { status, ..answer }.failure(),
         (None, None) if unauthorised => answer.rejected(None),
-        (None, None) => answer.malformed("an error that is not explained instead of a token"),
+        (None, None) => answer.malformed("an error that is not explained instead of a token", ASK_SUPPORT),
     })
 }
 
-/// The failure of an answer that is not what the vendor documents; `what` it is instead.
-pub(super) fn malformed(profile: &Profile, response: &TokenResponse, body: &Body, what: &str) -> Failure {
+/// The failure of an answer that is not what the vendor documents: `what` it is instead, and what to do.
+pub(super) fn malformed(
+    profile: &Profile,
+    response: &TokenResponse,
+    body: &Body,
+    what: &str,
+    advice: &str,
+) -> Failure {
     let members = body.members();
     Answer {
         profile,
@@ -80,7 +91,7 @@ pub(super) fn malformed(profile: &Profile, response: &TokenResponse, body: &Body
         members,
         status: response.status,
     }
-    .malformed(what)
+    .malformed(what, advice)
 }
 
 /// The media type of an answer, where it is a usual one.
@@ -165,12 +176,12 @@ impl Answer<'_> {
             401 | 403 | 422 => self.rejected(code),
             402 => refused("asks for payment", advice.payment),
             404 => refused("does not know the path", advice.not_found),
-            400 => refused("refused the request without an OAuth error code", advice.client),
+            400 => refused("refused the request", advice.client),
             407 => {
                 let advice = "set its user and password in the proxy settings of the operator";
                 let message = format!(
                     "a proxy before {} asks for authentication (HTTP 407): {advice}",
-                    self.name()
+                    self.vendor()
                 );
                 self.finish(FailureClass::Transient, &message)
             }
@@ -180,12 +191,12 @@ impl Answer<'_> {
                 code,
                 "it is tried again",
             ),
-            400..=499 => refused(
+            status if (400..500).contains(&status) => refused(
                 "refused the form of the request",
-                "check the region and --endpoint, and any proxy in between",
+                "check --endpoint and any proxy in between",
             ),
             500..=599 => self.trouble(code),
-            _ => self.malformed("a status that is none of HTTP's final ones"),
+            _ => self.malformed("a status that is none of HTTP's final ones", CHECK_ENDPOINT),
         }
     }
 
@@ -213,7 +224,7 @@ impl Answer<'_> {
         } else {
             "limits the rate"
         };
-        let advice = "it is asked again when the wait it set is over";
+        let advice = "it is asked again after the wait";
         self.fail(FailureClass::Throttled, words, code, advice)
             .with_deadline(Some(throttle::deadline(self.response)))
     }
@@ -224,10 +235,10 @@ impl Answer<'_> {
             None => "elsewhere".to_owned(),
         };
         let message = format!(
-            "{} redirects {target} (HTTP {}), which is not followed: check the region and --endpoint, and any proxy in \
-             between",
-            self.name(),
-            self.status
+            "{} redirects {target} (HTTP {}), which is not followed: {}",
+            self.vendor(),
+            self.status,
+            self.profile.advice.not_found
         );
         self.finish(FailureClass::Refused, &message)
     }
@@ -236,16 +247,16 @@ impl Answer<'_> {
         let message = format!(
             "a web page came instead of an answer of {} (HTTP {}): a proxy, firewall or CDN in between blocks it, which \
              says nothing about the credential; it is tried again",
-            self.name(),
+            self.vendor(),
             self.status
         );
         self.finish(FailureClass::Transient, &message)
     }
 
-    fn malformed(&self, what: &str) -> Failure {
+    fn malformed(&self, what: &str, advice: &str) -> Failure {
         let message = format!(
-            "{} answered with {what} (HTTP {}): check --endpoint and any proxy in between; it is tried again",
-            self.name(),
+            "{} answered with {what} (HTTP {}): {advice}",
+            self.vendor(),
             self.status
         );
         self.finish(FailureClass::Malformed, &message)
@@ -260,7 +271,7 @@ impl Answer<'_> {
         {
             told.push_str(&format!(", \"{text}\""));
         }
-        self.finish(class, &format!("{} {words} ({told}): {advice}", self.name()))
+        self.finish(class, &format!("{} {words} ({told}): {advice}", self.vendor()))
     }
 
     fn finish(&self, class: FailureClass, message: &str) -> Failure {
@@ -270,9 +281,21 @@ impl Answer<'_> {
         Failure::new(class, message)
             .with_deadline(deadline)
             .with_request_id(self.request_id())
+            .withholding(|text| self.repeats_token(text))
     }
 
-    fn name(&self) -> &'static str {
+    /// Whether `text` is or contains the token of an answer that failed all the same.
+    fn repeats_token(&self, text: &str) -> bool {
+        let envelope = self.profile.envelope.and_then(|name| self.members?.object(name));
+        let text = text.to_ascii_lowercase();
+        [self.members, envelope]
+            .into_iter()
+            .flatten()
+            .filter_map(|members| members.text(self.profile.token))
+            .any(|token| !token.is_empty() && text.contains(&token.to_ascii_lowercase()))
+    }
+
+    fn vendor(&self) -> &'static str {
         self.profile.display_name
     }
 

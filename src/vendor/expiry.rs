@@ -145,3 +145,135 @@ pub(super) fn after(time: Timestamp, seconds: i64) -> Timestamp {
     time.saturating_add(SignedDuration::from_secs(seconds))
         .unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+    use http::header::DATE;
+    use rstest::rstest;
+
+    const SENT: i64 = 1_700_000_000;
+    const DAY: i64 = 24 * 60 * 60;
+
+    /// An answer after two seconds; `offset` is how far the vendor's clock is ahead, where it sends a `Date`.
+    fn response(offset: Option<i64>) -> TokenResponse {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut headers = HeaderMap::new();
+        if let Some(offset) = offset {
+            let text = jiff::fmt::rfc2822::DateTimePrinter::new()
+                .timestamp_to_rfc9110_string(&at(SENT + 1 + offset));
+            headers.insert(DATE, text.unwrap().parse().unwrap());
+        }
+        TokenResponse {
+            status: 200,
+            headers,
+            body: Vec::new().into(),
+            sent: at(SENT),
+            received: at(SENT + 2),
+        }
+    }
+
+    fn sources(relative: Option<i64>, absolute: &[i64]) -> Sources {
+        Sources {
+            relative,
+            absolute: absolute.iter().map(|time| SENT + time).collect(),
+            not_before: Vec::new(),
+        }
+    }
+
+    // edge cases 17 to 21, 23 and 25. Times are seconds from the request.
+    #[rstest]
+    #[case::relative(None, Some(3600), &[], 3600, false, false)]
+    #[case::absolute(None, None, &[7200], 7200, false, false)]
+    #[case::the_earliest_of_all(None, Some(3600), &[3590, 3700], 3590, false, false)]
+    #[case::nothing_told(None, None, &[], 1000, true, false)]
+    #[case::huge_is_cut(None, Some(i64::MAX), &[], 400 * DAY, false, false)]
+    #[case::beyond_400_days_is_not_credible(None, None, &[400 * DAY + 1], 1000, true, false)]
+    #[case::four_hundred_days_are(None, None, &[400 * DAY], 400 * DAY, false, false)]
+    #[case::two_minutes_apart_agree(None, Some(3600), &[3720], 3600, false, false)]
+    #[case::more_disagree(None, Some(3600), &[3721], 3600, false, true)]
+    #[case::a_minute_off_is_no_skew(Some(61), None, &[7200], 7200, false, false)]
+    #[case::the_vendor_is_two_hours_ahead(Some(7201), None, &[2 * 7200], 7200, false, true)]
+    #[case::the_vendor_is_two_hours_behind(Some(-7201), None, &[0], 7200, false, true)]
+    #[case::relative_needs_no_clock(Some(-7201), Some(3600), &[3600 - 7200], 3600, false, true)]
+    #[case::past_by_our_clock_alone(None, Some(3600), &[-3600], 3600, false, true)]
+    fn the_earliest_credible_time_counts(
+        #[case] offset: Option<i64>,
+        #[case] relative: Option<i64>,
+        #[case] absolute: &[i64],
+        #[case] expires: i64,
+        #[case] assumed: bool,
+        #[case] clock_skew_suspected: bool,
+    ) {
+        let life = settle(&response(offset), &sources(relative, absolute), 1000).unwrap();
+        assert_eq!(life.expires.as_second() - SENT, expires);
+        assert_eq!(
+            (life.assumed, life.clock_skew_suspected),
+            (assumed, clock_skew_suspected)
+        );
+        assert_eq!((life.issued.as_second(), life.not_before), (SENT, None));
+    }
+
+    // edge case 23
+    #[rstest]
+    #[case::absolute(None, None, &[2])]
+    #[case::absolute_by_a_compared_clock(Some(0), Some(3600), &[-3600])]
+    #[case::one_of_two(None, None, &[7200, -1])]
+    #[case::gone_while_it_was_on_its_way(None, Some(2), &[])]
+    fn an_expired_token_is_useless(
+        #[case] offset: Option<i64>,
+        #[case] relative: Option<i64>,
+        #[case] absolute: &[i64],
+    ) {
+        assert_eq!(
+            settle(&response(offset), &sources(relative, absolute), 1000),
+            Err(Useless::Expired)
+        );
+    }
+
+    // edge case 18
+    #[test]
+    fn milliseconds_are_told_by_their_magnitude() {
+        for time in [SENT + 7200, (SENT + 7200) * 1000 + 155] {
+            let sources = Sources {
+                absolute: vec![time],
+                ..Sources::default()
+            };
+            let life = settle(&response(None), &sources, 1000).unwrap();
+            assert_eq!(life.expires.as_second() - SENT, 7200);
+        }
+    }
+
+    // edge case 22
+    #[rstest]
+    #[case::in_the_past(None, &[-300], Ok(None))]
+    #[case::in_the_future(None, &[60, -300], Ok(Some(60)))]
+    #[case::by_the_vendors_clock(Some(7201), &[7199], Ok(None))]
+    #[case::not_credible(None, &[400 * DAY + 1], Ok(None))]
+    #[case::never(Some(0), &[3600], Err(Useless::NeverValid))]
+    #[case::by_our_clock_alone(None, &[7200], Ok(None))]
+    fn a_token_may_have_to_wait(
+        #[case] offset: Option<i64>,
+        #[case] not_before: &[i64],
+        #[case] expected: Result<Option<i64>, Useless>,
+    ) {
+        let not_before = not_before.iter().map(|time| SENT + time).collect();
+        let sources = Sources {
+            relative: Some(3600),
+            absolute: Vec::new(),
+            not_before,
+        };
+        let found = settle(&response(offset), &sources, 1000)
+            .map(|life| life.not_before.map(|time| time.as_second() - SENT));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_meanwhile_does_no_harm() {
+        let mut response = response(None);
+        response.received = Timestamp::from_second(SENT - 500).unwrap();
+        let life = settle(&response, &sources(Some(i64::MAX), &[]), 1000).unwrap();
+        assert_eq!(life.expires.as_second(), SENT - 500 + 400 * DAY);
+    }
+}

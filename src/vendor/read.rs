@@ -4,10 +4,11 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use super::body::{Body, Members, Node};
+use super::classify::{self, ASK_SUPPORT, CHECK_CLOCK, CHECK_ENDPOINT};
 use super::exchange::TokenResponse;
 use super::expiry::{self, Sources, Useless};
+use super::jwt;
 use super::provider::Profile;
-use super::{classify, jwt};
 use crate::failure::Failure;
 use crate::token::{AccessToken, SecretString};
 
@@ -24,11 +25,11 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
     if !(200..300).contains(&response.status) {
         return Err(classify::failure(profile, response, &body));
     }
-    let malformed = |what: &str| classify::malformed(profile, response, &body, what);
+    let malformed = |what: &str, advice: &str| classify::malformed(profile, response, &body, what, advice);
 
     let members = body
         .members()
-        .ok_or_else(|| malformed(&instead_of_an_object(&body, &response.headers)))?;
+        .ok_or_else(|| malformed(&instead_of_an_object(&body, &response.headers), CHECK_ENDPOINT))?;
     let envelope = profile.envelope.and_then(|name| members.object(name));
     let holder = envelope
         .filter(|inner| inner.get(profile.token).is_some())
@@ -39,20 +40,19 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
     }
     let token = match found {
         Some(Node::Text(text)) => text.as_str(),
-        Some(_) => return Err(malformed("a token that is not a text")),
-        None => return Err(malformed("JSON that holds no token")),
+        Some(_) => return Err(malformed("a token that is not a text", ASK_SUPPORT)),
+        None => return Err(malformed("JSON that holds no token", CHECK_ENDPOINT)),
     };
     if let Some(what) = unfit(token) {
-        return Err(malformed(what));
+        return Err(malformed(what, ASK_SUPPORT));
     }
-    let token_type = token_type(holder).ok_or_else(|| malformed("a token of a type other than bearer"))?;
+    let token_type =
+        token_type(holder).ok_or_else(|| malformed("a token of a type other than bearer", ASK_SUPPORT))?;
 
     let life = expiry::settle(response, &sources(profile, holder, token), profile.default_life);
-    let life = life.map_err(|useless| {
-        malformed(match useless {
-            Useless::Expired => "a token that has already expired, by the clocks of vendor and operator",
-            Useless::NeverValid => "a token that expires before it becomes valid",
-        })
+    let life = life.map_err(|useless| match useless {
+        Useless::Expired => malformed("a token that has already expired", CHECK_CLOCK),
+        Useless::NeverValid => malformed("a token that expires before it becomes valid", CHECK_CLOCK),
     })?;
     Ok(AccessToken {
         value: SecretString::from(token),
@@ -122,11 +122,53 @@ fn instead_of_an_object(body: &Body, headers: &HeaderMap) -> String {
         Body::Empty => "an empty body".to_owned(),
         Body::TooLong => "a body of more than 1 MiB".to_owned(),
         Body::OtherJson => "JSON that is not an object".to_owned(),
-        Body::Markup => "a web page".to_owned(),
+        Body::Markup => match classify::media_type(headers) {
+            Some(media_type) => format!("a web page (\"{media_type}\")"),
+            None => "a web page".to_owned(),
+        },
         _ if compressed => "a compressed body, though none was asked for".to_owned(),
         _ => match classify::media_type(headers) {
             Some("application/json") | None => "a body that is not whole JSON".to_owned(),
             Some(media_type) => format!("\"{media_type}\" that is not JSON"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // edge case 36
+    #[test]
+    fn a_token_of_64_kib_is_the_longest() {
+        assert_eq!(unfit(&"a".repeat(LONGEST_TOKEN)), None);
+        assert_eq!(
+            unfit(&"a".repeat(LONGEST_TOKEN + 1)),
+            Some("a token of more than 64 KiB")
+        );
+    }
+
+    // edge case 36
+    #[test]
+    fn what_cannot_be_a_token_is_told() {
+        for text in [
+            "",
+            " ",
+            "\r\n",
+            "null",
+            "NULL",
+            "undefined",
+            "Bearer",
+            "bearer abc",
+            "a b",
+            "a\tb",
+            "ä",
+            "a\u{7f}",
+        ] {
+            assert!(unfit(text).is_some(), "{text:?}");
+        }
+        for text in ["nullable", "bearertoken", "a.b-c_d~e+f/g=", "x"] {
+            assert_eq!(unfit(text), None, "{text:?}");
+        }
     }
 }

@@ -32,7 +32,7 @@ pub(super) static PROFILE: Profile = Profile {
         credential: "the API key is wrong or deleted, its user is inactive, or the client certificate registered with it \
                      is missing",
         scope: "check the permissions of the API key's user",
-        client: "check the API key and the Integrations permission of its user",
+        client: "check the API key, the client certificate registered with it and the Integrations permission of its user",
         not_found: "check sixClicks.region, the part after app- in your 6clicks URL, or --endpoint",
         payment: "ask 6clicks about the subscription",
         trouble: "it is tried again; if this lasts, check the API key, as 6clicks may answer so to a wrong one",

@@ -101,16 +101,16 @@ fn text_wait(body: &[u8]) -> Option<i64> {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     ["try again in ", "replenished in "].iter().find_map(|marker| {
         let (_, rest) = text.split_once(marker)?;
-        let mut words = rest.split_ascii_whitespace();
-        let amount = words
-            .next()?
-            .trim_end_matches(|character: char| !character.is_ascii_digit());
+        // The next member of the JSON may follow without a blank.
+        let end = rest.find(|character: char| !character.is_ascii_digit() && !matches!(character, '.' | ':'));
+        let (amount, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        let amount = amount.trim_end_matches('.');
         time_span(amount).or_else(|| {
             let number: f64 = amount
                 .parse()
                 .ok()
                 .filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
-            let unit = match words.next() {
+            let unit = match rest.split_ascii_whitespace().next() {
                 Some(word) if word.starts_with("minute") => 60.0,
                 Some(word) if word.starts_with("hour") => 3600.0,
                 Some(word) if word.starts_with("day") => 86400.0,
@@ -140,4 +140,139 @@ fn time_span(text: &str) -> Option<i64> {
             .saturating_add(seconds?)
             .saturating_add(up),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+    use rstest::rstest;
+
+    /// Sun, 06 Nov 1994 08:49:37 GMT
+    const NOW: i64 = 784_111_777;
+
+    fn response(headers: &[(&'static str, &'static str)], body: &str) -> TokenResponse {
+        let now = Timestamp::from_second(NOW).unwrap();
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        TokenResponse {
+            status: 429,
+            headers: map,
+            body: body.as_bytes().to_vec().into(),
+            sent: now,
+            received: now,
+        }
+    }
+
+    fn wait(response: &TokenResponse) -> i64 {
+        deadline(response).as_second() - NOW
+    }
+
+    // edge case 28
+    #[rstest]
+    #[case::seconds("120", 120)]
+    #[case::blanks_around(" 120 ", 120)]
+    #[case::zero("0", 1)]
+    #[case::the_longest("3600", 3600)]
+    #[case::more_than_an_hour("86400", 3600)]
+    #[case::more_than_fits("99999999999999999999999", 3600)]
+    #[case::several_in_one_line("5, 120, 60", 120)]
+    #[case::one_sound_among_several("soon, 7", 7)]
+    #[case::date("Sun, 06 Nov 1994 08:51:37 GMT", 120)]
+    #[case::old_date("Sunday, 06-Nov-94 08:51:37 GMT", 120)]
+    #[case::past_date("Sun, 06 Nov 1994 08:00:00 GMT", 1)]
+    #[case::far_date("Mon, 07 Nov 2094 08:00:00 GMT", 60)]
+    #[case::far_sound_date("Sun, 07 Nov 2094 08:00:00 GMT", 3600)]
+    #[case::negative("-5", 60)]
+    #[case::signed("+5", 60)]
+    #[case::fraction("1.5", 60)]
+    #[case::empty("", 60)]
+    #[case::garbage("soon", 60)]
+    fn retry_after_is_seconds_or_a_date_and_clamped(#[case] value: &'static str, #[case] expected: i64) {
+        assert_eq!(wait(&response(&[("retry-after", value)], "")), expected);
+    }
+
+    // edge case 28
+    #[test]
+    fn of_several_retry_after_headers_the_longest_counts() {
+        let headers = [
+            ("retry-after", "10"),
+            ("retry-after", "Sun, 06 Nov 1994 08:51:37 GMT"),
+            ("retry-after", "x"),
+        ];
+        assert_eq!(wait(&response(&headers, "")), 120);
+    }
+
+    // edge case 28
+    #[rstest]
+    #[case::api_management(
+        r#"{"statusCode":429,"message":"Rate limit is exceeded. Try again in 289 seconds."}"#,
+        289
+    )]
+    #[case::bare("Rate limit is exceeded. Try again in 289 seconds.", 289)]
+    #[case::one_second("try again in 1 second", 1)]
+    #[case::minutes("Try again in 5 minutes.", 300)]
+    #[case::quota_time(r#"{"message":"Quota will be replenished in 00:06:46."}"#, 406)]
+    #[case::another_member_behind(r#"{"message":"replenished in 00:06:46.","statusCode":403}"#, 406)]
+    #[case::quota_fraction("replenished in 00:06:46.5", 407)]
+    #[case::quota_days_and_time("replenished in 1.00:06:46.", 3600)]
+    #[case::quota_days("replenished in 2.12 days.", 3600)]
+    #[case::part_of_a_day("replenished in 0.01 days", 864)]
+    #[case::four_parts("replenished in 1:2:3:4", 60)]
+    #[case::no_number("Try again in a while.", 60)]
+    #[case::cut("Try again in ", 60)]
+    #[case::huge("Try again in 99999999999999999999999 seconds", 3600)]
+    #[case::huge_time("replenished in 99999999999999999999.99999999999999999999:00:00", 3600)]
+    fn the_text_of_the_body_tells_the_wait(#[case] body: &str, #[case] expected: i64) {
+        assert_eq!(wait(&response(&[], body)), expected);
+    }
+
+    // edge case 28
+    #[rstest]
+    #[case::header_first(&[("retry-after", "10"), ("x-ratelimit-reset", "784111977")], "Try again in 20 seconds", 10)]
+    #[case::then_the_text(&[("retry-after", "x"), ("x-ratelimit-reset", "784111977")], "Try again in 20 seconds", 20)]
+    #[case::then_the_reset(&[("x-ratelimit-reset", "784111977")], "", 200)]
+    #[case::reset_in_milliseconds(&[("x-ratelimit-reset", "784111977000")], "", 200)]
+    #[case::reset_in_seconds_to_wait(&[("x-ratelimit-reset", "30")], "", 30)]
+    #[case::reset_that_has_passed(&[("x-ratelimit-reset", "784111000")], "", 60)]
+    #[case::nothing(&[], "", 60)]
+    fn the_sources_of_a_deadline_have_an_order(
+        #[case] headers: &[(&'static str, &'static str)],
+        #[case] body: &str,
+        #[case] expected: i64,
+    ) {
+        assert_eq!(wait(&response(headers, body)), expected);
+    }
+
+    // edge case 28: the vendor's clock is an hour behind ours
+    #[rstest]
+    #[case("retry-after", "Sun, 06 Nov 1994 07:51:37 GMT")]
+    #[case("x-ratelimit-reset", "784108297")]
+    fn absolute_times_are_by_the_vendors_clock(#[case] name: &'static str, #[case] value: &'static str) {
+        let headers = [("date", "Sun, 06 Nov 1994 07:49:37 GMT"), (name, value)];
+        assert_eq!(wait(&response(&headers, "")), 120);
+    }
+
+    #[test]
+    fn a_deadline_is_a_whole_second_and_never_early() {
+        let mut response = response(&[("retry-after", "10")], "");
+        response.received = Timestamp::new(NOW, 500_000_000).unwrap();
+        assert_eq!(deadline(&response), Timestamp::from_second(NOW + 11).unwrap());
+        response
+            .headers
+            .insert("retry-after", HeaderValue::from_static("3600"));
+        assert_eq!(deadline(&response), Timestamp::from_second(NOW + 3600).unwrap());
+    }
+
+    #[test]
+    fn only_a_told_wait_is_a_deadline_of_a_503() {
+        assert_eq!(
+            told_deadline(&response(&[("x-ratelimit-reset", "784111977")], "down")),
+            None
+        );
+        let told = told_deadline(&response(&[("retry-after", "30")], "down")).unwrap();
+        assert_eq!(told.as_second() - NOW, 30);
+    }
 }

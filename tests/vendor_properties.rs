@@ -1,0 +1,320 @@
+//! Whatever a server answers, a reader ends with a token of a bounded life or with a failure that can be shown.
+
+// Test code: a failed expectation is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use vendor_token_operator::token::{Credentials, ExposeSecret, clean_credential};
+use vendor_token_operator::vendor::{CheckmarxRegion, Grant, TokenResponse, scrub};
+
+/// A credential that has the form of an error code, so that it could pass for one.
+const PLANTED_CREDENTIAL: &str = "planted_hush_credential";
+const PLANTED_TOKEN: &str = "planted-Hush-T0ken.with.parts";
+
+fn grants() -> Vec<Grant> {
+    vec![
+        Grant::six_map(Vec::new()).unwrap(),
+        Grant::six_clicks("au").unwrap(),
+        Grant::checkmarx_sca(CheckmarxRegion::Us, "acme", vec!["sca_api".to_owned()]).unwrap(),
+        Grant::Mapiq,
+        Grant::Picus,
+    ]
+}
+
+fn credentials(grant: &Grant, value: &str) -> Credentials {
+    let values = grant
+        .credential_keys()
+        .iter()
+        .map(|key| (*key, value.into()))
+        .collect();
+    Credentials {
+        values,
+        client_certificate: None,
+    }
+}
+
+/// Reads `response` with every vendor and checks what must hold of any outcome.
+fn check(response: &TokenResponse) -> Result<(), TestCaseError> {
+    for grant in grants() {
+        match grant.read(response) {
+            Ok(token) => {
+                let life = token.expires.duration_since(response.received);
+                prop_assert!(life > SignedDuration::ZERO, "{:?} expires in {}", grant, life);
+                prop_assert!(
+                    life <= SignedDuration::from_hours(400 * 24),
+                    "{:?} expires in {}",
+                    grant,
+                    life
+                );
+                prop_assert!(token.expires.subsec_nanosecond() == 0 && token.issued.subsec_nanosecond() == 0);
+                prop_assert!(
+                    token
+                        .not_before
+                        .is_none_or(|time| time > response.received && time < token.expires)
+                );
+                prop_assert!(token.token_type.eq_ignore_ascii_case("bearer"));
+                let value = token.value.expose_secret();
+                prop_assert!((1..=64 * 1024).contains(&value.len()));
+                prop_assert!(HeaderValue::from_str(value).is_ok());
+            }
+            Err(failure) => {
+                let failure = scrub(failure, &credentials(&grant, PLANTED_CREDENTIAL));
+                let text = format!("{failure:?}");
+                prop_assert!(failure.message.chars().count() <= 256, "{}", failure.message);
+                prop_assert!(!failure.message.is_empty() && !failure.message.chars().any(char::is_control));
+                prop_assert!(!text.to_lowercase().contains(PLANTED_CREDENTIAL), "{}", text);
+                prop_assert!(!failure.message.contains(PLANTED_TOKEN), "{}", text);
+                prop_assert!(!text.contains(&STANDARD.encode(PLANTED_CREDENTIAL)), "{}", text);
+                if let Some(deadline) = failure.not_before {
+                    let wait = deadline.duration_since(response.received);
+                    prop_assert!(wait >= SignedDuration::from_secs(1), "wait of {}", wait);
+                    prop_assert!(wait <= SignedDuration::from_hours(1), "wait of {}", wait);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Clocks from 1970 to 2200, a request of up to two hours, also one during which the clock was set back.
+fn clocks() -> impl Strategy<Value = (Timestamp, Timestamp)> {
+    (
+        0..7_258_118_400_i64,
+        0..1_000_000_000_i32,
+        -10_000_000_000_i64..7_200_000_000_000,
+    )
+        .prop_map(|(second, nanosecond, took)| {
+            let sent = Timestamp::new(second, nanosecond).unwrap();
+            (
+                sent,
+                sent.saturating_add(SignedDuration::from_nanos(took)).unwrap(),
+            )
+        })
+}
+
+fn status() -> impl Strategy<Value = u16> {
+    prop_oneof![
+        4 => Just(200_u16),
+        4 => proptest::sample::select(vec![201, 204, 301, 307, 400, 401, 402, 403, 404, 407, 408, 411, 415, 422, 425, 429, 500, 502, 503]),
+        1 => any::<u16>(),
+    ]
+}
+
+fn header() -> impl Strategy<Value = (HeaderName, HeaderValue)> {
+    let name = proptest::sample::select(vec![
+        "date",
+        "retry-after",
+        "x-ratelimit-reset",
+        "content-type",
+        "content-encoding",
+        "location",
+        "x-request-id",
+    ]);
+    let value = prop_oneof![
+        (0..7_258_118_400_i64).prop_map(|second| {
+            let time = Timestamp::from_second(second).unwrap();
+            jiff::fmt::rfc2822::DateTimePrinter::new()
+                .timestamp_to_rfc9110_string(&time)
+                .unwrap()
+                .into_bytes()
+        }),
+        number().prop_map(|number| number.to_string().into_bytes()),
+        text().prop_map(String::into_bytes),
+        text().prop_map(|text| format!("https://{text}.example.com/{text}").into_bytes()),
+        vec(any::<u8>(), 0..40),
+    ];
+    (name, value).prop_filter_map("not a header", |(name, value)| {
+        Some((
+            HeaderName::from_static(name),
+            HeaderValue::from_bytes(&value).ok()?,
+        ))
+    })
+}
+
+fn headers() -> impl Strategy<Value = HeaderMap> {
+    vec(header(), 0..4).prop_map(|pairs| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name, value);
+        }
+        headers
+    })
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(PLANTED_CREDENTIAL.to_owned()),
+        Just(STANDARD.encode(PLANTED_CREDENTIAL)),
+        Just(PLANTED_CREDENTIAL.to_uppercase()),
+        Just(format!("xx_{PLANTED_CREDENTIAL}")),
+        Just(PLANTED_TOKEN.to_owned()),
+        proptest::sample::select(vec![
+            "invalid_grant",
+            "invalid_client",
+            "temporarily_unavailable",
+            "too_many_requests",
+            "some_unknown_code",
+            "AADB2C90081: x\r\nCorrelation ID: 1-2\r\n",
+            "Try again in 289 seconds.",
+            "Bearer",
+            "bearer",
+            "null",
+            "",
+            "Out of call volume quota. Quota will be replenished in 9999999999.00:06:46.",
+            "3600",
+            "-1",
+            "1e400",
+            "NaN",
+        ])
+        .prop_map(str::to_owned),
+        "[ -~]{0,20}",
+        any::<String>(),
+    ]
+}
+
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        0..10_000_i64,
+        0..7_258_118_400_i64,
+        (0..7_258_118_400_i64).prop_map(|second| second * 1000),
+        any::<i64>(),
+    ]
+}
+
+fn token() -> impl Strategy<Value = serde_json::Value> {
+    prop_oneof![
+        Just(PLANTED_TOKEN.into()),
+        (number(), number()).prop_map(|(expires, not_before)| {
+            let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{expires},"nbf":{not_before}}}"#));
+            format!("eyJhbGciOiJSUzI1NiJ9.{claims}.c2ln").into()
+        }),
+        value(),
+    ]
+}
+
+fn value() -> impl Strategy<Value = serde_json::Value> {
+    prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        number().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        text().prop_map(Into::into),
+        text().prop_map(|text| serde_json::json!({ "code": text, "message": text })),
+        number().prop_map(|number| serde_json::json!({ "code": number })),
+    ]
+}
+
+/// Bodies of the members that the readers know, with anything in them.
+fn likely_body() -> impl Strategy<Value = Vec<u8>> {
+    let names = proptest::sample::select(vec![
+        "token_type",
+        "expires_in",
+        "expires_on",
+        "not_before",
+        "expire_at",
+        "expireInSeconds",
+        "error",
+        "error_type",
+        "error_description",
+        "message",
+        "success",
+        "unAuthorizedRequest",
+        "status_code",
+        "statusCode",
+        "code",
+        "request_id",
+    ]);
+    (token(), vec((names, value()), 0..5), any::<bool>()).prop_map(|(token, members, enveloped)| {
+        let mut object = serde_json::Map::new();
+        for name in ["access_token", "accessToken", "token"] {
+            object.insert(name.to_owned(), token.clone());
+        }
+        object.extend(members.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let object = serde_json::Value::Object(object);
+        let body = if enveloped {
+            serde_json::json!({ "result": object })
+        } else {
+            object
+        };
+        body.to_string().into_bytes()
+    })
+}
+
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => likely_body(),
+        1 => (likely_body(), any::<prop::sample::Index>()).prop_map(|(body, cut)| body[..cut.index(body.len())].to_vec()),
+        1 => vec(any::<u8>(), 0..200),
+        1 => text().prop_map(String::into_bytes),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    // edge cases 17, 18, 23, 28, 33, 34, 36 and 37
+    #[test]
+    fn no_answer_breaks_a_reader(
+        status in status(),
+        headers in headers(),
+        body in body(),
+        (sent, received) in clocks(),
+    ) {
+        check(&TokenResponse { status, headers, body: body.into(), sent, received })?;
+    }
+
+    // edge cases 5, 6 and 7
+    #[test]
+    fn a_credential_reaches_the_vendor_as_it_is_or_not_at_all(raw in vec(any::<u8>(), 0..40)) {
+        let Ok(value) = clean_credential("key", &raw) else { return Ok(()) };
+        let value = value.expose_secret();
+        for grant in grants() {
+            let Ok(request) = grant.request(&grant.endpoint(), &credentials(&grant, value)) else {
+                prop_assert_eq!(grant.vendor().as_str(), "SixClicks");
+                continue;
+            };
+            prop_assert!(!request.url.contains(value) || grants_url_holds(value));
+            for (_, value) in &request.headers {
+                prop_assert!(HeaderValue::from_str(value.expose_secret()).is_ok());
+            }
+            let body = request.body.expose_secret();
+            let sent: Vec<String> = if let Ok(json) = serde_json::from_str::<serde_json::Value>(body) {
+                json.as_object().unwrap().values().map(|value| value.as_str().unwrap().to_owned()).collect()
+            } else if body.is_empty() {
+                request.headers.iter().map(|(_, value)| value.expose_secret().to_owned()).collect()
+            } else {
+                url::form_urlencoded::parse(body.as_bytes()).map(|(_, value)| value.into_owned()).collect()
+            };
+            prop_assert!(sent.iter().any(|sent| sent == value), "{:?}", grant);
+        }
+    }
+
+    #[test]
+    fn a_credential_is_recognised_wherever_it_lies(
+        value in "[ -~]{8,40}",
+        before in "[ -~]{0,9}",
+        after in "[ -~]{0,9}",
+    ) {
+        let credentials = credentials(&Grant::Picus, &value);
+        let text = format!("{before}{value}{after}");
+        let form: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        for text in [text.clone(), form, STANDARD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
+            prop_assert!(credentials.repeated_in(&text), "{:?}", text);
+        }
+    }
+}
+
+/// A value so short that the fixed URLs hold it by chance.
+fn grants_url_holds(value: &str) -> bool {
+    grants().iter().any(|grant| {
+        let other = credentials(grant, "another-value");
+        grant
+            .request(&grant.endpoint(), &other)
+            .is_ok_and(|request| request.url.contains(value))
+    })
+}
