@@ -1,0 +1,93 @@
+//! The five vendors and what is fixed about each.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A vendor. Written in JSON and on the command line as the member of a VendorToken's spec: `sixMap`,
+/// `sixClicks`, `checkmarxSCA`, `mapiq`, `picus`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Vendor {
+    /// SixMap, whose tokens are issued by Stytch.
+    SixMap,
+    /// The 6clicks Developer API.
+    SixClicks,
+    /// Checkmarx SCA, both regions.
+    #[serde(rename = "checkmarxSCA")]
+    CheckmarxSca,
+    /// Mapiq.
+    Mapiq,
+    /// Picus.
+    Picus,
+}
+
+impl Vendor {
+    /// All of them, in the order used everywhere.
+    pub const ALL: [Vendor; 5] = [
+        Vendor::SixMap,
+        Vendor::SixClicks,
+        Vendor::CheckmarxSca,
+        Vendor::Mapiq,
+        Vendor::Picus,
+    ];
+
+    /// The name in JSON and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Vendor::SixMap => "sixMap",
+            Vendor::SixClicks => "sixClicks",
+            Vendor::CheckmarxSca => "checkmarxSCA",
+            Vendor::Mapiq => "mapiq",
+            Vendor::Picus => "picus",
+        }
+    }
+
+    /// The path of the token endpoint, from the vendor's page.
+    pub fn path(self) -> &'static str {
+        match self {
+            Vendor::SixMap => "/v1/public/project-live-da664296-f5e5-4302-872d-9824683c3c42/oauth2/token",
+            Vendor::SixClicks => "/auth-api/1.0/auth/token",
+            Vendor::CheckmarxSca => "/identity/connect/token",
+            Vendor::Mapiq => "/api/public/oauth2/token",
+            Vendor::Picus => "/v1/auth/token",
+        }
+    }
+
+    /// How long the vendor's tokens live, in seconds.
+    pub fn default_lifetime_seconds(self) -> u64 {
+        match self {
+            Vendor::SixMap | Vendor::CheckmarxSca | Vendor::Mapiq => 3600,
+            Vendor::SixClicks => 86_400,
+            Vendor::Picus => 7200,
+        }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for Vendor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A name that is no vendor's.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown vendor: one of sixMap, sixClicks, checkmarxSCA, mapiq, picus is expected")]
+pub struct UnknownVendor;
+
+impl FromStr for Vendor {
+    type Err = UnknownVendor;
+
+    /// Reads a name in any case, so that the operator's `CheckmarxSCA` works too.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Vendor::ALL
+            .into_iter()
+            .find(|vendor| vendor.name().eq_ignore_ascii_case(text))
+            .ok_or(UnknownVendor)
+    }
+}
