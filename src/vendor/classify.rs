@@ -3,6 +3,7 @@
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, LOCATION};
+use zeroize::Zeroizing;
 
 use super::body::{Body, Members};
 use super::exchange::TokenResponse;
@@ -23,6 +24,8 @@ const REQUEST_ID_HEADERS: [&str; 4] = [
     "x-correlation-id",
     "x-ms-request-id",
 ];
+/// How much of a body is searched for API Management's words about its quota, in bytes.
+const QUOTA_SEARCHED: usize = 4 * 1024;
 /// The longest host of a redirect that is shown, in characters.
 const LONGEST_HOST: usize = 80;
 
@@ -299,18 +302,18 @@ impl Answer<'_> {
         self.profile.display_name
     }
 
-    /// API Management's quota is a 403 and has nothing to do with authorization.
+    /// API Management's quota is a 403 and has nothing to do with authorization. Its sentence may come alone.
     fn is_out_of_quota(&self) -> bool {
-        let nested = self.members.and_then(|members| members.object("error"));
-        [self.members, nested]
-            .into_iter()
-            .flatten()
-            .filter_map(|members| members.text("message"))
-            .any(|text| {
-                let text = text.to_ascii_lowercase();
-                text.contains("quota")
-                    && (text.contains("replenished") || text.contains("out of call volume"))
-            })
+        if matches!(self.body, Body::Markup) {
+            return false;
+        }
+        let start = self
+            .response
+            .body
+            .get(..QUOTA_SEARCHED)
+            .unwrap_or(&self.response.body);
+        let text = Zeroizing::new(String::from_utf8_lossy(start).to_ascii_lowercase());
+        text.contains("quota") && (text.contains("replenished") || text.contains("out of call volume"))
     }
 
     fn request_id(&self) -> Option<&str> {

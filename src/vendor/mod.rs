@@ -293,3 +293,123 @@ fn fits_header(value: &str) -> bool {
 pub fn scrub(failure: Failure, credentials: &Credentials) -> Failure {
     failure.withholding(|text| credentials.repeated_in(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn checkmarx(region: CheckmarxRegion, tenant: &str, scopes: &[&str]) -> Result<Grant, InvalidGrant> {
+        Grant::checkmarx_sca(
+            region,
+            tenant,
+            scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        )
+    }
+
+    #[test]
+    fn a_vendor_is_found_by_its_name() {
+        for vendor in Vendor::ALL {
+            assert_eq!(vendor.to_string().parse(), Ok(vendor));
+        }
+        assert_eq!("sixmap".parse::<Vendor>(), Err(UnknownVendor));
+    }
+
+    #[rstest]
+    #[case(Vendor::SixMap, "SixMap", 3600)]
+    #[case(Vendor::SixClicks, "SixClicks", 86400)]
+    #[case(Vendor::CheckmarxSca, "CheckmarxSCA", 3600)]
+    #[case(Vendor::Mapiq, "Mapiq", 3600)]
+    #[case(Vendor::Picus, "Picus", 7200)]
+    fn a_vendors_constants_are_its_own(#[case] vendor: Vendor, #[case] name: &str, #[case] life: u64) {
+        assert_eq!(
+            (vendor.as_str(), vendor.default_life()),
+            (name, Duration::from_secs(life))
+        );
+    }
+
+    #[test]
+    fn each_grant_has_its_compiled_in_endpoint() {
+        let scopes = ["sca_api"];
+        let origins = [
+            (Grant::six_map(Vec::new()), "https://api.stytch.com"),
+            (Grant::six_clicks("au"), "https://api-au.6clicks.io"),
+            (
+                checkmarx(CheckmarxRegion::Us, "acme", &scopes),
+                "https://platform.checkmarx.net",
+            ),
+            (
+                checkmarx(CheckmarxRegion::Eu, "acme", &scopes),
+                "https://eu.platform.checkmarx.net",
+            ),
+            (Ok(Grant::Mapiq), "https://account.mapiq.com"),
+            (Ok(Grant::Picus), "https://api.picussecurity.com"),
+        ];
+        for (grant, origin) in origins {
+            let grant = grant.unwrap();
+            assert_eq!(grant.endpoint().origin, origin);
+            // What is compiled in passes the rules for a replacement.
+            assert_eq!(Endpoint::parse(grant.vendor(), origin), Ok(grant.endpoint()));
+        }
+    }
+
+    #[test]
+    fn a_canonical_text_tells_grants_apart_and_nothing_else() {
+        let canonical = |grant: Result<Grant, InvalidGrant>| grant.unwrap().canonical();
+        let scopes = |scopes: &[&str]| scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            canonical(Grant::six_map(scopes(&["b", "a", "b"]))),
+            r#"["SixMap",["a","b"]]"#
+        );
+        assert_eq!(canonical(Grant::six_clicks("au")), r#"["SixClicks","au"]"#);
+        assert_eq!(
+            canonical(checkmarx(CheckmarxRegion::Eu, "ac\"me", &["sca_api"])),
+            r#"["CheckmarxSCA",["EU","ac\"me",["sca_api"]]]"#
+        );
+        assert_eq!(Grant::Mapiq.canonical(), r#"["Mapiq",null]"#);
+        assert_eq!(Grant::Picus.canonical(), r#"["Picus",null]"#);
+        assert_ne!(
+            canonical(Grant::six_map(scopes(&["a,b"]))),
+            canonical(Grant::six_map(scopes(&["a", "b"])))
+        );
+    }
+
+    // edge cases 8 and 9
+    #[rstest]
+    #[case(Grant::six_clicks(""), "sixClicks.region")]
+    #[case(Grant::six_clicks("AU"), "sixClicks.region")]
+    #[case(Grant::six_clicks("1au"), "sixClicks.region")]
+    #[case(Grant::six_clicks("a.example.com"), "sixClicks.region")]
+    #[case(Grant::six_clicks("abcdefghijklmnop"), "sixClicks.region")]
+    #[case(Grant::six_clicks("app-au"), "sixClicks.region")]
+    #[case(checkmarx(CheckmarxRegion::Us, "", &["sca_api"]), "checkmarxSCA.tenant")]
+    #[case(checkmarx(CheckmarxRegion::Us, " acme", &["sca_api"]), "checkmarxSCA.tenant")]
+    #[case(checkmarx(CheckmarxRegion::Us, "Tenant:acme", &["sca_api"]), "checkmarxSCA.tenant")]
+    #[case(checkmarx(CheckmarxRegion::Us, "acme", &[]), "checkmarxSCA.scopes")]
+    #[case(checkmarx(CheckmarxRegion::Us, "acme", &["openid"]), "checkmarxSCA.scopes")]
+    #[case(Grant::six_map(vec![String::new()]), "sixMap.scopes")]
+    fn a_parameter_that_cannot_be_used_is_named(
+        #[case] grant: Result<Grant, InvalidGrant>,
+        #[case] field: &str,
+    ) {
+        assert_eq!(grant.unwrap_err().field, field);
+    }
+
+    #[rstest]
+    #[case("au")]
+    #[case("eu-2")]
+    #[case("abcdefghijklmno")]
+    fn a_region_is_taken(#[case] region: &str) {
+        assert!(Grant::six_clicks(region).is_ok());
+    }
+
+    // edge case 6
+    #[test]
+    fn a_missing_credential_makes_no_request() {
+        let failure = Grant::Picus
+            .request(&Grant::Picus.endpoint(), &Credentials::default())
+            .unwrap_err();
+        assert_eq!(failure.class, FailureClass::Rejected);
+        assert!(failure.message.contains("refresh-token"), "{}", failure.message);
+    }
+}
