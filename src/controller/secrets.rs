@@ -136,13 +136,16 @@ pub(super) struct SecretIndex {
     inner: Mutex<Inner>,
 }
 
+/// Namespace and name.
+type SecretKey = (Box<str>, Box<str>);
+
 #[derive(Debug, Default)]
 struct Inner {
     namespaces: HashMap<Box<str>, HashMap<Box<str>, SecretRecord>>,
     /// Scopes (a namespace, or empty for all) whose list was read whole at least once.
     listed: HashSet<String>,
     /// By scope, what was seen or written since its list began.
-    listing: HashMap<String, HashSet<(Box<str>, Box<str>)>>,
+    listing: HashMap<String, HashSet<SecretKey>>,
 }
 
 impl SecretIndex {

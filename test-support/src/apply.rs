@@ -31,7 +31,7 @@ pub async fn apply(client: Client, namespace: &str, yaml: &str) -> Result<(), Er
 }
 
 /// Applies what a kustomization's folder names in `resources`, as [`apply`] does; without kustomize, so only
-/// `resources` and `namespace` have an effect, `images` and `labels` none, and any other field is refused.
+/// `resources` has an effect, `images` and `labels` have none, and any other field is refused.
 ///
 /// # Errors
 /// As [`apply`], and when a file cannot be read or a field is not known here.

@@ -15,8 +15,9 @@ fn folder() -> PathBuf {
         .map(PathBuf::from);
     // Cargo gives tests their own package as the working folder, so this one is found by the package's place.
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    target
-        .unwrap_or_else(|| workspace.join("target"))
+    // An absolute folder replaces what it is joined to.
+    workspace
+        .join(target.unwrap_or_else(|| "target".into()))
         .join("control-plane")
 }
 

@@ -1,24 +1,20 @@
 //! The control plane: start, stop, clients.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::{Api, ObjectMeta, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Config;
+use kube::api::Api;
 
 use crate::audit::{AuditLog, Cut};
-use crate::certificates::write_private;
+use crate::clients::{config_from, get};
 use crate::folder::Folder;
-use crate::kubeconfig::{Proof, render};
 use crate::launch::Layout;
 use crate::process::Process;
-use crate::{Error, apply, assets, ports, wait_for};
+use crate::{Error, assets, ports, wait_for};
 
 const ETCD: &str = "etcd";
 const API_SERVER: &str = "kube-apiserver";
@@ -28,7 +24,6 @@ const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 const START_ATTEMPTS: u32 = 3;
 /// How long a program may take to end by itself; the data is thrown away, so not long.
 const PATIENCE: Duration = Duration::from_secs(5);
-const TOKEN_LIFETIME_SECONDS: i64 = 24 * 3600;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -51,17 +46,6 @@ impl Default for Options {
             start_deadline: Duration::from_secs(120),
         }
     }
-}
-
-/// What a command printed.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Its standard output.
-    pub stdout: String,
-    /// Its standard error.
-    pub stderr: String,
 }
 
 /// What runs on after [`ControlPlane::leave_running`].
@@ -93,11 +77,11 @@ struct Programs {
 pub struct ControlPlane {
     programs: Mutex<Programs>,
     options: Options,
-    config: Config,
-    layout: Layout,
+    pub(crate) config: Config,
+    pub(crate) layout: Layout,
     cut: Arc<Cut>,
     // Last: the folder goes when the programs are gone.
-    folder: Folder,
+    pub(crate) folder: Folder,
 }
 
 impl ControlPlane {
@@ -155,143 +139,6 @@ impl ControlPlane {
     fn programs(&self) -> MutexGuard<'_, Programs> {
         // A panic of a test while it holds the lock leaves nothing half done.
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A client with all rights (group `system:masters`), which does not retry by itself.
-    ///
-    /// # Errors
-    /// When no client can be made.
-    pub fn admin(&self) -> Result<Client, Error> {
-        Client::try_from(self.config.clone()).map_err(Error::kube("make a client"))
-    }
-
-    /// The kubeconfig of a user with all rights.
-    pub fn admin_kubeconfig(&self) -> PathBuf {
-        self.layout.admin_kubeconfig.clone()
-    }
-
-    /// The API server's address, `https://127.0.0.1:PORT`.
-    pub fn server(&self) -> &str {
-        &self.layout.server
-    }
-
-    /// The temporary folder, for files that should go with the control plane.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Writes a kubeconfig for a service account, which has to exist: with a token of its own (24 h), so with exactly the rights
-    /// that RBAC gives it.
-    ///
-    /// # Errors
-    /// When the API server gives no token.
-    pub async fn kubeconfig_for_service_account(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<PathBuf, Error> {
-        let action = format!("get a token for the service account {namespace}/{name}");
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                expiration_seconds: Some(TOKEN_LIFETIME_SECONDS),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let answer = Api::<ServiceAccount>::namespaced(self.admin()?, namespace)
-            .create_token_request(name, &PostParams::default(), &request)
-            .await
-            .map_err(Error::kube(&action))?;
-        let token = answer.status.map(|status| status.token).unwrap_or_default();
-        let text = render(
-            &self.layout.server,
-            &self.layout.authority,
-            namespace,
-            &Proof::Token(&token),
-        );
-        write_private(
-            &self.folder.path().join(format!("{namespace}.{name}.kubeconfig")),
-            &text,
-        )
-    }
-
-    /// A client of a service account, which has to exist, with exactly the rights that RBAC gives it.
-    ///
-    /// # Errors
-    /// When the API server gives no token.
-    pub async fn client_as(&self, namespace: &str, service_account: &str) -> Result<Client, Error> {
-        let path = self
-            .kubeconfig_for_service_account(namespace, service_account)
-            .await?;
-        Client::try_from(config_from(&path).await?).map_err(Error::kube("make a client"))
-    }
-
-    /// Makes a namespace with a name of its own that begins with `prefix`, and gives the name.
-    ///
-    /// # Errors
-    /// When the API server refuses.
-    pub async fn namespace(&self, prefix: &str) -> Result<String, Error> {
-        let namespace = Namespace {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{prefix}-")),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
-        let made = Api::all(self.admin()?)
-            .create(&PostParams::default(), &namespace)
-            .await
-            .map_err(Error::kube(format!("make a namespace {prefix}-…")))?;
-        Ok(made.metadata.name.unwrap_or_default())
-    }
-
-    /// Applies all objects of a YAML text as the administrator, server-side; see [`apply`].
-    ///
-    /// # Errors
-    /// When the text is no manifest or the API server refuses.
-    pub async fn apply_yaml(&self, namespace: &str, yaml: &str) -> Result<(), Error> {
-        apply::apply(self.admin()?, namespace, yaml).await
-    }
-
-    /// As [`Self::apply_yaml`], for a file.
-    ///
-    /// # Errors
-    /// As there, and when the file cannot be read.
-    pub async fn apply_file(&self, namespace: &str, path: &Path) -> Result<(), Error> {
-        let yaml = apply::read(path)?;
-        self.apply_yaml(namespace, &yaml).await
-    }
-
-    /// Applies the resources of a kustomization's folder; see [`crate::apply_kustomization`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn apply_kustomization(&self, folder: &Path) -> Result<(), Error> {
-        apply::apply_kustomization(self.admin()?, folder).await
-    }
-
-    /// Runs kubectl as the administrator.
-    ///
-    /// # Errors
-    /// When there is no kubectl or it cannot be started. Its own failure is in [`Output::status`].
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<Output, Error> {
-        let output = tokio::process::Command::new(assets::kubectl()?)
-            .arg(format!("--kubeconfig={}", self.layout.admin_kubeconfig.display()))
-            .arg(format!(
-                "--cache-dir={}",
-                self.folder.path().join("kubectl-cache").display()
-            ))
-            .args(arguments)
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(Error::io("run kubectl"))?;
-        Ok(Output {
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
     }
 
     /// The API server's audit log.
@@ -514,32 +361,4 @@ impl Drop for ControlPlane {
             process.stop(PATIENCE);
         }
     }
-}
-
-async fn config_from(path: &Path) -> Result<Config, Error> {
-    let failed = |source| Error::Kubeconfig {
-        path: path.to_owned(),
-        source: Box::new(source),
-    };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .map_err(failed)?;
-    // A test wants to see a refusal, not the answer to a later try.
-    config.default_retry = false;
-    // The machine's proxy is not for loopback.
-    config.proxy_url = None;
-    Ok(config)
-}
-
-/// The text at a path of the API server.
-pub(crate) async fn get(client: &Client, path: &str) -> Result<String, Error> {
-    let action = || format!("get {path} of the API server");
-    let request = http::Request::get(path)
-        .body(Vec::new())
-        .map_err(|error| Error::Manifest {
-            what: action(),
-            reason: error.to_string(),
-        })?;
-    client.request_text(request).await.map_err(Error::kube(action()))
 }

@@ -8,6 +8,7 @@ mod apply;
 mod assets;
 mod audit;
 mod certificates;
+mod clients;
 mod control_plane;
 mod error;
 mod folder;
@@ -20,7 +21,8 @@ mod wait;
 
 pub use apply::{apply, apply_kustomization, read_kustomization};
 pub use audit::{AuditEntries, AuditEntry, AuditLog, Mark};
-pub use control_plane::{ControlPlane, LeftRunning, Options, Output};
+pub use clients::Output;
+pub use control_plane::{ControlPlane, LeftRunning, Options};
 pub use error::Error;
 pub use shared::{shared, shared_with_garbage_collection};
 pub use wait::{DEADLINE, wait_for};

@@ -281,8 +281,8 @@ async fn the_api_server_can_be_restarted_and_frozen_and_nothing_is_left_at_the_e
     assert!(!folder.exists());
 }
 
-/// Started by the test below in a process of its own; does nothing otherwise.
 #[tokio::test]
+#[ignore = "the process that the next test starts and kills"]
 async fn helper_that_starts_a_control_plane_and_waits_to_be_killed() {
     let Some(path) = std::env::var_os("TEST_SUPPORT_REPORT_PIDS_TO") else {
         return;

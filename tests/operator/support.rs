@@ -5,11 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use kube::client::ClientBuilder;
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use test_support::{ControlPlane, wait_for};
 use tokio::sync::{OnceCell, oneshot};
@@ -35,10 +34,7 @@ pub(crate) async fn plane() -> &'static ControlPlane {
     APPLIED
         .get_or_init(|| async {
             let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-            plane
-                .apply_kustomization(&root.join("deploy"))
-                .await
-                .unwrap();
+            plane.apply_kustomization(&root.join("deploy")).await.unwrap();
         })
         .await;
     plane
@@ -241,12 +237,4 @@ impl Drop for Operator {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-
-    Timestamp::now()
-}
-
-pub(crate) fn uid(token: &VendorToken) -> String {
-    token.uid().unwrap()
 }
