@@ -115,6 +115,10 @@ fn due_before(view: &View) -> Option<Timestamp> {
 
 /// Asks for a token; `None` when the credentials must be read first.
 fn ask(view: &mut View, context: &Context) -> Option<Instant> {
+    let refresh_request = view.observed(context).refresh_request.map(str::to_owned);
+    if let Some(since) = context.grants.join(&view.object, refresh_request.as_deref()) {
+        return Some(since);
+    }
     let now = context.clock.now();
     let live_until = view.live_until(now);
     let failures_before = view

@@ -200,6 +200,18 @@ impl Grants {
         entry.token.clone().filter(|token| now < token.expires)
     }
 
+    /// Joins the request that is queued or in flight for the grant that `object` uses; `None` where there is none and
+    /// [`Self::ask`] is needed. Takes no credentials, so none have to be read for it.
+    pub fn join(&self, object: &ObjectKey, refresh_request: Option<&str>) -> Option<Instant> {
+        let mut inner = self.lock();
+        let fingerprint = inner.objects.get(object).copied()?;
+        let entry = inner.entries.get_mut(&fingerprint)?;
+        if matches!(entry.phase, Phase::Idle) {
+            return None;
+        }
+        Some(entry.wait(object, refresh_request.map(str::to_owned), Instant::now()))
+    }
+
     /// Asks for a token, and gives the time since when `object` waits. Objects with the same fingerprint share one
     /// request; `object` is woken when it has ended.
     pub fn ask(&self, ask: Ask) -> Instant {
@@ -209,17 +221,7 @@ impl Grants {
         let inner = &mut *inner;
         let entry = inner.entries.entry(ask.fingerprint).or_default();
         entry.users.insert(ask.object.clone());
-        let waiter = entry
-            .waiters
-            .entry(ask.object.clone())
-            .or_insert_with(|| entry::Waiter {
-                since: now,
-                request: None,
-            });
-        if ask.refresh_request.is_some() {
-            waiter.request = ask.refresh_request;
-        }
-        let since = waiter.since;
+        let since = entry.wait(&ask.object, ask.refresh_request, now);
         if !matches!(entry.phase, Phase::Idle) {
             return since;
         }
