@@ -131,7 +131,6 @@ fn ask(view: &mut View, context: &Context) -> Option<Instant> {
                 .is_some_and(|inputs| inputs.fingerprint == failure.inputs.fingerprint)
         })
         .map_or(0, |failure| failure.count);
-    let refresh_request = view.observed(context).refresh_request.map(str::to_owned);
     let checked = view.checked.as_ref().ok()?;
     let fingerprint = view.fingerprint?;
     let credentials = view.values.take()?;
