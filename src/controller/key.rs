@@ -12,8 +12,8 @@ use kube::api::PostParams;
 use zeroize::Zeroize;
 
 use super::context::Context;
-use super::error::with_causes;
 use crate::api::names;
+use crate::error_text::with_causes;
 use crate::fingerprint::FingerprintKey;
 
 /// Name of the Secret in the operator's namespace.

@@ -11,12 +11,13 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::context::Context;
-use super::error::{Error, with_causes};
+use super::error::Error;
 use super::events;
 use super::publish::{Published, publish};
 use super::view::View;
 use crate::api::names::{self, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
+use crate::error_text::with_causes;
 use crate::grants::Ask;
 use crate::metrics::ObjectLabels;
 use crate::policy::{self, Decision, Progress, StatusContext, decide};
@@ -264,10 +265,9 @@ fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
 }
 
 /// What to do after an error: another try soon, and a line in the log.
-pub(super) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Action {
+pub(super) fn after_error(token: &VendorToken, error: &Error) -> Action {
     let object = super::tokens::key_of(token);
     tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
-    let _ = context;
     // Spread by name, so that many objects do not return together after an outage.
     let spread = object.to_string().bytes().fold(0_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))
