@@ -120,7 +120,7 @@ fn client_certificate(name: &str, secret: &Secret, now: Timestamp) -> Result<Cli
 }
 
 /// Wipes a Secret's data, which kube keeps in plain buffers.
-fn wipe(data: &mut Option<BTreeMap<String, ByteString>>) {
+pub(super) fn wipe(data: &mut Option<BTreeMap<String, ByteString>>) {
     for bytes in data.iter_mut().flat_map(BTreeMap::values_mut) {
         bytes.0.zeroize();
     }

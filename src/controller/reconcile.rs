@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::error::Error;
 use super::events;
-use super::publish::{Published, publish};
+use super::publish::{Published, publish, retire};
 use super::view::View;
 use crate::api::names::{self, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
@@ -195,6 +195,11 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
         wait = wait.min(Duration::try_from(expires.duration_since(now)).unwrap_or_default());
     }
     let old = view.status();
+    if let (Some(former), Some(binding)) = (&old.binding, &status.binding)
+        && former.name != binding.name
+    {
+        retire(view, &former.name, context).await?;
+    }
     if status != *old {
         let told_false = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
         match outcome

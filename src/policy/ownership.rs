@@ -83,6 +83,15 @@ pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     }
 }
 
+/// Whether the Secret's controller is the VendorToken of this name, or there is none.
+pub fn is_controlled_by(record: &SecretRecord, me: &str) -> bool {
+    match &record.controller {
+        None => true,
+        Some(Controller::VendorToken { name, .. }) => **name == *me,
+        Some(Controller::Other { .. }) => false,
+    }
+}
+
 /// Judges the Secret that `me` names as its target. `others` are the other VendorTokens of the namespace that name it.
 pub fn judge(
     record: Option<&SecretRecord>,

@@ -72,9 +72,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             .into_iter()
             .map(|facts| with_times(facts, observed, context.generation))
             .collect(),
-        binding: stored.map(|_| Binding {
-            name: context.target_name.to_owned(),
-        }),
+        binding: binding(observed, context),
         issued_time: stored.map(|stored| Time(stored.issued)),
         expiration_time: stored.map(|stored| Time(stored.expires)),
         next_refresh_time: next_refresh(observed, due, failure.as_ref()).map(Time),
@@ -90,6 +88,17 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             inputs: failure.inputs.to_string(),
         }),
     }
+}
+
+/// The Secret that holds the token: the target, and until that is written, the one that held it under another name.
+fn binding(observed: &Observed<'_>, context: &StatusContext<'_>) -> Option<Binding> {
+    if observed.stored().is_some() {
+        return Some(Binding {
+            name: context.target_name.to_owned(),
+        });
+    }
+    let former = observed.status.binding.as_ref()?;
+    (former.name != context.target_name).then(|| former.clone())
 }
 
 fn next_refresh(

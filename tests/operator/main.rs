@@ -8,4 +8,5 @@
 
 mod key;
 mod publishing;
+mod renaming;
 mod support;
