@@ -78,6 +78,8 @@ pub(super) struct Context {
     pub(super) health: Health,
     /// Told when a watch has read its list whole.
     pub(super) initial_lists: Notify,
+    /// Told when the fingerprint key's Secret was deleted.
+    pub(super) key_deleted: Notify,
     triggers: mpsc::UnboundedSender<ObjectKey>,
     key: Mutex<Option<Arc<FingerprintKey>>>,
     memos: Mutex<HashMap<ObjectKey, Memo>>,
@@ -123,6 +125,7 @@ impl Context {
             metrics: parts.metrics,
             health: parts.health,
             initial_lists: Notify::new(),
+            key_deleted: Notify::new(),
             triggers: parts.triggers,
             key: Mutex::default(),
             memos: Mutex::default(),
@@ -146,11 +149,7 @@ impl Context {
 
     pub(super) fn secret_gone(&self, namespace: &str, name: &str) {
         if namespace == self.settings.operator_namespace && name == super::key::SECRET_NAME {
-            tracing::warn!(
-                namespace,
-                name,
-                "the fingerprint key's Secret was deleted; it is made anew at the next start"
-            );
+            self.key_deleted.notify_one();
         }
         self.trigger_referrers(namespace, name);
     }

@@ -89,7 +89,7 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         triggers,
     }));
     let mut background = JoinSet::new();
-    background.spawn(key::obtain(Arc::clone(&context)));
+    background.spawn(key::obtain_and_keep(Arc::clone(&context)));
     background.spawn(Arc::clone(&grants).run());
     let shutdown = shutdown.shared();
     while stand_by(&context, &mut leadership, shutdown.clone()).await == Next::Lead {
