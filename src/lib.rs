@@ -13,6 +13,8 @@ pub mod api;
 pub mod arguments;
 pub mod clock;
 pub mod controller;
+pub mod election;
+pub mod error_text;
 pub mod failure;
 pub mod fingerprint;
 pub mod grants;

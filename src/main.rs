@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
-use vendor_token_operator::clock::SystemClock;
+use vendor_token_operator::clock::{Clock, SystemClock};
 use vendor_token_operator::controller::{self, Parameters, Settings};
+use vendor_token_operator::election::{ElectionOptions, Elector, Leadership, WritesNeedLeadership};
+use vendor_token_operator::error_text::with_causes;
 use vendor_token_operator::grants::GrantsOptions;
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, TransportError};
 use vendor_token_operator::metrics::Metrics;
@@ -92,12 +94,7 @@ fn print_crd() -> ExitCode {
 
 /// Tells an error with its causes on standard error, where a person or a pod's log finds it.
 fn complain(error: &(dyn std::error::Error + 'static)) {
-    let mut text = format!("error: {error}");
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(&format!(": {next}"));
-        cause = next.source();
-    }
+    let text = format!("error: {}", with_causes(error));
     // There is nowhere else to say that standard error is closed.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -115,8 +112,15 @@ fn run(arguments: &RunArguments) -> Result<(), StartError> {
 async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     let metrics = Metrics::new();
     let health = Health::new(&["fingerprint-key", "watches"]);
-    let client = client(arguments, &metrics).await?;
     let clock = Arc::new(SystemClock);
+    let config = cluster(arguments).await?;
+    let (leadership, elector) = election(arguments, &config, clock.clone())?;
+    let client = ClientBuilder::try_from(config)
+        .map_err(StartError::Client)?
+        .with_layer(&CallDeadline::default())
+        .with_layer(&CountApiRequests::new(metrics.clone()))
+        .with_layer(&WritesNeedLeadership::new(leadership.clone()))
+        .build();
     let transport = HttpTransport::new(
         HttpTransportOptions {
             additional_authorities: vendor_authorities(arguments)?,
@@ -164,7 +168,14 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
         clock,
         metrics,
         health,
+        leadership,
     };
+    let (resign, resigned) = tokio::sync::oneshot::channel::<()>();
+    let electing = elector.map(|elector| {
+        tokio::spawn(elector.run(async move {
+            let _ = resigned.await;
+        }))
+    });
     controller::run(parameters, async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -172,6 +183,12 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
         }
     })
     .await;
+    // The Lease is given back last: until here, this process may still have written.
+    let _ = resign.send(());
+    if let Some(electing) = electing {
+        // A panic there is told by its own log line, and the Lease expires.
+        let _ = electing.await;
+    }
     // The receivers are gone when a server has failed, which changes nothing at the end.
     let _ = stop.send(true);
     Ok(())
@@ -212,7 +229,31 @@ fn vendor_authorities(arguments: &RunArguments) -> Result<Option<Vec<u8>>, Start
     Ok(Some(pem))
 }
 
-async fn client(arguments: &RunArguments, metrics: &Metrics) -> Result<Client, StartError> {
+/// The leadership, and the elector that contends for it unless `--leader-elect=false`.
+fn election(
+    arguments: &RunArguments,
+    config: &Config,
+    clock: Arc<dyn Clock>,
+) -> Result<(Leadership, Option<Elector>), StartError> {
+    if !arguments.leader_elect {
+        return Ok((Leadership::always(clock), None));
+    }
+    // A client of its own: calls about the Lease wait for no other call, and are not fenced by their own outcome.
+    let client = Client::try_from(config.clone()).map_err(StartError::Client)?;
+    let leases = Api::namespaced(client, &arguments.operator_namespace());
+    let (elector, leadership) = Elector::new(leases, ElectionOptions::new(identity()), clock);
+    Ok((leadership, Some(elector)))
+}
+
+/// Who this process is among the contenders: the pod's name, and a part that no restart repeats.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
+    let started = jiff::Timestamp::now().as_nanosecond();
+    format!("{host}_{:x}-{:x}", std::process::id(), started)
+}
+
+/// How to reach the API server.
+async fn cluster(arguments: &RunArguments) -> Result<Config, StartError> {
     let options = KubeConfigOptions {
         context: arguments.context.clone(),
         ..KubeConfigOptions::default()
@@ -234,9 +275,5 @@ async fn client(arguments: &RunArguments, metrics: &Metrics) -> Result<Client, S
     };
     // Its 15 tries honour a `Retry-After` of any length; each call has a deadline of ours instead.
     config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)
-        .map_err(StartError::Client)?
-        .with_layer(&CallDeadline::default())
-        .with_layer(&CountApiRequests::new(metrics.clone()))
-        .build())
+    Ok(config)
 }

@@ -8,11 +8,11 @@ use kube::core::error_boundary::InvalidObject;
 use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc};
 
-use super::error::with_causes;
 use super::secrets::SecretIndex;
 use super::tokens::{Tokens, key_of, target_name};
 use crate::api::VendorToken;
 use crate::clock::Clock;
+use crate::error_text::with_causes;
 use crate::fingerprint::{Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
@@ -78,6 +78,8 @@ pub(super) struct Context {
     pub(super) health: Health,
     /// Told when a watch has read its list whole.
     pub(super) initial_lists: Notify,
+    /// Told when the fingerprint key's Secret was deleted.
+    pub(super) key_deleted: Notify,
     triggers: mpsc::UnboundedSender<ObjectKey>,
     key: Mutex<Option<Arc<FingerprintKey>>>,
     memos: Mutex<HashMap<ObjectKey, Memo>>,
@@ -123,6 +125,7 @@ impl Context {
             metrics: parts.metrics,
             health: parts.health,
             initial_lists: Notify::new(),
+            key_deleted: Notify::new(),
             triggers: parts.triggers,
             key: Mutex::default(),
             memos: Mutex::default(),
@@ -146,11 +149,7 @@ impl Context {
 
     pub(super) fn secret_gone(&self, namespace: &str, name: &str) {
         if namespace == self.settings.operator_namespace && name == super::key::SECRET_NAME {
-            tracing::warn!(
-                namespace,
-                name,
-                "the fingerprint key's Secret was deleted; it is made anew at the next start"
-            );
+            self.key_deleted.notify_one();
         }
         self.trigger_referrers(namespace, name);
     }
@@ -158,11 +157,28 @@ impl Context {
     /// A VendorToken was deleted: gives back what is kept for it, and lets others take its target over.
     pub(super) fn token_gone(&self, token: &VendorToken) {
         let object = key_of(token);
-        self.grants.release(&object);
-        lock(&self.memos).remove(&object);
-        lock(&self.blocks).remove(&object);
-        self.metrics.object_removed(&object.namespace, &object.name);
+        self.forget(&object);
         self.trigger_referrers(&object.namespace, &target_name(token));
+    }
+
+    /// Gives back what is kept for objects that went while nobody watched.
+    pub(super) fn forget_the_gone(&self) {
+        let is_gone = |object: &ObjectKey| self.tokens.get(object).is_none();
+        let gone: Vec<_> = lock(&self.memos)
+            .keys()
+            .filter(|object| is_gone(object))
+            .cloned()
+            .collect();
+        for object in gone {
+            self.forget(&object);
+        }
+    }
+
+    fn forget(&self, object: &ObjectKey) {
+        self.grants.release(object);
+        lock(&self.memos).remove(object);
+        lock(&self.blocks).remove(object);
+        self.metrics.object_removed(&object.namespace, &object.name);
     }
 
     pub(super) fn undecodable(&self, object: &ObjectKey, invalid: &InvalidObject) {

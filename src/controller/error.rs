@@ -27,24 +27,11 @@ pub(super) enum Error {
         #[source]
         source: kube::Error,
     },
-    #[error("failed to finish a reconcile: its task panicked or was cancelled")]
-    Task(#[source] tokio::task::JoinError),
-}
-
-/// An error with its causes, in one line.
-pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        // kube repeats the cause in some of its own texts.
-        if !text.contains(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
-        cause = next.source();
-    }
-    text
+    /// Without its source: a panic's text may hold anything.
+    #[error(
+        "failed to finish a reconcile: its task panicked; this is a defect of the operator, please report it"
+    )]
+    Task,
 }
 
 /// What a refused write to a target means for the user; `None` when it is only worth another try.

@@ -8,9 +8,9 @@ use kube::Resource;
 use kube::runtime::events::{Event, EventType, Reporter};
 
 use super::context::Context;
-use super::error::with_causes;
 use crate::api::names::{self, Reason, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
+use crate::error_text::with_causes;
 
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// A note longer than this is refused by the API server.

@@ -9,16 +9,18 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::PostParams;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::context::Context;
-use super::error::with_causes;
 use crate::api::names;
+use crate::error_text::with_causes;
 use crate::fingerprint::FingerprintKey;
 
 /// Name of the Secret in the operator's namespace.
 pub const SECRET_NAME: &str = "vendor-token-operator-fingerprint-key";
 const DATA_KEY: &str = "key";
+/// The Secret is looked at this often, where no watch tells that it was deleted.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -44,15 +46,42 @@ pub(super) enum KeyError {
     Random,
 }
 
-/// Gets the key, trying again until it is there. Without it there are no vendor calls.
-pub(super) async fn obtain(context: Arc<Context>) {
+/// The key's bytes, wiped on drop.
+type KeyBytes = Zeroizing<Vec<u8>>;
+
+/// Gets the key, trying again until it is there, and then keeps its Secret there. Without it there are no vendor calls.
+pub(super) async fn obtain_and_keep(context: Arc<Context>) {
+    let bytes = obtain(&context).await;
+    loop {
+        tokio::select! {
+            () = context.key_deleted.notified() => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+        match restore(&context, &bytes).await {
+            Ok(true) => tracing::warn!(
+                namespace = context.settings.operator_namespace,
+                name = SECRET_NAME,
+                "the fingerprint key's Secret was deleted; it is made again with the same key"
+            ),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the fingerprint key's Secret could not be looked at"
+                );
+            }
+        }
+    }
+}
+
+async fn obtain(context: &Context) -> KeyBytes {
     let mut pause = Duration::from_millis(500);
     loop {
-        match read_or_create(&context).await {
-            Ok(key) => {
+        match read_or_create(context).await {
+            Ok((key, bytes)) => {
                 tracing::info!(key_id = key.id(), "the fingerprint key is there");
                 context.set_key(key);
-                return;
+                return bytes;
             }
             Err(error) => {
                 tracing::error!(
@@ -67,19 +96,56 @@ pub(super) async fn obtain(context: Arc<Context>) {
     }
 }
 
-async fn read_or_create(context: &Context) -> Result<FingerprintKey, KeyError> {
+async fn read_or_create(context: &Context) -> Result<(FingerprintKey, KeyBytes), KeyError> {
+    if let Some(found) = read(context).await? {
+        return Ok(found);
+    }
+    let mut bytes = Zeroizing::new(vec![0_u8; FingerprintKey::LENGTH]);
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Random)?;
+    create(context, &bytes).await?;
+    // Another replica may have been faster: what is stored is the key.
+    read(context).await?.ok_or_else(|| KeyError::Malformed {
+        namespace: context.settings.operator_namespace.clone(),
+    })
+}
+
+/// Makes the Secret again where it was deleted; says whether it was. One with another key stays: it counts from the
+/// next start on.
+async fn restore(context: &Context, bytes: &KeyBytes) -> Result<bool, KeyError> {
+    if read(context).await?.is_some() {
+        return Ok(false);
+    }
+    create(context, bytes).await?;
+    Ok(true)
+}
+
+async fn read(context: &Context) -> Result<Option<(FingerprintKey, KeyBytes)>, KeyError> {
     let namespace = &context.settings.operator_namespace;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let read_error = |source| KeyError::Read {
+    let secret = api.get_opt(SECRET_NAME).await.map_err(|source| KeyError::Read {
         namespace: namespace.clone(),
         source,
-    };
-    if let Some(secret) = api.get_opt(SECRET_NAME).await.map_err(read_error)? {
-        return parse(secret, namespace);
+    })?;
+    let Some(secret) = secret else { return Ok(None) };
+    let mut data = secret.data.unwrap_or_default();
+    let bytes = data
+        .remove(DATA_KEY)
+        .map(|bytes| Zeroizing::new(bytes.0))
+        .unwrap_or_default();
+    data.values_mut().for_each(|bytes| bytes.0.zeroize());
+    match FingerprintKey::new(&bytes) {
+        Some(key) => Ok(Some((key, bytes))),
+        None => Err(KeyError::Malformed {
+            namespace: namespace.clone(),
+        }),
     }
-    let mut bytes = [0_u8; FingerprintKey::LENGTH];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Random)?;
-    let secret = Secret {
+}
+
+/// Creates the Secret, unless there is one.
+async fn create(context: &Context, bytes: &KeyBytes) -> Result<(), KeyError> {
+    let namespace = &context.settings.operator_namespace;
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let mut secret = Secret {
         metadata: ObjectMeta {
             name: Some(SECRET_NAME.to_owned()),
             labels: Some(BTreeMap::from([(
@@ -95,25 +161,25 @@ async fn read_or_create(context: &Context) -> Result<FingerprintKey, KeyError> {
         )])),
         ..Secret::default()
     };
-    bytes.zeroize();
-    match api.create(&PostParams::default(), &secret).await {
-        Ok(created) => parse(created, namespace),
-        // Another replica was faster: its key is the key.
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            parse(api.get(SECRET_NAME).await.map_err(read_error)?, namespace)
+    let created = api.create(&PostParams::default(), &secret).await;
+    secret
+        .data
+        .iter_mut()
+        .flat_map(BTreeMap::values_mut)
+        .for_each(|bytes| bytes.0.zeroize());
+    match created {
+        Ok(mut created) => {
+            created
+                .data
+                .iter_mut()
+                .flat_map(BTreeMap::values_mut)
+                .for_each(|bytes| bytes.0.zeroize());
+            Ok(())
         }
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         Err(source) => Err(KeyError::Create {
             namespace: namespace.clone(),
             source,
         }),
     }
-}
-
-fn parse(secret: Secret, namespace: &str) -> Result<FingerprintKey, KeyError> {
-    let mut data = secret.data.unwrap_or_default();
-    let key = data.get(DATA_KEY).and_then(|bytes| FingerprintKey::new(&bytes.0));
-    data.values_mut().for_each(|bytes| bytes.0.zeroize());
-    key.ok_or_else(|| KeyError::Malformed {
-        namespace: namespace.to_owned(),
-    })
 }

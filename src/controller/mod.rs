@@ -11,6 +11,7 @@ mod key;
 mod publish;
 mod reconcile;
 mod secrets;
+mod session;
 mod tokens;
 mod view;
 mod watch;
@@ -19,22 +20,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::controller::Config;
-use kube::runtime::{applier, controller::ReconcileRequest};
-use kube::{Api, Client};
+use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::context::{Context, Parts};
-use self::error::Error;
-use self::tokens::object_ref;
-use self::watch::{SecretSink, TokenSink};
-use crate::api::VendorToken;
 use crate::clock::Clock;
+use crate::election::Leadership;
 use crate::failure::FailureClass;
 use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey};
 use crate::http::Transport;
@@ -44,11 +38,6 @@ use crate::vendor::Vendor;
 
 pub use self::context::Settings;
 pub use self::key::SECRET_NAME as FINGERPRINT_KEY_SECRET;
-
-/// At SIGTERM, requests in flight get this long.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
-/// A Secret list that does not come (RBAC, an outage) is waited for this long; then Secrets are read one by one.
-const SECRET_LIST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The scheduler shows that it comes round this often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -62,6 +51,8 @@ pub struct Parameters {
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
     pub health: Health,
+    /// Whether this process may act.
+    pub leadership: Leadership,
 }
 
 impl std::fmt::Debug for Parameters {
@@ -74,14 +65,19 @@ impl std::fmt::Debug for Parameters {
 }
 
 /// Runs until `shutdown` completes; then lets requests in flight end, publishes what arrived, and returns.
+///
+/// Works while this process leads. Otherwise it stands by: no vendor calls, no writes, no watches; tokens in memory
+/// are kept.
 pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Send + 'static) {
-    let (triggers, queue) = mpsc::unbounded_channel::<ObjectKey>();
+    let (triggers, mut queue) = mpsc::unbounded_channel::<ObjectKey>();
+    let mut leadership = parameters.leadership;
     let grants = Grants::new(
         parameters.grants,
         parameters.transport,
         Arc::clone(&parameters.clock),
         Arc::new(GrantMetrics(parameters.metrics.clone())),
         triggers.clone(),
+        leadership.clone(),
     );
     let context = Arc::new(Context::new(Parts {
         client: parameters.client,
@@ -93,22 +89,45 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         triggers,
     }));
     let mut background = JoinSet::new();
-    background.spawn(key::obtain(Arc::clone(&context)));
-    start_watches(&mut background, &context);
-    let dispatcher = tokio::spawn(Arc::clone(&grants).run());
-
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let stopped = stopped.map(|_| ()).shared();
-    let reconciling = tokio::spawn(reconcile_all(Arc::clone(&context), queue, stopped));
-    shutdown.await;
-    tracing::info!("stopping: requests in flight may end, and what arrives is published");
-    grants.drain(DRAIN_PATIENCE).await;
-    let _ = stop.send(());
-    if tokio::time::timeout(DRAIN_PATIENCE, reconciling).await.is_err() {
-        tracing::warn!("stopped before every reconcile had ended");
+    background.spawn(key::obtain_and_keep(Arc::clone(&context)));
+    background.spawn(Arc::clone(&grants).run());
+    let shutdown = shutdown.shared();
+    while stand_by(&context, &mut leadership, shutdown.clone()).await == Next::Lead {
+        context.metrics.leader(true);
+        let next = session::lead(&context, &mut queue, &mut leadership, shutdown.clone()).await;
+        context.metrics.leader(false);
+        if next == Next::Stop {
+            break;
+        }
     }
-    dispatcher.abort();
     background.abort_all();
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    StandBy,
+    Lead,
+    Stop,
+}
+
+/// Waits until this process leads. A standby is ready and alive.
+async fn stand_by(
+    context: &Context,
+    leadership: &mut Leadership,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Next {
+    context.metrics.leader(false);
+    context.health.set_ready("watches", Ok(()));
+    tokio::pin!(shutdown);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            () = leadership.becomes(true) => return Next::Lead,
+            () = &mut shutdown => return Next::Stop,
+            _ = heartbeat.tick() => context.health.tick(),
+        }
+    }
 }
 
 /// Counts what the Grants component tells.
@@ -122,111 +141,4 @@ impl GrantObserver for GrantMetrics {
     fn throttled_until(&self, vendor: Vendor, until: Timestamp) {
         self.0.vendor_throttled_until(vendor, Some(until));
     }
-}
-
-fn start_watches(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
-    for scope in context.settings.scopes() {
-        let client = context.client.clone();
-        let tokens: Api<DeserializeGuard<VendorToken>> = api(client.clone(), &scope);
-        tasks.spawn(watch::run(
-            tokens,
-            scope.clone(),
-            TokenSink(Arc::clone(context)),
-            Arc::clone(context),
-        ));
-        if context.settings.secret_watch {
-            let secrets: Api<PartialObjectMeta<Secret>> = api(client, &scope);
-            tasks.spawn(watch::run(
-                secrets,
-                scope,
-                SecretSink(Arc::clone(context)),
-                Arc::clone(context),
-            ));
-        }
-    }
-}
-
-fn api<K>(client: Client, scope: &str) -> Api<K>
-where
-    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    if scope.is_empty() {
-        Api::all(client)
-    } else {
-        Api::namespaced(client, scope)
-    }
-}
-
-/// Reconciles what `queue` names, until `stopped` completes.
-async fn reconcile_all(
-    context: Arc<Context>,
-    queue: mpsc::UnboundedReceiver<ObjectKey>,
-    stopped: impl Future<Output = ()> + Clone + Send + 'static,
-) {
-    tokio::select! {
-        () = initial_lists(&context) => {}
-        () = stopped.clone() => return,
-    }
-    let requests = stream::unfold(queue, |mut queue| async move {
-        queue.recv().await.map(|object| (object, queue))
-    })
-    .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))))
-    .take_until(stopped);
-    let concurrency = context.settings.concurrency;
-    let health = context.health.clone();
-    let outcomes = applier(
-        |token: Arc<VendorToken>, context: Arc<Context>| {
-            // On a task of its own: the applier polls all reconciles on one, and a panic ends one reconcile only.
-            let started = tokio::time::Instant::now();
-            let metrics = context.metrics.clone();
-            let task = tokio::spawn(reconcile::reconcile(token, context));
-            Box::pin(async move {
-                let result = task.await.map_err(Error::Task).flatten();
-                metrics.reconciled(if result.is_ok() { "ok" } else { "error" }, started.elapsed());
-                result
-            })
-        },
-        |token, error, context| reconcile::after_error(&token, error, &context),
-        Arc::clone(&context),
-        context.tokens.store(),
-        Box::pin(requests),
-        Config::default().concurrency(concurrency),
-    );
-    tokio::pin!(outcomes);
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    loop {
-        tokio::select! {
-            outcome = outcomes.next() => if outcome.is_none() { return },
-            _ = heartbeat.tick() => {}
-        }
-        health.tick();
-    }
-}
-
-/// Waits until what is there is known: deciding on half a view would ask vendors for tokens that exist.
-async fn initial_lists(context: &Context) {
-    let patience = tokio::time::sleep(SECRET_LIST_PATIENCE);
-    tokio::pin!(patience);
-    let mut patient = context.settings.secret_watch;
-    loop {
-        let told = context.initial_lists.notified();
-        let scopes = context.settings.scopes();
-        let tokens = scopes.iter().all(|scope| context.tokens.is_listed(scope));
-        let secrets = scopes.iter().all(|scope| context.secrets.is_listed(scope));
-        if tokens && (secrets || !patient) {
-            break;
-        }
-        tokio::select! {
-            () = told => {}
-            () = &mut patience, if patient => {
-                patient = false;
-                tracing::warn!(
-                    "Secrets cannot be listed and watched; they are read one by one, and changes are seen within 5 \
-                     minutes: grant list and watch on Secrets, or set --secret-watch=false to silence this"
-                );
-            }
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-    }
-    context.health.set_ready("watches", Ok(()));
 }

@@ -11,12 +11,13 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::context::Context;
-use super::error::{Error, with_causes};
+use super::error::Error;
 use super::events;
 use super::publish::{Published, publish};
 use super::view::View;
 use crate::api::names::{self, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
+use crate::error_text::with_causes;
 use crate::grants::Ask;
 use crate::metrics::ObjectLabels;
 use crate::policy::{self, Decision, Progress, StatusContext, decide};
@@ -115,6 +116,10 @@ fn due_before(view: &View) -> Option<Timestamp> {
 
 /// Asks for a token; `None` when the credentials must be read first.
 fn ask(view: &mut View, context: &Context) -> Option<Instant> {
+    let refresh_request = view.observed(context).refresh_request.map(str::to_owned);
+    if let Some(since) = context.grants.join(&view.object, refresh_request.as_deref()) {
+        return Some(since);
+    }
     let now = context.clock.now();
     let live_until = view.live_until(now);
     let failures_before = view
@@ -127,7 +132,6 @@ fn ask(view: &mut View, context: &Context) -> Option<Instant> {
                 .is_some_and(|inputs| inputs.fingerprint == failure.inputs.fingerprint)
         })
         .map_or(0, |failure| failure.count);
-    let refresh_request = view.observed(context).refresh_request.map(str::to_owned);
     let checked = view.checked.as_ref().ok()?;
     let fingerprint = view.fingerprint?;
     let credentials = view.values.take()?;
@@ -261,10 +265,9 @@ fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
 }
 
 /// What to do after an error: another try soon, and a line in the log.
-pub(super) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Action {
+pub(super) fn after_error(token: &VendorToken, error: &Error) -> Action {
     let object = super::tokens::key_of(token);
     tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
-    let _ = context;
     // Spread by name, so that many objects do not return together after an outage.
     let spread = object.to_string().bytes().fold(0_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))

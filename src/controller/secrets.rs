@@ -153,6 +153,11 @@ impl SecretIndex {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        *self.lock() = Inner::default();
+    }
+
     /// Finds a Secret.
     pub(super) fn get(&self, namespace: &str, name: &str) -> Lookup {
         let inner = self.lock();

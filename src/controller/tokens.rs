@@ -85,6 +85,17 @@ impl Tokens {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        let mut inner = self.lock();
+        inner.writer.apply_watcher_event(&Event::Init);
+        inner.writer.apply_watcher_event(&Event::InitDone);
+        inner.referrers.clear();
+        inner.secrets.clear();
+        inner.listing.clear();
+        inner.listed.clear();
+    }
+
     /// The store, for kube's applier.
     pub(super) fn store(&self) -> Store<VendorToken> {
         self.reader.clone()

@@ -19,8 +19,8 @@ use crate::vendor::{Endpoint, Grant, Vendor};
 
 /// A refresh request passes a latch at most once in this time.
 const PASS_EVERY: SignedDuration = SignedDuration::from_mins(15);
-/// A refresh request waits this long after the last grant.
-const REQUESTED_GAP_SECONDS: i64 = 30;
+/// A refresh request waits this long after the last grant, and no longer.
+const REQUESTED_GAP: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a waiting grant needs to be sent.
 #[derive(Debug)]
@@ -76,6 +76,18 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Notes that `object` waits for the request, and gives the time since when.
+    pub(super) fn wait(&mut self, object: &ObjectKey, request: Option<String>, now: Instant) -> Instant {
+        let waiter = self.waiters.entry(object.clone()).or_insert_with(|| Waiter {
+            since: now,
+            request: None,
+        });
+        if request.is_some() {
+            waiter.request = request;
+        }
+        waiter.since
+    }
+
     /// Notes that an attempt goes past a latch or a back-off.
     pub(super) fn note_pass(&mut self, now: Timestamp) {
         let latched = self
@@ -176,7 +188,8 @@ impl Entry {
                 .and_then(|(granted, gap)| granted.checked_add(gap).ok()),
             earliest_on_request: self
                 .granted
-                .map(|granted| schedule::later(granted, REQUESTED_GAP_SECONDS)),
+                .zip(self.token.as_ref().map(gap))
+                .and_then(|(granted, gap)| granted.checked_add(gap.min(REQUESTED_GAP)).ok()),
             may_pass_latch: self
                 .passed
                 .is_none_or(|passed| now.duration_since(passed) >= PASS_EVERY),

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use self::endpoint::EndpointState;
 use self::entry::{Entry, Phase};
 use crate::clock::Clock;
+use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::Fingerprint;
 use crate::http::Transport;
@@ -32,6 +33,9 @@ use crate::vendor::{Endpoint, Grant, Vendor, scrub};
 
 /// A wall clock that was stepped is noticed this soon.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// A process that does not lead looks this often whether it does.
+const STANDBY_LOOK: Duration = Duration::from_millis(500);
 
 /// Namespace and name of a VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +91,8 @@ pub struct Grants {
     clock: Arc<dyn Clock>,
     observer: Arc<dyn GrantObserver>,
     wake: mpsc::UnboundedSender<ObjectKey>,
+    /// Asked before each request: a process that does not lead sends none.
+    leadership: Leadership,
     changed: Notify,
     inner: Mutex<Inner>,
 }
@@ -123,6 +129,7 @@ impl Grants {
         clock: Arc<dyn Clock>,
         observer: Arc<dyn GrantObserver>,
         wake: mpsc::UnboundedSender<ObjectKey>,
+        leadership: Leadership,
     ) -> Arc<Self> {
         Arc::new(Self {
             options,
@@ -130,6 +137,7 @@ impl Grants {
             clock,
             observer,
             wake,
+            leadership,
             changed: Notify::new(),
             inner: Mutex::default(),
         })
@@ -155,6 +163,17 @@ impl Grants {
             .or_default()
             .users
             .insert(object.clone());
+    }
+
+    /// All objects that use a grant whose token is in memory.
+    pub fn objects_with_token(&self) -> Vec<ObjectKey> {
+        let inner = self.lock();
+        inner
+            .entries
+            .values()
+            .filter(|entry| entry.token.is_some())
+            .flat_map(|entry| entry.users.iter().cloned())
+            .collect()
     }
 
     /// `object` is gone, or its credentials are.
@@ -200,6 +219,18 @@ impl Grants {
         entry.token.clone().filter(|token| now < token.expires)
     }
 
+    /// Joins the request that is queued or in flight for the grant that `object` uses; `None` where there is none and
+    /// [`Self::ask`] is needed. Takes no credentials, so none have to be read for it.
+    pub fn join(&self, object: &ObjectKey, refresh_request: Option<&str>) -> Option<Instant> {
+        let mut inner = self.lock();
+        let fingerprint = inner.objects.get(object).copied()?;
+        let entry = inner.entries.get_mut(&fingerprint)?;
+        if matches!(entry.phase, Phase::Idle) {
+            return None;
+        }
+        Some(entry.wait(object, refresh_request.map(str::to_owned), Instant::now()))
+    }
+
     /// Asks for a token, and gives the time since when `object` waits. Objects with the same fingerprint share one
     /// request; `object` is woken when it has ended.
     pub fn ask(&self, ask: Ask) -> Instant {
@@ -209,17 +240,7 @@ impl Grants {
         let inner = &mut *inner;
         let entry = inner.entries.entry(ask.fingerprint).or_default();
         entry.users.insert(ask.object.clone());
-        let waiter = entry
-            .waiters
-            .entry(ask.object.clone())
-            .or_insert_with(|| entry::Waiter {
-                since: now,
-                request: None,
-            });
-        if ask.refresh_request.is_some() {
-            waiter.request = ask.refresh_request;
-        }
-        let since = waiter.since;
+        let since = entry.wait(&ask.object, ask.refresh_request, now);
         if !matches!(entry.phase, Phase::Idle) {
             return since;
         }
@@ -250,7 +271,11 @@ impl Grants {
                 if inner.draining {
                     return;
                 }
-                inner.ready(&self.options, Instant::now(), self.clock.now())
+                if self.leadership.holds() {
+                    inner.ready(&self.options, Instant::now(), self.clock.now())
+                } else {
+                    (Vec::new(), STANDBY_LOOK)
+                }
             };
             for job in jobs {
                 tokio::spawn(Arc::clone(&self).perform(job));

@@ -1,8 +1,6 @@
 //! The control plane's own certificate authority, certificates and keys. They live as long as its folder.
 
-use std::fs;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -92,13 +90,12 @@ pub(crate) fn signing_key() -> Result<(String, String), Error> {
 
 /// Writes a file that only its owner can read.
 pub(crate) fn write_private(path: &Path, content: &str) -> Result<PathBuf, Error> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(content.as_bytes()))
-        .map_err(Error::io(format!("write {}", path.display())))?;
+    // Moved into place whole: another test may be reading the same file. A temporary file is readable by us alone.
+    let write = || {
+        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        file.write_all(content.as_bytes())?;
+        file.persist(path).map_err(|error| error.error)
+    };
+    write().map_err(Error::io(format!("write {}", path.display())))?;
     Ok(path.to_owned())
 }

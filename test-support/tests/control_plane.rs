@@ -300,13 +300,15 @@ async fn helper_that_starts_a_control_plane_and_waits_to_be_killed() {
 async fn nothing_is_left_when_the_process_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("pids");
+    let output = folder.path().join("output");
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
+            "--ignored",
             "--exact",
             "helper_that_starts_a_control_plane_and_waits_to_be_killed",
         ])
         .env("TEST_SUPPORT_REPORT_PIDS_TO", &report)
-        .stdout(Stdio::null())
+        .stdout(std::fs::File::create(&output).unwrap())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -315,9 +317,11 @@ async fn nothing_is_left_when_the_process_is_killed() {
         if let Ok(text) = std::fs::read_to_string(&report) {
             break text;
         }
+        let running = started.elapsed() < 2 * DEADLINE && child.try_wait().unwrap().is_none();
         assert!(
-            started.elapsed() < 2 * DEADLINE && child.try_wait().unwrap().is_none(),
-            "no control plane"
+            running,
+            "no control plane: {}",
+            std::fs::read_to_string(&output).unwrap()
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     };

@@ -6,5 +6,6 @@
     reason = "a test fails by panicking"
 )]
 
+mod key;
 mod publishing;
 mod support;

@@ -123,6 +123,7 @@ impl World {
             clock,
             metrics: metrics.clone(),
             health: Health::new(&["fingerprint-key", "watches"]),
+            leadership: vendor_token_operator::election::Leadership::always(Arc::new(SystemClock)),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(controller::run(parameters, async move {

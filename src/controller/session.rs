@@ -1,0 +1,179 @@
+//! The time during which this process leads: watches, reconciles, and the end of both.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::controller::Config;
+use kube::runtime::{applier, controller::ReconcileRequest};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::context::Context;
+use super::error::Error;
+use super::tokens::object_ref;
+use super::watch::{SecretSink, TokenSink};
+use super::{HEARTBEAT, Next, reconcile, watch};
+use crate::api::VendorToken;
+use crate::election::Leadership;
+use crate::grants::ObjectKey;
+
+/// At SIGTERM, requests in flight get this long, and then as long again what arrived is published.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
+/// A Secret list that does not come (RBAC, an outage) is waited for this long; then Secrets are read one by one.
+const SECRET_LIST_PATIENCE: Duration = Duration::from_secs(10);
+/// Reconciles at a time, when what arrived last is published.
+const LAST_CONCURRENCY: usize = 32;
+
+/// Works until the leadership is lost or `shutdown` completes.
+pub(super) async fn lead(
+    context: &Arc<Context>,
+    queue: &mut mpsc::UnboundedReceiver<ObjectKey>,
+    leadership: &mut Leadership,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Next {
+    // A view from before somebody else led may miss what they published: everything is listed anew.
+    context.tokens.clear();
+    context.secrets.clear();
+    let mut watches = JoinSet::new();
+    start_watches(&mut watches, context);
+    let reconciling = reconcile_all(context, queue);
+    tokio::pin!(reconciling);
+    tokio::select! {
+        () = &mut reconciling => return Next::StandBy,
+        () = leadership.becomes(false) => return Next::StandBy,
+        () = shutdown => {}
+    }
+    tracing::info!("stopping: requests in flight may end, and what arrives is published");
+    tokio::select! {
+        () = context.grants.drain(DRAIN_PATIENCE) => {}
+        () = &mut reconciling => {}
+    }
+    if tokio::time::timeout(DRAIN_PATIENCE, publish_what_is_left(context))
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "stopped before everything that arrived was published; it is asked for again at the next start"
+        );
+    }
+    Next::Stop
+}
+
+/// Reconciles each object whose token is in memory once more, without the scheduler.
+async fn publish_what_is_left(context: &Arc<Context>) {
+    let tokens = context
+        .grants
+        .objects_with_token()
+        .into_iter()
+        .filter_map(|object| context.tokens.get(&object));
+    stream::iter(tokens)
+        .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
+            if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
+                reconcile::after_error(&token, &error);
+            }
+        })
+        .await;
+}
+
+fn start_watches(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
+    for scope in context.settings.scopes() {
+        let client = context.client.clone();
+        let tokens: Api<DeserializeGuard<VendorToken>> = api(client.clone(), &scope);
+        tasks.spawn(watch::run(
+            tokens,
+            scope.clone(),
+            TokenSink(Arc::clone(context)),
+            Arc::clone(context),
+        ));
+        if context.settings.secret_watch {
+            let secrets: Api<PartialObjectMeta<Secret>> = api(client, &scope);
+            tasks.spawn(watch::run(
+                secrets,
+                scope,
+                SecretSink(Arc::clone(context)),
+                Arc::clone(context),
+            ));
+        }
+    }
+}
+
+fn api<K>(client: Client, scope: &str) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    if scope.is_empty() {
+        Api::all(client)
+    } else {
+        Api::namespaced(client, scope)
+    }
+}
+
+/// Reconciles what `queue` names, for ever.
+async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiver<ObjectKey>) {
+    initial_lists(context).await;
+    context.forget_the_gone();
+    let requests = stream::poll_fn(|task| queue.poll_recv(task))
+        .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))));
+    let concurrency = context.settings.concurrency;
+    let health = context.health.clone();
+    let outcomes = applier(
+        |token: Arc<VendorToken>, context: Arc<Context>| {
+            // On a task of its own: the applier polls all reconciles on one, and a panic ends one reconcile only.
+            let started = tokio::time::Instant::now();
+            let metrics = context.metrics.clone();
+            let task = tokio::spawn(reconcile::reconcile(token, context));
+            Box::pin(async move {
+                let result = task.await.map_err(|_| Error::Task).flatten();
+                metrics.reconciled(if result.is_ok() { "ok" } else { "error" }, started.elapsed());
+                result
+            })
+        },
+        |token, error, _| reconcile::after_error(&token, error),
+        Arc::clone(context),
+        context.tokens.store(),
+        Box::pin(requests),
+        Config::default().concurrency(concurrency),
+    );
+    tokio::pin!(outcomes);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            outcome = outcomes.next() => if outcome.is_none() { return },
+            _ = heartbeat.tick() => {}
+        }
+        health.tick();
+    }
+}
+
+/// Waits until what is there is known: deciding on half a view would ask vendors for tokens that exist.
+async fn initial_lists(context: &Context) {
+    let patience = tokio::time::sleep(SECRET_LIST_PATIENCE);
+    tokio::pin!(patience);
+    let mut patient = context.settings.secret_watch;
+    loop {
+        let told = context.initial_lists.notified();
+        let scopes = context.settings.scopes();
+        let tokens = scopes.iter().all(|scope| context.tokens.is_listed(scope));
+        let secrets = scopes.iter().all(|scope| context.secrets.is_listed(scope));
+        if tokens && (secrets || !patient) {
+            break;
+        }
+        tokio::select! {
+            () = told => {}
+            () = &mut patience, if patient => {
+                patient = false;
+                tracing::warn!(
+                    "Secrets cannot be listed and watched; they are read one by one, and changes are seen within 5 \
+                     minutes: grant list and watch on Secrets, or set --secret-watch=false to silence this"
+                );
+            }
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+    context.health.set_ready("watches", Ok(()));
+}

@@ -1,0 +1,444 @@
+//! Leader election by a Lease, with the semantics of client-go: who holds the Lease acts, the others stand by.
+//!
+//! May use: `clock`, `error_text`. Every update carries the `resourceVersion` that was seen, so of two contenders one gets a conflict.
+//! Another's Lease counts as expired when this process, by its own monotonic clock, has seen it unchanged for its
+//! duration; the times inside the Lease are for people. A leader that cannot renew in time stops acting before the
+//! others may start: [`Leadership::holds`] is asked before each vendor call and each write.
+
+mod fence;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::Api;
+use kube::api::PostParams;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::error_text::with_causes;
+
+pub use fence::{NotLeading, WritesNeedLeadership};
+
+/// Name of the Lease in the operator's namespace.
+pub const LEASE_NAME: &str = "vendor-token-operator";
+
+/// How an election works. The default is client-go's for controllers.
+#[derive(Clone, Debug)]
+pub struct ElectionOptions {
+    /// Who this process is: unique among the contenders.
+    pub identity: String,
+    /// A Lease that was not renewed for this long may be taken.
+    pub lease_duration: Duration,
+    /// A leader that could not renew for this long stops acting. Less than the lease duration.
+    pub renew_deadline: Duration,
+    /// The time between two tries.
+    pub retry_period: Duration,
+    /// For each call to the API server.
+    pub call_timeout: Duration,
+}
+
+impl ElectionOptions {
+    /// 15 s, 10 s, 2 s, and 5 s for each call.
+    pub fn new(identity: impl Into<String>) -> Self {
+        Self {
+            identity: identity.into(),
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+            call_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Tells whether this process may act. Clones share the state.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    /// `None` without an election: always leading.
+    term: Option<Arc<Mutex<Option<Term>>>>,
+    /// Told at each change.
+    leading: watch::Receiver<bool>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Until when this process may act, from its last renewal.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    renewed: Instant,
+    /// The same moment by the wall clock: a machine that slept has not advanced the monotonic one.
+    renewed_wall: Timestamp,
+    lasts: Duration,
+}
+
+impl Leadership {
+    /// Leading always: there is no election.
+    pub fn always(clock: Arc<dyn Clock>) -> Self {
+        let (sender, leading) = watch::channel(true);
+        // A closed channel keeps its last value.
+        drop(sender);
+        Self {
+            term: None,
+            leading,
+            clock,
+        }
+    }
+
+    /// Whether this process may act now.
+    pub fn holds(&self) -> bool {
+        let Some(term) = &self.term else { return true };
+        let Some(term) = *term.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return false;
+        };
+        let wall = self.clock.now().duration_since(term.renewed_wall);
+        term.renewed.elapsed() < term.lasts
+            && wall < SignedDuration::try_from(term.lasts).unwrap_or(SignedDuration::MAX)
+    }
+
+    /// Waits until this process leads (`true`) or no longer leads (`false`).
+    pub async fn becomes(&mut self, leading: bool) {
+        if self.leading.wait_for(|now| *now == leading).await.is_err() {
+            // No election, or it has ended: the last value stays for ever.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Contends for the Lease.
+#[derive(Debug)]
+pub struct Elector {
+    api: Api<Lease>,
+    options: ElectionOptions,
+    clock: Arc<dyn Clock>,
+    term: Arc<Mutex<Option<Term>>>,
+    leading: watch::Sender<bool>,
+    seen: Option<Seen>,
+}
+
+/// A Lease as it was seen, and since when it has not changed, by our own clock.
+#[derive(Clone, Debug)]
+struct Seen {
+    lease: Lease,
+    unchanged_since: Instant,
+}
+
+/// Why a try did not end in leadership.
+#[derive(Debug, thiserror::Error)]
+pub enum ElectionError {
+    #[error("failed to {verb} Lease '{LEASE_NAME}'")]
+    Call {
+        verb: &'static str,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("failed to {verb} Lease '{LEASE_NAME}': no answer within {seconds} s")]
+    Timeout { verb: &'static str, seconds: u64 },
+}
+
+impl Elector {
+    /// An elector that does not run yet, and its leadership. The client behind `api` must not refuse writes of a
+    /// process that does not lead.
+    pub fn new(api: Api<Lease>, options: ElectionOptions, clock: Arc<dyn Clock>) -> (Self, Leadership) {
+        let term = Arc::new(Mutex::new(None));
+        let (leading, told) = watch::channel(false);
+        let leadership = Leadership {
+            term: Some(Arc::clone(&term)),
+            leading: told,
+            clock: Arc::clone(&clock),
+        };
+        let elector = Self {
+            api,
+            options,
+            clock,
+            term,
+            leading,
+            seen: None,
+        };
+        (elector, leadership)
+    }
+
+    /// Contends until `shutdown` completes, then gives the Lease back if it is ours.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        loop {
+            let try_started = Instant::now();
+            let leads = *self.leading.borrow();
+            let deadline = self.deadline();
+            let attempt = async {
+                match (leads, deadline) {
+                    // A renewal that hangs must not outlast the right to act.
+                    (true, Some(deadline)) => tokio::time::timeout_at(deadline, self.attempt())
+                        .await
+                        .unwrap_or(Ok(None)),
+                    _ => self.attempt().await,
+                }
+            };
+            let result = tokio::select! {
+                result = attempt => result,
+                () = &mut shutdown => break,
+            };
+            match result {
+                Ok(Some(renewed)) => self.renewed(renewed),
+                Ok(None) if leads && self.lost_to_another() => self.lost("another holds the Lease"),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        error = with_causes(&error),
+                        leading = leads,
+                        "an election call failed and is tried again"
+                    );
+                }
+            }
+            if *self.leading.borrow() && self.deadline().is_none_or(|deadline| Instant::now() >= deadline) {
+                self.lost("the Lease could not be renewed in time");
+            }
+            let next = try_started + self.pause();
+            let next = self.deadline().map_or(next, |deadline| next.min(deadline));
+            tokio::select! {
+                () = tokio::time::sleep_until(next.max(Instant::now() + Duration::from_millis(50))) => {}
+                () = &mut shutdown => break,
+            }
+        }
+        self.release().await;
+    }
+
+    /// The time until the next try; contenders are spread, so that they do not ask in step.
+    fn pause(&self) -> Duration {
+        if *self.leading.borrow() {
+            return self.options.retry_period;
+        }
+        let spread = self.options.identity.bytes().fold(0_u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+        });
+        self.options
+            .retry_period
+            .mul_f64(1.0 + f64::from(spread % 100) / 500.0)
+    }
+
+    /// When the right to act ends.
+    fn deadline(&self) -> Option<Instant> {
+        let term = *self.term.lock().unwrap_or_else(PoisonError::into_inner);
+        term.map(|term| term.renewed + term.lasts)
+    }
+
+    fn renewed(&mut self, at: (Instant, Timestamp)) {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Some(Term {
+            renewed: at.0,
+            renewed_wall: at.1,
+            lasts: self.options.renew_deadline,
+        });
+        if !self.leading.send_replace(true) {
+            tracing::info!(identity = self.options.identity, "leading");
+        }
+    }
+
+    fn lost(&mut self, why: &str) {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if self.leading.send_replace(false) {
+            tracing::warn!(
+                identity = self.options.identity,
+                why,
+                "no longer leading: standing by"
+            );
+        }
+    }
+
+    /// Whether the Lease that was last seen names somebody else.
+    fn lost_to_another(&self) -> bool {
+        self.seen
+            .as_ref()
+            .and_then(|seen| holder(&seen.lease))
+            .is_some_and(|holder| *holder != self.options.identity)
+    }
+
+    /// One try to acquire or to renew. `Some` with the time it began when the Lease is ours.
+    async fn attempt(&mut self) -> Result<Option<(Instant, Timestamp)>, ElectionError> {
+        let began = (Instant::now(), self.clock.now());
+        if *self.leading.borrow()
+            && let Some(seen) = self.seen.clone()
+            && holder(&seen.lease) == Some(&self.options.identity)
+        {
+            // Nobody else may have changed it; when somebody did, it is a conflict, and is looked at below.
+            if self.update(&seen.lease).await? {
+                return Ok(Some(began));
+            }
+        }
+        let Some(lease) = self.call("get", self.api.get_opt(LEASE_NAME)).await? else {
+            return Ok(self.create().await?.then_some(began));
+        };
+        self.look_at(lease);
+        let Some(seen) = &self.seen else { return Ok(None) };
+        let free = match holder(&seen.lease) {
+            None => true,
+            Some(holder) if *holder == self.options.identity => true,
+            Some(_) => seen.unchanged_since.elapsed() >= self.duration_of(&seen.lease),
+        };
+        if !free {
+            return Ok(None);
+        }
+        let lease = seen.lease.clone();
+        Ok(self.update(&lease).await?.then_some(began))
+    }
+
+    /// How long a Lease lasts: as it says, and not shorter than ours.
+    fn duration_of(&self, lease: &Lease) -> Duration {
+        let said = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.lease_duration_seconds)
+            .unwrap_or_default();
+        Duration::from_secs(u64::try_from(said).unwrap_or_default().min(3600))
+            .max(self.options.lease_duration)
+    }
+
+    fn look_at(&mut self, lease: Lease) {
+        let unchanged = self.seen.as_ref().filter(|seen| {
+            seen.lease.metadata.resource_version == lease.metadata.resource_version
+                && seen.lease.metadata.uid == lease.metadata.uid
+        });
+        let unchanged_since = unchanged.map_or_else(Instant::now, |seen| seen.unchanged_since);
+        self.seen = Some(Seen {
+            lease,
+            unchanged_since,
+        });
+    }
+
+    async fn create(&mut self) -> Result<bool, ElectionError> {
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(LEASE_NAME.to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(self.spec(None)),
+        };
+        let created = self
+            .call("create", self.api.create(&PostParams::default(), &lease))
+            .await;
+        self.written(created)
+    }
+
+    /// Writes our name into `lease`; false when somebody else was faster.
+    async fn update(&mut self, lease: &Lease) -> Result<bool, ElectionError> {
+        let mut lease = lease.clone();
+        lease.spec = Some(self.spec(lease.spec.as_ref()));
+        lease.metadata.managed_fields = None;
+        let replaced = self
+            .call(
+                "update",
+                self.api.replace(LEASE_NAME, &PostParams::default(), &lease),
+            )
+            .await;
+        self.written(replaced)
+    }
+
+    fn written(&mut self, result: Result<Lease, ElectionError>) -> Result<bool, ElectionError> {
+        match result {
+            Ok(lease) => {
+                self.seen = Some(Seen {
+                    lease,
+                    unchanged_since: Instant::now(),
+                });
+                Ok(true)
+            }
+            Err(ElectionError::Call { source, .. }) if is_race(&source) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(self.clock.now());
+        let kept = before.filter(|spec| spec.holder_identity.as_deref() == Some(&self.options.identity));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or_default();
+        LeaseSpec {
+            holder_identity: Some(self.options.identity.clone()),
+            lease_duration_seconds: Some(
+                i32::try_from(self.options.lease_duration.as_secs()).unwrap_or(i32::MAX),
+            ),
+            acquire_time: kept
+                .and_then(|spec| spec.acquire_time.clone())
+                .or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(match (before, kept) {
+                (Some(_), None) => transitions.saturating_add(1),
+                _ => transitions,
+            }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Gives the Lease back, so that another need not wait until it expires. Looks again first: a renewal that was
+    /// cut off may have changed the version, and another's Lease is never touched.
+    async fn release(&mut self) {
+        let was_leading = *self.leading.borrow();
+        self.lost("stopping");
+        if !was_leading {
+            return;
+        }
+        match self.try_release().await {
+            Ok(true) => tracing::info!(identity = self.options.identity, "the Lease is given back"),
+            Ok(false) => tracing::info!(identity = self.options.identity, "the Lease is another's by now"),
+            Err(error) => {
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the Lease could not be given back; it expires"
+                );
+            }
+        }
+    }
+
+    async fn try_release(&mut self) -> Result<bool, ElectionError> {
+        let lease = self.call("get", self.api.get_opt(LEASE_NAME)).await?;
+        let Some(mut lease) = lease.filter(|lease| holder(lease) == Some(&self.options.identity)) else {
+            return Ok(false);
+        };
+        lease.metadata.managed_fields = None;
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+            spec.renew_time = Some(MicroTime(self.clock.now()));
+        }
+        let released = self
+            .call(
+                "release",
+                self.api.replace(LEASE_NAME, &PostParams::default(), &lease),
+            )
+            .await;
+        self.written(released)
+    }
+
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ElectionError> {
+        match tokio::time::timeout(self.options.call_timeout, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(source)) => Err(ElectionError::Call {
+                verb,
+                source: Box::new(source),
+            }),
+            Err(_) => Err(ElectionError::Timeout {
+                verb,
+                seconds: self.options.call_timeout.as_secs(),
+            }),
+        }
+    }
+}
+
+/// The name in a Lease; an empty one was given back.
+fn holder(lease: &Lease) -> Option<&String> {
+    lease
+        .spec
+        .as_ref()?
+        .holder_identity
+        .as_ref()
+        .filter(|holder| !holder.is_empty())
+}
+
+/// Somebody else has written, created or deleted the Lease in between.
+fn is_race(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() || status.is_not_found())
+}
