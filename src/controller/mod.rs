@@ -15,8 +15,9 @@ mod tokens;
 mod view;
 mod watch;
 
+use std::collections::HashSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
@@ -30,8 +31,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::context::{Context, Parts};
-use self::error::Error;
-use self::tokens::object_ref;
+use self::error::{Error, with_causes};
+use self::tokens::{key_of, object_ref};
 use self::watch::{SecretSink, TokenSink};
 use crate::api::VendorToken;
 use crate::clock::Clock;
@@ -167,15 +168,23 @@ async fn reconcile_all(
         () = initial_lists(&context) => {}
         () = stopped.clone() => return,
     }
-    let requests = stream::unfold(queue, |mut queue| async move {
-        queue.recv().await.map(|object| (object, queue))
+    let queue = Arc::new(tokio::sync::Mutex::new(queue));
+    let pending = Arc::new(Pending::default());
+    let requests = stream::unfold(Arc::clone(&queue), |queue| async move {
+        let object = queue.lock().await.recv().await;
+        object.map(|object| (object, queue))
     })
-    .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))))
+    .map(|object| {
+        let request = ReconcileRequest::from(object_ref(&object));
+        pending.add(object);
+        Ok::<_, std::convert::Infallible>(request)
+    })
     .take_until(stopped);
     let concurrency = context.settings.concurrency;
     let health = context.health.clone();
     let outcomes = applier(
         |token: Arc<VendorToken>, context: Arc<Context>| {
+            pending.remove(&key_of(&token));
             // On a task of its own: the applier polls all reconciles on one, and a panic ends one reconcile only.
             let started = tokio::time::Instant::now();
             let metrics = context.metrics.clone();
@@ -192,15 +201,57 @@ async fn reconcile_all(
         Box::pin(requests),
         Config::default().concurrency(concurrency),
     );
-    tokio::pin!(outcomes);
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    loop {
-        tokio::select! {
-            outcome = outcomes.next() => if outcome.is_none() { return },
-            _ = heartbeat.tick() => {}
+    {
+        tokio::pin!(outcomes);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                outcome = outcomes.next() => if outcome.is_none() { break },
+                _ = heartbeat.tick() => {}
+            }
+            health.tick();
         }
-        health.tick();
     }
+    let mut queue = queue.lock().await;
+    while let Ok(object) = queue.try_recv() {
+        pending.add(object);
+    }
+    reconcile_last(&context, pending.take()).await;
+}
+
+/// What the applier was given and has not begun: it forgets that when it is stopped.
+#[derive(Default)]
+struct Pending(Mutex<HashSet<ObjectKey>>);
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, HashSet<ObjectKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, object: ObjectKey) {
+        self.lock().insert(object);
+    }
+
+    fn remove(&self, object: &ObjectKey) {
+        self.lock().remove(object);
+    }
+
+    fn take(&self) -> HashSet<ObjectKey> {
+        std::mem::take(&mut self.lock())
+    }
+}
+
+/// Reconciles each of `objects` once more at the end: tokens that arrived meanwhile are published.
+async fn reconcile_last(context: &Arc<Context>, objects: HashSet<ObjectKey>) {
+    let tokens = objects.iter().filter_map(|object| context.tokens.get(object));
+    stream::iter(tokens)
+        .for_each_concurrent(usize::from(context.settings.concurrency), |token| async move {
+            let object = key_of(&token);
+            if let Err(error) = reconcile::reconcile(token, Arc::clone(context)).await {
+                tracing::warn!(%object, error = with_causes(&error), "the last reconcile before the end failed");
+            }
+        })
+        .await;
 }
 
 /// Waits until what is there is known: deciding on half a view would ask vendors for tokens that exist.
