@@ -260,6 +260,8 @@ async fn initial_lists(context: &Context) {
     tokio::pin!(patience);
     let mut patient = context.settings.secret_watch;
     loop {
+        // Waiting is work: an API server that is away must not have the process restarted.
+        context.health.tick();
         let told = context.initial_lists.notified();
         let scopes = context.settings.scopes();
         let tokens = scopes.iter().all(|scope| context.tokens.is_listed(scope));
