@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! main -> controller -> { policy, vendor, api, grants, http, metrics }
-//!         grants     -> { vendor, policy, http }
+//!         grants     -> { vendor, policy, http, fingerprint }
 //!         policy     -> { api, token, failure, inputs }
 //!         vendor     -> { token, failure }
 //!         api        -> nothing of ours
 //! ```
-//! `tests/layering.rs` keeps it so.
+//! Each module's documentation says what it may use; `tests/layering.rs` keeps it so.
 
 pub mod api;
 pub mod arguments;

@@ -131,7 +131,9 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     .map_err(StartError::Transport)?;
 
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let serve = |server: Server| {
+    let serve = |server: Server, paths: &str| {
+        // With port 0 this line is the only place that tells the real one.
+        tracing::info!(address = %server.local_address(), paths, "serving");
         let mut stopped = stopped.clone();
         tokio::spawn(server.serve(async move {
             // The sender is dropped when the process ends.
@@ -143,12 +145,14 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
         Server::metrics(address, metrics.clone())
             .await
             .map_err(StartError::Server)?,
+        "/metrics",
     );
     let address = arguments.health_probe_bind_address;
     serve(
         Server::health(address, health.clone())
             .await
             .map_err(StartError::Server)?,
+        "/livez /readyz",
     );
 
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;

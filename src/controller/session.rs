@@ -36,6 +36,9 @@ pub(super) async fn lead(
     leadership: &mut Leadership,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Next {
+    context
+        .health
+        .set_ready("watches", Err("listing VendorTokens and Secrets".to_owned()));
     // A view from before somebody else led may miss what they published: everything is listed anew.
     context.tokens.clear();
     context.secrets.clear();
@@ -64,11 +67,12 @@ pub(super) async fn lead(
     Next::Stop
 }
 
-/// Reconciles each object whose token is in memory once more, without the scheduler.
+/// Reconciles each object whose grant has brought a token or a failure once more, without the scheduler, which
+/// forgets what it has not begun.
 async fn publish_what_is_left(context: &Arc<Context>) {
     let tokens = context
         .grants
-        .objects_with_token()
+        .objects_with_outcome()
         .into_iter()
         .filter_map(|object| context.tokens.get(&object));
     stream::iter(tokens)
@@ -156,6 +160,8 @@ async fn initial_lists(context: &Context) {
     tokio::pin!(patience);
     let mut patient = context.settings.secret_watch;
     loop {
+        // Waiting is work: an API server that is away must not have the process restarted.
+        context.health.tick();
         let told = context.initial_lists.notified();
         let scopes = context.settings.scopes();
         let tokens = scopes.iter().all(|scope| context.tokens.is_listed(scope));

@@ -2,8 +2,8 @@
 //! between decisions and vendors. Reconciles never wait for a vendor: they [`Grants::ask`], and are woken when the
 //! grant has ended.
 //!
-//! May use: `vendor`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `fingerprint`, `token`. Knows
-//! no Kubernetes, and is tested with a paused clock.
+//! May use: `vendor`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `fingerprint`, `inputs`,
+//! `token`, `failure`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
 
 mod budget;
 mod endpoint;
@@ -165,13 +165,13 @@ impl Grants {
             .insert(object.clone());
     }
 
-    /// All objects that use a grant whose token is in memory.
-    pub fn objects_with_token(&self) -> Vec<ObjectKey> {
+    /// All objects that use a grant whose last token or failure is in memory.
+    pub fn objects_with_outcome(&self) -> Vec<ObjectKey> {
         let inner = self.lock();
         inner
             .entries
             .values()
-            .filter(|entry| entry.token.is_some())
+            .filter(|entry| entry.token.is_some() || entry.failure.is_some())
             .flat_map(|entry| entry.users.iter().cloned())
             .collect()
     }

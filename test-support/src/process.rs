@@ -43,7 +43,7 @@ const LOG_TAIL_LINES: usize = 20;
 
 /// A running program, killed when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     pub(crate) program: &'static str,
     pub(crate) pid: u32,
     log: PathBuf,
@@ -54,7 +54,10 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `binary`; what it prints goes to the end of `log`.
-    pub(crate) fn start(
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
         program: &'static str,
         binary: &Path,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -90,12 +93,17 @@ impl Process {
     }
 
     /// How the program ended, or nothing while it runs.
-    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+    ///
+    /// A program that a signal ended shows as the exit code 128 + signal, as in a shell.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.supervisor.try_wait().ok().flatten()
     }
 
     /// Sends a signal (`TERM`, `STOP`, …) and returns when it has been sent.
-    pub(crate) fn signal(&mut self, signal: &str) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When the program has ended already.
+    pub fn signal(&mut self, signal: &str) -> Result<(), Error> {
         let action = format!("send {} the signal {signal}", self.program);
         let not_running = || Error::NotRunning {
             program: self.program,
@@ -115,7 +123,7 @@ impl Process {
     }
 
     /// Asks the program to end, kills it when it has not after `patience`, and returns when it is gone.
-    pub(crate) fn stop(&mut self, patience: Duration) {
+    pub fn stop(&mut self, patience: Duration) {
         // A frozen program would not see the request. Errors mean that it has ended already.
         let _ = self.signal("CONT");
         let _ = self.signal("TERM");
@@ -127,7 +135,7 @@ impl Process {
     }
 
     /// Kills the program and returns when it is gone.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         drop(self.commands.take());
         let _ = self.supervisor.wait();
     }
