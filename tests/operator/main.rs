@@ -6,5 +6,17 @@
     reason = "a test fails by panicking"
 )]
 
+mod credentials;
+mod events;
+mod forgery;
+mod freshness;
 mod publishing;
+mod rejection;
+mod responses;
+mod restart;
+mod spec;
 mod support;
+mod targets;
+mod throttling;
+mod undecodable;
+mod vendors;
