@@ -6,7 +6,19 @@
     reason = "a test fails by panicking"
 )]
 
+mod credentials;
+mod events;
+mod forgery;
+mod freshness;
 mod key;
 mod publishing;
+mod rejection;
 mod renaming;
+mod responses;
+mod restart;
+mod spec;
 mod support;
+mod targets;
+mod throttling;
+mod undecodable;
+mod vendors;

@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
-use test_support::{ControlPlane, wait_for};
+use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 use vendor_simulator::{Options, Simulator};
 use vendor_token_operator::api::VendorToken;
-use vendor_token_operator::clock::SystemClock;
+use vendor_token_operator::clock::Clock;
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::grants::GrantsOptions;
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting};
@@ -40,11 +43,56 @@ pub(crate) async fn plane() -> &'static ControlPlane {
     plane
 }
 
+/// [`plane`], with kube-controller-manager collecting garbage.
+pub(crate) async fn plane_with_garbage_collection() -> &'static ControlPlane {
+    // The CRD first: the garbage collector learns of kinds that come later only after a while.
+    plane().await;
+    test_support::shared_with_garbage_collection().await.unwrap()
+}
+
+/// The operator's kubeconfig with its own rights; one token of the ServiceAccount for all tests.
+async fn operators_config(plane: &ControlPlane) -> Config {
+    static WRITTEN: OnceCell<std::path::PathBuf> = OnceCell::const_new();
+    let path = WRITTEN
+        .get_or_init(|| async {
+            plane
+                .kubeconfig_for_service_account(OPERATOR, OPERATOR)
+                .await
+                .unwrap()
+        })
+        .await;
+    let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        .await
+        .unwrap();
+    config.default_retry = false;
+    config
+}
+
+/// The machine's clock, set ahead by as much as a test wants.
+#[derive(Debug, Default)]
+pub(crate) struct TestClock {
+    ahead_seconds: AtomicI64,
+}
+
+impl TestClock {
+    pub(crate) fn step(&self, seconds: i64) {
+        self.ahead_seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(self.ahead_seconds.load(Ordering::SeqCst))
+    }
+}
+
 pub(crate) struct World {
     pub(crate) plane: &'static ControlPlane,
     pub(crate) admin: Client,
     pub(crate) simulator: Simulator,
     pub(crate) namespace: String,
+    pub(crate) clock: Arc<TestClock>,
 }
 
 impl World {
@@ -53,12 +101,16 @@ impl World {
     }
 
     pub(crate) async fn with(prefix: &str, options: Options) -> Self {
-        let plane = plane().await;
+        Self::on(plane().await, prefix, options).await
+    }
+
+    pub(crate) async fn on(plane: &'static ControlPlane, prefix: &str, options: Options) -> Self {
         Self {
             plane,
             admin: plane.admin().unwrap(),
             simulator: Simulator::start(options).await.unwrap(),
             namespace: plane.namespace(prefix).await.unwrap(),
+            clock: Arc::default(),
         }
     }
 
@@ -76,16 +128,7 @@ impl World {
     }
 
     pub(crate) async fn operator_with(&self, change: impl FnOnce(&mut Settings)) -> Operator {
-        let kubeconfig = self
-            .plane
-            .kubeconfig_for_service_account(OPERATOR, OPERATOR)
-            .await
-            .unwrap();
-        let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &Default::default())
-            .await
-            .unwrap();
-        config.default_retry = false;
+        let config = operators_config(self.plane).await;
         let metrics = Metrics::new();
         let client = ClientBuilder::try_from(config)
             .unwrap()
@@ -102,7 +145,7 @@ impl World {
             concurrency: 16,
         };
         change(&mut settings);
-        let clock = Arc::new(SystemClock);
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         let transport = HttpTransport::new(
             HttpTransportOptions {
                 additional_authorities: Some(self.simulator.ca_pem().as_bytes().to_vec()),
@@ -149,15 +192,176 @@ impl World {
             .collect()
     }
 
-    /// Creates or changes a credentials Secret.
+    /// Creates or changes a credentials Secret; other keys than these go.
     pub(crate) async fn credentials(&self, name: &str, data: &[(&str, &str)]) {
-        let data: BTreeMap<_, _> = data.iter().copied().collect();
-        let secret =
-            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": data });
+        let data: BTreeMap<_, _> = data
+            .iter()
+            .map(|(key, value)| {
+                (
+                    (*key).to_owned(),
+                    k8s_openapi::ByteString(value.as_bytes().to_vec()),
+                )
+            })
+            .collect();
+        self.apply_secret(name, json!({ "data": data })).await;
+    }
+
+    /// Applies a Secret as its user does.
+    pub(crate) async fn apply_secret(&self, name: &str, mut secret: Value) {
+        secret["apiVersion"] = json!("v1");
+        secret["kind"] = json!("Secret");
+        secret["metadata"]["name"] = json!(name);
         self.secrets()
             .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(secret))
             .await
             .unwrap();
+    }
+
+    /// Changes a Secret by a JSON merge patch, as `kubectl edit` does.
+    pub(crate) async fn edit_secret(&self, name: &str, patch: Value) -> Secret {
+        self.secrets()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap()
+    }
+
+    /// Changes a VendorToken by a JSON merge patch.
+    pub(crate) async fn edit(&self, name: &str, patch: Value) -> VendorToken {
+        self.tokens()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn delete_secret(&self, name: &str) {
+        self.secrets().delete(name, &Default::default()).await.unwrap();
+    }
+
+    pub(crate) async fn delete(&self, name: &str) {
+        self.tokens().delete(name, &Default::default()).await.unwrap();
+    }
+
+    pub(crate) async fn secret(&self, name: &str) -> Secret {
+        self.secrets().get(name).await.unwrap()
+    }
+
+    pub(crate) async fn token(&self, name: &str) -> VendorToken {
+        self.tokens().get(name).await.unwrap()
+    }
+
+    /// A quota of no further Secrets. Its status, which a controller would keep, is written here.
+    pub(crate) async fn forbid_new_secrets(&self) {
+        let quotas: Api<ResourceQuota> = Api::namespaced(self.admin.clone(), &self.namespace);
+        let hard = json!({ "secrets": "0" });
+        let quota = json!({ "metadata": { "name": "no-secrets" }, "spec": { "hard": hard } });
+        let quota = serde_json::from_value(quota).unwrap();
+        quotas.create(&Default::default(), &quota).await.unwrap();
+        let status = Patch::Merge(json!({ "status": { "hard": hard, "used": { "secrets": "1" } } }));
+        quotas
+            .patch_status("no-secrets", &PatchParams::default(), &status)
+            .await
+            .unwrap();
+        // The API server knows quotas from a watch of its own.
+        self.until("the quota to be in force", async || {
+            let probe: Secret =
+                serde_json::from_value(json!({ "metadata": { "generateName": "probe-" } })).unwrap();
+            match self.secrets().create(&Default::default(), &probe).await {
+                Ok(_) => Err("a Secret was created".to_owned()),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+    }
+
+    pub(crate) async fn allow_new_secrets(&self) {
+        let quotas: Api<ResourceQuota> = Api::namespaced(self.admin.clone(), &self.namespace);
+        quotas.delete("no-secrets", &Default::default()).await.unwrap();
+    }
+
+    /// Calls to a vendor so far.
+    pub(crate) fn calls(&self, vendor: vendor_simulator::Vendor) -> u64 {
+        self.simulator.total(vendor).calls
+    }
+
+    /// The reasons of the events about a VendorToken, with how often each was told.
+    pub(crate) async fn events(&self, name: &str) -> Vec<(String, i32)> {
+        let events: Api<Event> = Api::namespaced(self.admin.clone(), &self.namespace);
+        let mut events: Vec<_> = events
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .into_iter()
+            .filter(|event| {
+                event
+                    .regarding
+                    .as_ref()
+                    .is_some_and(|regarding| regarding.name.as_deref() == Some(name))
+            })
+            .collect();
+        events.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
+        events
+            .into_iter()
+            .map(|event| {
+                let count = event.series.map_or(1, |series| series.count);
+                (event.reason.unwrap_or_default(), count)
+            })
+            .collect()
+    }
+
+    pub(crate) async fn mark(&self) -> Mark {
+        self.plane.audit().mark().await.unwrap()
+    }
+
+    /// What operators have asked of the API server in this namespace since `mark`.
+    pub(crate) async fn requests_since(&self, mark: Mark) -> AuditEntries {
+        let all = self.plane.audit().since(mark).await.unwrap();
+        all.of_service_account(OPERATOR, OPERATOR)
+            .matching(|entry| entry.namespace == self.namespace)
+    }
+
+    /// Has a VendorToken looked at again, and waits until the operator has nothing more to do: what follows from all
+    /// that happened before this call has happened.
+    pub(crate) async fn settle(&self, name: &str, operator: &Operator) {
+        let before = operator.reconciles();
+        let poke = Timestamp::now().as_nanosecond().to_string();
+        self.edit(
+            name,
+            json!({ "metadata": { "annotations": { "test/poke": poke } } }),
+        )
+        .await;
+        self.until("the operator to look", async || {
+            let now = operator.reconciles();
+            if now > before {
+                Ok(())
+            } else {
+                Err(now.to_string())
+            }
+        })
+        .await;
+        operator.quiet().await;
+    }
+
+    /// Waits for a condition.
+    pub(crate) async fn until<T>(&self, what: &str, condition: impl AsyncFn() -> Result<T, String>) -> T {
+        wait_for(what, PATIENCE, || condition()).await.unwrap()
+    }
+
+    /// Waits until a key of a Secret has a value that `accepted` likes, and gives it.
+    pub(crate) async fn until_data(
+        &self,
+        secret: &str,
+        key: &str,
+        accepted: impl Fn(&str) -> bool,
+    ) -> String {
+        self.until(&format!("key {key} of Secret {secret}"), async || {
+            match self.data(secret, key).await {
+                Some(value) if accepted(&value) => Ok(value),
+                Some(_) => Err("another value".to_owned()),
+                None => Err("no value".to_owned()),
+            }
+        })
+        .await
     }
 
     /// Creates or changes a VendorToken.
@@ -190,6 +394,17 @@ impl World {
         )
         .await
         .unwrap()
+    }
+
+    /// The message of `Ready`.
+    pub(crate) async fn message(&self, name: &str) -> String {
+        let status = self.token(name).await.status.unwrap();
+        let ready = status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == "Ready")
+            .unwrap();
+        ready.message.clone()
     }
 
     /// A key of a Secret's data, as text.
@@ -225,6 +440,39 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
+    /// A sample of its metrics, summed over label values.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics.encode().unwrap();
+        text.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// How many reconciles have ended.
+    pub(crate) fn reconciles(&self) -> u64 {
+        self.metric("vendortoken_reconcile_total") as u64
+    }
+
+    /// Waits until no reconcile has ended for half a second.
+    pub(crate) async fn quiet(&self) {
+        let last = std::sync::Mutex::new((self.reconciles(), Instant::now()));
+        wait_for("the operator to be quiet", PATIENCE, || async {
+            let now = self.reconciles();
+            let mut last = last.lock().unwrap();
+            if now != last.0 {
+                *last = (now, Instant::now());
+            }
+            if last.1.elapsed() >= Duration::from_millis(500) {
+                Ok(())
+            } else {
+                Err(format!("{now} reconciles"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+
     /// Stops it as SIGTERM does, and waits until it has ended.
     pub(crate) async fn stop(mut self) {
         if let Some(stop) = self.stop.take() {

@@ -1,0 +1,214 @@
+//! What an edit of a VendorToken costs, refresh requests and suspension.
+
+use serde_json::json;
+use vendor_simulator::{Effect, Fault, Vendor};
+use vendor_token_operator::api::names;
+
+use crate::support::World;
+use crate::vendors::{self, for_every_vendor};
+
+const VENDOR: Vendor = Vendor::CheckmarxSca;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_that_do_not_reach_the_grant_cost_no_vendor_call() {
+    let world = World::new("edited").await;
+    let operator = world.operator().await;
+    let value = world.published(VENDOR, "sca").await;
+
+    let mark = world.mark().await;
+    world
+        .edit("sca", json!({ "metadata": { "labels": { "team": "appsec" } } }))
+        .await;
+    world.settle("sca", &operator).await;
+    let requests = world.requests_since(mark).await;
+    assert_eq!(
+        requests.by_verb_and_resource().into_keys().collect::<Vec<_>>(),
+        [],
+        "a label costs nothing"
+    );
+
+    let mut spec = vendors::spec(VENDOR, "sca");
+    spec["target"] = json!({
+        "data": { "header": "Bearer $(token)" }, "labels": { "a": "b" }, "annotations": { "c": "d" },
+    });
+    world.apply("sca", spec.clone()).await;
+    world
+        .until_data("sca", "header", |header| header == format!("Bearer {value}"))
+        .await;
+    let target = world.secret("sca").await;
+    assert_eq!(target.data.unwrap().into_keys().collect::<Vec<_>>(), ["header"]);
+    assert_eq!(target.metadata.labels.unwrap()["a"], "b");
+    assert_eq!(target.metadata.annotations.unwrap()["c"], "d");
+
+    let next = world
+        .ready("sca", "True Published")
+        .await
+        .status
+        .unwrap()
+        .next_refresh_time;
+    spec["refresh"] = json!({ "atLifetimePercent": 50 });
+    world.apply("sca", spec).await;
+    world
+        .until("the new refresh time", async || {
+            let status = world.token("sca").await.status.unwrap();
+            if status.next_refresh_time < next {
+                Ok(())
+            } else {
+                Err(format!("{:?}", status.next_refresh_time))
+            }
+        })
+        .await;
+    world.settle("sca", &operator).await;
+    let token = world.ready("sca", "True Published").await;
+    assert_eq!(
+        token.status.unwrap().observed_generation,
+        token.metadata.generation
+    );
+    assert_eq!(world.calls(VENDOR), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_of_the_grant_costs_one_vendor_call() {
+    let world = World::new("tenant").await;
+    let operator = world.operator().await;
+    world.published(VENDOR, "sca").await;
+    let secret = vendors::secret_of("sca");
+    world.simulator.put_credential(
+        VENDOR,
+        vendors::credential(VENDOR, "sca", &secret).tenant("other"),
+    );
+    world
+        .edit(
+            "sca",
+            json!({ "spec": { "checkmarxSCA": { "tenant": "other" } } }),
+        )
+        .await;
+    world
+        .until_data("sca", "token", |value| {
+            world.simulator.validate(VENDOR, value).credential.as_deref() == Some("other/sca")
+        })
+        .await;
+    world.ready("sca", "True Published").await;
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(VENDOR), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_the_former_grant_is_not_ready_while_the_new_one_is_asked_for() {
+    let world = World::new("former").await;
+    let _operator = world.operator().await;
+    world.published(VENDOR, "sca").await;
+    world.simulator.add_fault(Fault::new(VENDOR, Effect::Hang));
+    world
+        .edit(
+            "sca",
+            json!({ "spec": { "checkmarxSCA": { "tenant": "other" } } }),
+        )
+        .await;
+    world.ready("sca", "False Progressing +Reconciling").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_request_brings_exactly_one_call_and_is_echoed() {
+    let world = &World::new("requested").await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        let first = world.published(vendor, &object).await;
+        // Two grants of a credential are kept half a minute apart, asked for or not.
+        world.clock.step(60);
+        let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "once" } } });
+        world.edit(&object, request.clone()).await;
+        world.until_data(&object, "token", |value| value != first).await;
+        world
+            .until("the request to be echoed", async || {
+                match world
+                    .token(&object)
+                    .await
+                    .status
+                    .unwrap()
+                    .last_handled_refresh_request
+                {
+                    Some(handled) if handled == "once" => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
+        let annotations = world.secret(&object).await.metadata.annotations.unwrap();
+        assert_eq!(annotations[names::REFRESH_HANDLED], "once");
+        world.ready(&object, "True Published").await;
+        world.edit(&object, request).await;
+    })
+    .await;
+    // Neither later nor after a restart that finds no status.
+    world.clock.step(60);
+    for_every_vendor(async |_, object| world.settle(&object, &operator).await).await;
+    operator.stop().await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.settle(&object, &operator).await;
+        assert_eq!(world.calls(vendor), 2, "{vendor}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_request_that_fails_is_handled_too_and_keeps_the_token() {
+    let world = World::new("request-fails").await;
+    let operator = world.operator().await;
+    let first = world.published(VENDOR, "sca").await;
+    let down = Effect::Answer {
+        status: 500,
+        headers: Vec::new(),
+        body: String::new(),
+    };
+    world.simulator.add_fault(Fault::new(VENDOR, down).times(1));
+    world.clock.step(60);
+    world
+        .edit(
+            "sca",
+            json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } }),
+        )
+        .await;
+    let token = world.ready("sca", "True VendorUnavailable +RefreshFailing").await;
+    assert_eq!(
+        token.status.unwrap().last_handled_refresh_request.as_deref(),
+        Some("now")
+    );
+    assert_eq!(world.data("sca", "token").await, Some(first));
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(VENDOR), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_vendor_token_asks_nobody_and_writes_no_target_until_it_is_resumed() {
+    let world = &World::new("suspended").await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.register(vendor, &object).await;
+        let mut spec = vendors::spec(vendor, &object);
+        spec["suspend"] = json!(true);
+        world.apply(&object, spec).await;
+        world.ready(&object, "False Suspended +Suspended").await;
+        world.settle(&object, &operator).await;
+        assert_eq!(world.calls(vendor), 0, "{vendor}");
+
+        world.edit(&object, json!({ "spec": { "suspend": false } })).await;
+        world.ready(&object, "True Published").await;
+        let value = world.data(&object, "token").await.unwrap();
+        world.edit(&object, json!({ "spec": { "suspend": true } })).await;
+        world.ready(&object, "True Suspended +Suspended").await;
+        world
+            .edit_secret(&object, json!({ "data": { "token": "ZWRpdGVk" } }))
+            .await;
+        world.settle(&object, &operator).await;
+        assert_eq!(world.data(&object, "token").await.as_deref(), Some("edited"));
+
+        world.edit(&object, json!({ "spec": { "suspend": false } })).await;
+        world
+            .until_data(&object, "token", |restored| restored == value)
+            .await;
+        world.ready(&object, "True Published").await;
+        assert_eq!(world.calls(vendor), 1, "{vendor}");
+    })
+    .await;
+}
