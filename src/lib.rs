@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main -> controller -> { policy, vendor, api, grants, http, metrics }
-//!         grants     -> { vendor, policy, http, fingerprint }
+//!         grants     -> { vendor, policy, http, election, fingerprint }
 //!         policy     -> { api, token, failure, inputs }
 //!         vendor     -> { token, failure }
 //!         api        -> nothing of ours

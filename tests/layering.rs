@@ -15,11 +15,13 @@ use std::path::Path;
 
 /// What each module may use of ours. `main.rs` and `lib.rs` are not in it: the one puts everything together, the other
 /// only names the modules.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("api", &[]),
     ("arguments", &["telemetry", "vendor"]),
     ("clock", &[]),
     ("controller", &["*"]),
+    ("election", &["clock", "error_text"]),
+    ("error_text", &[]),
     ("failure", &[]),
     ("fingerprint", &["token", "vendor", "inputs"]),
     (
@@ -29,6 +31,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "policy",
             "http",
             "clock",
+            "election",
             "fingerprint",
             "inputs",
             "token",

@@ -8,10 +8,12 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::PostParams;
-use zeroize::{Zeroize, Zeroizing};
+use kube::api::{Patch, PatchParams};
+use zeroize::Zeroizing;
 
 use super::context::Context;
+use super::credentials::wipe;
+use super::publish::CREATE_ONLY;
 use crate::api::names;
 use crate::error_text::with_causes;
 use crate::fingerprint::FingerprintKey;
@@ -127,12 +129,10 @@ async fn read(context: &Context) -> Result<Option<(FingerprintKey, KeyBytes)>, K
         source,
     })?;
     let Some(secret) = secret else { return Ok(None) };
-    let mut data = secret.data.unwrap_or_default();
-    let bytes = data
-        .remove(DATA_KEY)
-        .map(|bytes| Zeroizing::new(bytes.0))
-        .unwrap_or_default();
-    data.values_mut().for_each(|bytes| bytes.0.zeroize());
+    let mut data = secret.data;
+    let bytes = data.as_mut().and_then(|data| data.remove(DATA_KEY));
+    let bytes = bytes.map(|bytes| Zeroizing::new(bytes.0)).unwrap_or_default();
+    wipe(&mut data);
     match FingerprintKey::new(&bytes) {
         Some(key) => Ok(Some((key, bytes))),
         None => Err(KeyError::Malformed {
@@ -141,13 +141,14 @@ async fn read(context: &Context) -> Result<Option<(FingerprintKey, KeyBytes)>, K
     }
 }
 
-/// Creates the Secret, unless there is one.
+/// Creates the Secret, unless there is one: by an apply that only creates, which RBAC allows for a named Secret.
 async fn create(context: &Context, bytes: &KeyBytes) -> Result<(), KeyError> {
     let namespace = &context.settings.operator_namespace;
     let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
     let mut secret = Secret {
         metadata: ObjectMeta {
             name: Some(SECRET_NAME.to_owned()),
+            resource_version: Some(CREATE_ONLY.to_owned()),
             labels: Some(BTreeMap::from([(
                 "app.kubernetes.io/name".to_owned(),
                 names::FIELD_MANAGER.to_owned(),
@@ -161,22 +162,14 @@ async fn create(context: &Context, bytes: &KeyBytes) -> Result<(), KeyError> {
         )])),
         ..Secret::default()
     };
-    let created = api.create(&PostParams::default(), &secret).await;
-    secret
-        .data
-        .iter_mut()
-        .flat_map(BTreeMap::values_mut)
-        .for_each(|bytes| bytes.0.zeroize());
+    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
+    let created = api
+        .patch_metadata(SECRET_NAME, &parameters, &Patch::Apply(&secret))
+        .await;
+    wipe(&mut secret.data);
     match created {
-        Ok(mut created) => {
-            created
-                .data
-                .iter_mut()
-                .flat_map(BTreeMap::values_mut)
-                .for_each(|bytes| bytes.0.zeroize());
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
         Err(source) => Err(KeyError::Create {
             namespace: namespace.clone(),
             source,

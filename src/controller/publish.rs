@@ -27,7 +27,7 @@ use crate::token::AccessToken;
 use kube::Resource;
 
 /// An apply with this version creates when the Secret is absent and conflicts when it is present.
-const CREATE_ONLY: &str = "1";
+pub(super) const CREATE_ONLY: &str = "1";
 
 /// What became of a write.
 pub(super) enum Published {

@@ -35,6 +35,8 @@ pub(super) struct View {
     pub(super) known: KnownInputs,
     /// The target Secret's metadata.
     pub(super) record: Option<SecretRecord>,
+    /// The API server refuses to show the target.
+    target_denied: Option<Problem>,
     pub(super) target: Target,
     pub(super) credentials: Credentials,
     pub(super) fingerprint: Option<Fingerprint>,
@@ -54,10 +56,20 @@ impl View {
     ) -> Result<Self, Error> {
         let object = key_of(&token);
         let checked = checked::Checked::new(&token, &context.settings.endpoints);
+        let mut target_denied = None;
         let record = match context.secrets.get(&object.namespace, &target_name(&token)) {
             Lookup::Found(record) => Some(record),
             Lookup::Absent => None,
-            Lookup::Unknown => read_record(context, &object.namespace, &target_name(&token)).await?,
+            Lookup::Unknown => match read_record(context, &object.namespace, &target_name(&token)).await {
+                Ok(record) => record,
+                Err(error) => match denied(&error) {
+                    Some(problem) => {
+                        target_denied = Some(problem);
+                        None
+                    }
+                    None => return Err(error),
+                },
+            },
         };
         let known = match &checked {
             Ok(checked) => key.known_inputs(
@@ -77,6 +89,7 @@ impl View {
             key,
             known,
             record,
+            target_denied,
             target: Target::Free,
             credentials: Credentials::Unread { version: None },
             fingerprint: None,
@@ -147,6 +160,10 @@ impl View {
 
     /// Judges the target anew, after [`Self::record`] has changed.
     pub(super) fn judge_target(&mut self, context: &Context) {
+        if let Some(problem) = &self.target_denied {
+            self.target = Target::Blocked(problem.clone());
+            return;
+        }
         let Ok(checked) = &self.checked else { return };
         let rivals = context.tokens.rivals(&self.object, &checked.target.name);
         let rivals: Vec<_> = rivals
@@ -272,6 +289,13 @@ impl View {
 
     pub(super) fn target_version(&self) -> Option<String> {
         self.record.as_ref().map(SecretRecord::version)
+    }
+}
+
+fn denied(error: &Error) -> Option<Problem> {
+    match error {
+        Error::ReadSecret { name, source, .. } => read_problem(source, name),
+        _ => None,
     }
 }
 

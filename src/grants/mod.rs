@@ -2,7 +2,7 @@
 //! between decisions and vendors. Reconciles never wait for a vendor: they [`Grants::ask`], and are woken when the
 //! grant has ended.
 //!
-//! May use: `vendor`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `fingerprint`, `inputs`,
+//! May use: `vendor`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `election`, `fingerprint`, `inputs`,
 //! `token`, `failure`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
 
 mod budget;

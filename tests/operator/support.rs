@@ -163,10 +163,10 @@ impl World {
                 max_concurrent: 32,
             },
             transport: Arc::new(transport),
-            clock,
+            clock: Arc::clone(&clock),
             metrics: metrics.clone(),
             health: Health::new(&["fingerprint-key", "watches"]),
-            leadership: vendor_token_operator::election::Leadership::always(Arc::new(SystemClock)),
+            leadership: vendor_token_operator::election::Leadership::always(clock),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(controller::run(parameters, async move {
