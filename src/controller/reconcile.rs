@@ -116,12 +116,15 @@ fn due_before(view: &View) -> Option<Timestamp> {
 
 /// Asks for a token; `None` when the credentials must be read first.
 fn ask(view: &mut View, context: &Context) -> Option<Instant> {
-    let refresh_request = view.observed(context).refresh_request.map(str::to_owned);
-    if let Some(since) = context.grants.join(&view.object, refresh_request.as_deref()) {
-        return Some(since);
-    }
+    let refresh_request = view.observed(context).pending_request().map(str::to_owned);
     let now = context.clock.now();
     let live_until = view.live_until(now);
+    let joined = context
+        .grants
+        .join(&view.object, refresh_request.as_deref(), live_until);
+    if joined.is_some() {
+        return joined;
+    }
     let failures_before = view
         .status()
         .failure

@@ -115,6 +115,30 @@ struct Inner {
     draining: bool,
 }
 
+/// Ends an attempt when it goes out of scope, so that neither a panic nor a cancelled task keeps its slot for ever.
+struct Ending<'a> {
+    grants: &'a Grants,
+    fingerprint: Fingerprint,
+    vendor: Vendor,
+    started: Instant,
+    result: Option<Result<AccessToken, Failure>>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| {
+            let message = "the attempt was broken off inside the operator, before the vendor's answer was read: if this \
+                           goes on, report it with the operator's log";
+            Err(Failure::new(FailureClass::Transient, message))
+        });
+        let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.class);
+        self.grants
+            .observer
+            .request_ended(self.vendor, outcome, self.started.elapsed());
+        self.grants.finish(self.fingerprint, self.vendor, result);
+    }
+}
+
 /// A request that may be sent now.
 struct Job {
     fingerprint: Fingerprint,
@@ -203,12 +227,13 @@ impl Grants {
                 ..GrantState::default()
             };
         };
+        let at = Instant::now();
         let paused_until = entry
             .endpoint
             .as_ref()
             .and_then(|endpoint| inner.endpoints.get(endpoint))
             .and_then(|endpoint| endpoint.paused_until(now));
-        entry.state(object, inputs, paused_until, now)
+        entry.state(object, inputs, paused_until, now, at)
     }
 
     /// The last token of the grant that `object` uses, while it is valid.
@@ -216,17 +241,33 @@ impl Grants {
         let now = self.clock.now();
         let inner = self.lock();
         let entry = inner.entries.get(inner.objects.get(object)?)?;
-        entry.token.clone().filter(|token| now < token.expires)
+        entry.usable(now).cloned()
     }
 
     /// Joins the request that is queued or in flight for the grant that `object` uses; `None` where there is none and
     /// [`Self::ask`] is needed. Takes no credentials, so none have to be read for it.
-    pub fn join(&self, object: &ObjectKey, refresh_request: Option<&str>) -> Option<Instant> {
+    pub fn join(
+        &self,
+        object: &ObjectKey,
+        refresh_request: Option<&str>,
+        live_until: Option<Timestamp>,
+    ) -> Option<Instant> {
         let mut inner = self.lock();
+        let inner = &mut *inner;
         let fingerprint = inner.objects.get(object).copied()?;
         let entry = inner.entries.get_mut(&fingerprint)?;
-        if matches!(entry.phase, Phase::Idle) {
-            return None;
+        match entry.phase {
+            Phase::Idle => return None,
+            Phase::InFlight => {}
+            Phase::Queued(_) => {
+                if let Some(endpoint) = entry
+                    .endpoint
+                    .as_ref()
+                    .and_then(|key| inner.endpoints.get_mut(key))
+                {
+                    endpoint.queue.hasten(fingerprint, live_until);
+                }
+            }
         }
         Some(entry.wait(object, refresh_request.map(str::to_owned), Instant::now()))
     }
@@ -240,12 +281,28 @@ impl Grants {
         let inner = &mut *inner;
         let entry = inner.entries.entry(ask.fingerprint).or_default();
         entry.users.insert(ask.object.clone());
-        let since = entry.wait(&ask.object, ask.refresh_request, now);
-        if !matches!(entry.phase, Phase::Idle) {
+        let since = entry.wait(&ask.object, ask.refresh_request.clone(), now);
+        match entry.phase {
+            Phase::Idle => {}
+            Phase::InFlight => return since,
+            Phase::Queued(_) => {
+                if let Some(endpoint) = inner.endpoints.get_mut(&ask.endpoint) {
+                    endpoint.queue.hasten(ask.fingerprint, ask.live_until);
+                }
+                return since;
+            }
+        }
+        let wall = self.clock.now();
+        let requested = ask.refresh_request.is_some();
+        let held = !requested && entry.is_held(wall);
+        if held || entry.earliest(requested, wall, now).is_some() {
+            // An attempt ended between the decision and this: decide again.
+            entry.waiters.remove(&ask.object);
+            let _ = self.wake.send(ask.object);
             return since;
         }
         entry.count = entry.count.max(ask.failures_before);
-        entry.note_pass(self.clock.now());
+        entry.note_pass(wall, now);
         entry.endpoint = Some(ask.endpoint.clone());
         let vendor = ask.grant.vendor();
         let endpoint = inner.endpoints.entry(ask.endpoint.clone()).or_insert_with(|| {
@@ -306,7 +363,13 @@ impl Grants {
     async fn perform(self: Arc<Self>, job: Job) {
         let Job { fingerprint, ask } = job;
         let vendor = ask.grant.vendor();
-        let started = Instant::now();
+        let mut ending = Ending {
+            grants: &self,
+            fingerprint,
+            vendor,
+            started: Instant::now(),
+            result: None,
+        };
         let result = match ask.grant.request(&ask.endpoint, &ask.credentials) {
             Ok(request) => match self.transport.send(request).await {
                 Ok(response) => ask.grant.read(&response),
@@ -316,8 +379,6 @@ impl Grants {
         };
         let result = result.map_err(|failure| scrub(failure, &ask.credentials));
         drop(ask);
-        let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.class);
-        self.observer.request_ended(vendor, outcome, started.elapsed());
         match &result {
             Ok(token) => {
                 tracing::debug!(%vendor, ?fingerprint, expires = %token.expires, "the vendor issued a token")
@@ -327,7 +388,7 @@ impl Grants {
                 request_id = failure.request_id.as_deref(), "the vendor issued no token"
             ),
         }
-        self.finish(fingerprint, vendor, result);
+        ending.result = Some(result);
     }
 
     fn finish(&self, fingerprint: Fingerprint, vendor: Vendor, result: Result<AccessToken, Failure>) {
@@ -342,7 +403,7 @@ impl Grants {
                 .and_then(|endpoint| inner.endpoints.get_mut(endpoint));
             let succeeded = result.is_ok();
             let class = result.as_ref().err().map(|failure| failure.class);
-            let woken = entry.finish(vendor, fingerprint, result, now);
+            let woken = entry.finish(vendor, fingerprint, result, now, Instant::now());
             if let Some(endpoint) = endpoint {
                 endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
                 match entry.failure.as_ref().and_then(|failure| failure.next_attempt) {
