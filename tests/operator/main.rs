@@ -20,3 +20,4 @@ mod targets;
 mod throttling;
 mod undecodable;
 mod vendors;
+mod writes;
