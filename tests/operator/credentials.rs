@@ -182,3 +182,29 @@ async fn a_rotated_credential_is_used_within_seconds() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_that_is_missing_or_unusable_makes_no_request() {
+    let world = World::new("certificates").await;
+    let operator = world.operator().await;
+    world.register(Vendor::SixClicks, "key").await;
+    let mut spec = vendors::spec(Vendor::SixClicks, "key");
+    spec["sixClicks"]["clientCertificateSecretRef"] = json!({ "name": "certificate" });
+    world.apply("key", spec).await;
+    world.ready("key", "False CredentialsNotFound +Reconciling").await;
+    assert!(world.message("key").await.contains("'certificate'"));
+
+    let [one, two] = ["one", "two"].map(|name| world.simulator.client_certificate(name).unwrap());
+    // A certificate with the key of another one.
+    let mismatched = json!({ "tls.crt": one.certificate_pem, "tls.key": two.key_pem });
+    let tls = |data: Value| json!({ "type": "kubernetes.io/tls", "stringData": data });
+    world.apply_secret("certificate", tls(mismatched)).await;
+    world.ready("key", "False CredentialsInvalid +Stalled").await;
+    assert!(world.message("key").await.contains("'certificate'"));
+    world.settle("key", &operator).await;
+    assert_eq!(world.calls(Vendor::SixClicks), 0);
+
+    let matched = json!({ "tls.crt": one.certificate_pem, "tls.key": one.key_pem });
+    world.apply_secret("certificate", tls(matched)).await;
+    world.ready("key", "True Published").await;
+}

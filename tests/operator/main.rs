@@ -22,3 +22,4 @@ mod targets;
 mod throttling;
 mod undecodable;
 mod vendors;
+mod writes;

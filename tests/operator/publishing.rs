@@ -254,19 +254,63 @@ async fn a_6clicks_key_with_a_certificate_is_served_only_with_that_certificate()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vendor_tokens_with_one_credential_share_one_call() {
+async fn vendor_tokens_with_one_credential_share_one_call_and_one_refresh() {
     let world = World::new("shared").await;
     world.register(Vendor::Picus, "picus").await;
-    for object in ["one", "two", "three"] {
+    let objects = ["one", "two", "three"];
+    for object in objects {
         world.apply(object, vendors::spec(Vendor::Picus, "picus")).await;
     }
-    let _operator = world.operator().await;
-    let mut values = Vec::new();
-    for object in ["one", "two", "three"] {
-        world.ready(object, "True Published").await;
-        values.push(world.data(object, "token").await);
-    }
-    values.dedup();
-    assert_eq!(values.len(), 1);
+    let operator = world.operator().await;
+    let values = async || {
+        let mut values = Vec::new();
+        for object in objects {
+            world.ready(object, "True Published").await;
+            values.push(world.data(object, "token").await.unwrap());
+        }
+        values.dedup();
+        values
+    };
+    let first = values().await;
+    assert_eq!(first.len(), 1);
     assert_eq!(world.calls(Vendor::Picus), 1);
+
+    world.clock.step(40);
+    let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
+    world.edit("two", request).await;
+    for object in objects {
+        world.until_data(object, "token", |value| value != first[0]).await;
+    }
+    operator.quiet().await;
+    assert_eq!(values().await.len(), 1);
+    assert_eq!(world.calls(Vendor::Picus), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_namespaces_with_one_credential_share_a_call_and_nobody_can_see_that_they_do() {
+    let world = World::new("namespaces").await;
+    let other = World::new("namespaces").await;
+    let namespaces = vec![world.namespace.clone(), other.namespace.clone()];
+    let _operator = world
+        .operator_with(|settings| settings.watch_namespaces = namespaces)
+        .await;
+    let value = world.published(Vendor::SixMap, "sixmap").await;
+    other
+        .store(Vendor::SixMap, "sixmap", &vendors::secret_of("sixmap"))
+        .await;
+    other
+        .apply("sixmap", vendors::spec(Vendor::SixMap, "sixmap"))
+        .await;
+    other.ready("sixmap", "True Published").await;
+    assert_eq!(other.data("sixmap", "token").await, Some(value));
+    assert_eq!(world.calls(Vendor::SixMap), 1);
+    let published = async |world: &World| {
+        let annotations = world.secret("sixmap").await.metadata.annotations.unwrap();
+        annotations[names::INPUTS].clone()
+    };
+    let (one, two) = (published(&world).await, published(&other).await);
+    let parts = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let (one, two) = (parts(&one), parts(&two));
+    assert_ne!(one[1], two[1], "the grant part of the spec");
+    assert_ne!(one[3], two[3], "the fingerprint");
 }

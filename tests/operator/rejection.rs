@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
+use vendor_token_operator::api::names;
 
 use crate::support::World;
 use crate::vendors::{self, for_every_vendor, object};
@@ -18,7 +19,7 @@ impl World {
 
     async fn with_wrong_secrets(&self) {
         for_every_vendor(async |vendor, object| {
-            self.store(vendor, &object, "wrong").await;
+            self.store(vendor, &object, "mistyped").await;
             self.apply(&object, vendors::spec(vendor, &object)).await;
         })
         .await;
@@ -45,7 +46,7 @@ async fn a_rejected_credential_is_sent_once_until_its_data_changes() {
         assert!(message.contains("rejected the credential"), "{message}");
         let (said, cure) = message.split_once(": ").unwrap();
         assert!(!said.is_empty() && cure.len() > 20, "{vendor}: {message}");
-        assert!(!message.contains("wrong"), "{vendor}: {message}");
+        assert!(!message.contains("mistyped"), "{vendor}: {message}");
         let failure = world.token(&object).await.status.unwrap().failure.unwrap();
         assert_eq!(
             (failure.count, failure.reason.as_str()),
@@ -62,7 +63,7 @@ async fn a_rejected_credential_is_sent_once_until_its_data_changes() {
     for_every_vendor(async |vendor, object| {
         let labels = json!({ "metadata": { "labels": { "edited": "yes" } } });
         world.edit_secret(&vendors::credentials_of(&object), labels).await;
-        world.store(vendor, &object, "wrong").await;
+        world.store(vendor, &object, "mistyped").await;
         world.settle(&object, &operator).await;
     })
     .await;
@@ -115,7 +116,7 @@ async fn a_rejected_credential_is_probed_every_hour_and_at_checkmarx_never() {
 async fn a_rejection_is_shared_by_all_vendor_tokens_with_that_credential() {
     let world = World::new("latched").await;
     let operator = world.operator().await;
-    world.store(Vendor::CheckmarxSca, "user", "wrong").await;
+    world.store(Vendor::CheckmarxSca, "user", "mistyped").await;
     for number in 0..5 {
         let object = format!("sca-{number}");
         world
@@ -155,4 +156,69 @@ async fn a_redirects_second_host_sees_nothing() {
     .await;
     assert_eq!(world.simulator.trap().connections, 0);
     assert_eq!(world.simulator.trap().requests, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_request_sends_a_rejected_credential_once_more_in_a_quarter_of_an_hour() {
+    let world = &World::new("insisted").await;
+    let operator = world.operator().await;
+    world.register_at_vendors("right").await;
+    world.with_wrong_secrets().await;
+    for (request, calls, minutes) in [("first", 2, 10), ("second", 2, 6), ("third", 3, 0)] {
+        for_every_vendor(async |vendor, object| {
+            let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: request } } });
+            world.edit(&object, request).await;
+            world.settle(&object, &operator).await;
+            world.ready(&object, REJECTED).await;
+            assert_eq!(world.calls(vendor), calls, "{vendor}");
+        })
+        .await;
+        world.clock.step(minutes * 60);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_is_revoked_is_sent_once_and_its_token_is_kept_while_it_is_good() {
+    let world = &World::new("revoked").await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.published(vendor, &object).await;
+    })
+    .await;
+    for vendor in Vendor::ALL {
+        world.simulator.clear_credentials(vendor);
+    }
+    world.clock.step(40);
+    for_every_vendor(async |vendor, object| {
+        let value = world.data(&object, "token").await;
+        let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
+        world.edit(&object, request).await;
+        world
+            .ready(&object, "True CredentialsRejected +RefreshFailing")
+            .await;
+        world.settle(&object, &operator).await;
+        assert_eq!(world.data(&object, "token").await, value, "{vendor}");
+        assert_eq!(world.calls(vendor), 2, "{vendor}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_of_the_grant_ends_a_rejection() {
+    let world = World::new("mistyped-tenant").await;
+    let operator = world.operator().await;
+    let vendor = Vendor::CheckmarxSca;
+    world.register(vendor, "sca").await;
+    let mut spec = vendors::spec(vendor, "sca");
+    spec["checkmarxSCA"]["tenant"] = json!("mistyped");
+    world.apply("sca", spec.clone()).await;
+    world.ready("sca", REJECTED).await;
+    spec["target"] = json!({ "labels": { "team": "appsec" } });
+    world.apply("sca", spec.clone()).await;
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(vendor), 1, "a label of the target is not the grant");
+    spec["checkmarxSCA"]["tenant"] = json!("acme");
+    world.apply("sca", spec).await;
+    world.ready("sca", "True Published").await;
+    assert_eq!(world.calls(vendor), 2);
 }

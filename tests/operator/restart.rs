@@ -3,10 +3,11 @@
 use futures::future::join_all;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use vendor_simulator::Vendor;
+use vendor_simulator::{Effect, Fault, Vendor};
+use vendor_token_operator::clock::Clock as _;
 
 use crate::support::{Operator, World};
-use crate::vendors;
+use crate::vendors::{self, for_every_vendor};
 
 const COUNT: usize = 50;
 
@@ -101,4 +102,54 @@ async fn statuses_that_were_deleted_meanwhile_are_derived_again_without_a_vendor
     .await;
     looked_at_all(&world, &operator).await;
     assert_eq!(world.simulator.calls().len(), COUNT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_expired_meanwhile_is_asked_for_once() {
+    let world = &World::new("expired").await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.published(vendor, &object).await;
+    })
+    .await;
+    operator.stop().await;
+    world.clock.step(2 * 24 * 3600);
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world
+            .until("a new token", async || {
+                let calls = world.calls(vendor);
+                if calls > 1 { Ok(()) } else { Err(calls.to_string()) }
+            })
+            .await;
+        world.settle(&object, &operator).await;
+        let status = world.token(&object).await.status.unwrap();
+        assert!(status.expiration_time.unwrap().0 > world.clock.now(), "{vendor}");
+        assert_eq!(world.calls(vendor), 2, "{vendor}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_does_not_cut_a_back_off_short() {
+    let world = &World::new("back-off").await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        let html = Effect::Answer {
+            status: 200,
+            headers: vec![("content-type".to_owned(), "text/html".to_owned())],
+            body: "<html></html>".to_owned(),
+        };
+        world.simulator.add_fault(Fault::new(vendor, html));
+        world.create(vendor, &object).await;
+        world.ready(&object, "False InvalidResponse +Reconciling").await;
+    })
+    .await;
+    operator.stop().await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.settle(&object, &operator).await;
+        assert_eq!(world.calls(vendor), 1, "{vendor}");
+    })
+    .await;
 }

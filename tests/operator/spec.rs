@@ -13,7 +13,12 @@ const VENDOR: Vendor = Vendor::CheckmarxSca;
 async fn edits_that_do_not_reach_the_grant_cost_no_vendor_call() {
     let world = World::new("edited").await;
     let operator = world.operator().await;
-    let value = world.published(VENDOR, "sca").await;
+    world.register(VENDOR, "sca").await;
+    let mut spec = vendors::spec(VENDOR, "sca");
+    spec["target"] = json!({ "data": { "first": "$(token)", "second": "$(token)" } });
+    world.apply("sca", spec.clone()).await;
+    world.ready("sca", "True Published").await;
+    let value = world.data("sca", "first").await.unwrap();
 
     let mark = world.mark().await;
     world
@@ -27,16 +32,18 @@ async fn edits_that_do_not_reach_the_grant_cost_no_vendor_call() {
         "a label costs nothing"
     );
 
-    let mut spec = vendors::spec(VENDOR, "sca");
     spec["target"] = json!({
-        "data": { "header": "Bearer $(token)" }, "labels": { "a": "b" }, "annotations": { "c": "d" },
+        "data": { "second": "$(token)", "header": "Bearer $(token)" }, "labels": { "a": "b" }, "annotations": { "c": "d" },
     });
     world.apply("sca", spec.clone()).await;
     world
         .until_data("sca", "header", |header| header == format!("Bearer {value}"))
         .await;
     let target = world.secret("sca").await;
-    assert_eq!(target.data.unwrap().into_keys().collect::<Vec<_>>(), ["header"]);
+    assert_eq!(
+        target.data.unwrap().into_keys().collect::<Vec<_>>(),
+        ["header", "second"]
+    );
     assert_eq!(target.metadata.labels.unwrap()["a"], "b");
     assert_eq!(target.metadata.annotations.unwrap()["c"], "d");
 
@@ -113,9 +120,13 @@ async fn a_refresh_request_brings_exactly_one_call_and_is_echoed() {
     let world = &World::new("requested").await;
     let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
-        let first = world.published(vendor, &object).await;
-        // Two grants of a credential are kept half a minute apart, asked for or not.
-        world.clock.step(60);
+        world.published(vendor, &object).await;
+    })
+    .await;
+    // Two grants of a credential are kept half a minute apart, asked for or not.
+    world.clock.step(40);
+    for_every_vendor(async |_, object| {
+        let first = world.data(&object, "token").await.unwrap();
         let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "once" } } });
         world.edit(&object, request.clone()).await;
         world.until_data(&object, "token", |value| value != first).await;
@@ -139,8 +150,8 @@ async fn a_refresh_request_brings_exactly_one_call_and_is_echoed() {
         world.edit(&object, request).await;
     })
     .await;
-    // Neither later nor after a restart that finds no status.
-    world.clock.step(60);
+    // Neither later nor after a restart.
+    world.clock.step(40);
     for_every_vendor(async |_, object| world.settle(&object, &operator).await).await;
     operator.stop().await;
     let operator = world.operator().await;
@@ -211,4 +222,28 @@ async fn a_suspended_vendor_token_asks_nobody_and_writes_no_target_until_it_is_r
         assert_eq!(world.calls(vendor), 1, "{vendor}");
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_request_waits_for_the_end_of_a_suspension() {
+    let world = World::new("pending").await;
+    let operator = world.operator().await;
+    let first = world.published(VENDOR, "sca").await;
+    world.clock.step(40);
+    let both = json!({
+        "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } }, "spec": { "suspend": true },
+    });
+    world.edit("sca", both).await;
+    let status = world
+        .ready("sca", "True Suspended +Suspended")
+        .await
+        .status
+        .unwrap();
+    assert_eq!(status.last_handled_refresh_request, None);
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(VENDOR), 1);
+    world.edit("sca", json!({ "spec": { "suspend": false } })).await;
+    world.until_data("sca", "token", |value| value != first).await;
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(VENDOR), 2);
 }

@@ -332,3 +332,28 @@ async fn a_token_that_could_not_be_written_is_written_later_without_another_vend
     world.ready("mapiq", "True Published").await;
     assert_eq!(world.calls(VENDOR), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_deletion_policy_changes_the_owner_of_the_target_without_a_vendor_call() {
+    let world = World::new("policy").await;
+    let operator = world.operator().await;
+    world.register(VENDOR, "mapiq").await;
+    for (policy, owners) in [("Retain", 0), ("Delete", 1), ("Retain", 0)] {
+        let target = json!({ "deletionPolicy": policy });
+        world.apply("mapiq", spec_with_target("mapiq", target)).await;
+        world.ready("mapiq", "True Published").await;
+        world
+            .until(&format!("{owners} owners"), async || {
+                let found = world.secret("mapiq").await.metadata.owner_references;
+                let found = found.unwrap_or_default().len();
+                if found == owners {
+                    Ok(())
+                } else {
+                    Err(found.to_string())
+                }
+            })
+            .await;
+    }
+    world.settle("mapiq", &operator).await;
+    assert_eq!(world.calls(VENDOR), 1);
+}

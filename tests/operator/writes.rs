@@ -1,0 +1,75 @@
+//! What a refresh and a quiet object cost the API server, by its audit log.
+
+use serde_json::json;
+use vendor_simulator::Vendor;
+use vendor_token_operator::api::names;
+
+use crate::support::World;
+use crate::vendors::{self, for_every_vendor};
+
+const VENDOR: Vendor = Vendor::Picus;
+
+fn counts(requests: &test_support::AuditEntries) -> Vec<String> {
+    let counts = requests.by_verb_and_resource().into_iter();
+    counts
+        .map(|((verb, resource), count)| format!("{count} {verb} {resource}"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_writes_the_target_and_the_status_once_each() {
+    let world = World::new("two-writes").await;
+    let operator = world.operator().await;
+    let first = world.published(VENDOR, "picus").await;
+    operator.quiet().await;
+    world.clock.step(40);
+    let mark = world.mark().await;
+    let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
+    world.edit("picus", request).await;
+    world.until_data("picus", "token", |value| value != first).await;
+    operator.quiet().await;
+    assert_eq!(
+        counts(&world.requests_since(mark).await),
+        ["1 get secrets", "1 patch secrets", "1 patch vendortokens/status"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_publish_writes_the_target_and_the_status_once_each() {
+    let world = World::new("first-writes").await;
+    let operator = world.operator().await;
+    world.register(VENDOR, "picus").await;
+    operator.quiet().await;
+    let mark = world.mark().await;
+    world.apply("picus", vendors::spec(VENDOR, "picus")).await;
+    world.ready("picus", "True Published").await;
+    operator.quiet().await;
+    assert_eq!(
+        counts(&world.requests_since(mark).await),
+        ["1 get secrets", "1 patch secrets", "1 patch vendortokens/status"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconcile_that_changes_nothing_asks_nothing_of_the_api_server() {
+    let world = &World::new("no-writes").await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.published(vendor, &object).await;
+        let rejected = format!("{object}-rejected");
+        world.store(vendor, &rejected, "mistyped").await;
+        world.apply(&rejected, vendors::spec(vendor, &rejected)).await;
+        world.ready(&rejected, "False CredentialsRejected +Stalled").await;
+    })
+    .await;
+    operator.quiet().await;
+    let mark = world.mark().await;
+    let before = operator.reconciles();
+    for_every_vendor(async |_, object| {
+        world.settle(&object, &operator).await;
+        world.settle(&format!("{object}-rejected"), &operator).await;
+    })
+    .await;
+    assert!(operator.reconciles() >= before + 10);
+    assert_eq!(counts(&world.requests_since(mark).await), Vec::<String>::new());
+}
