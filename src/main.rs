@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
@@ -30,16 +30,21 @@ const CONCURRENCY: u16 = 32;
 enum StartError {
     #[error("failed to start the runtime")]
     Runtime(#[source] std::io::Error),
-    #[error("failed to read kubeconfig '{path}'")]
+    #[error("failed to read kubeconfig '{path}': check --kubeconfig")]
     ReadKubeconfig {
         path: String,
         #[source]
-        source: kube::config::KubeconfigError,
+        source: KubeconfigError,
     },
+    // Without its source, which quotes the lines around the fault: tokens and keys may stand in them.
+    #[error(
+        "failed to read kubeconfig{place}: it is not the YAML of a kubeconfig; `kubectl config view` shows more"
+    )]
+    ParseKubeconfig { place: String },
     #[error("failed to use the kubeconfig: check --kubeconfig and --context")]
-    UseKubeconfig(#[source] kube::config::KubeconfigError),
+    UseKubeconfig(#[source] KubeconfigError),
     #[error("failed to find a cluster: give --kubeconfig, or run in a pod with a ServiceAccount")]
-    FindCluster(#[source] kube::config::InferConfigError),
+    FindCluster(#[source] InferConfigError),
     #[error("failed to make a client for the API server")]
     Client(#[source] kube::Error),
     #[error("failed to read --vendor-ca-file '{path}'")]
@@ -47,6 +52,12 @@ enum StartError {
         path: String,
         #[source]
         source: std::io::Error,
+    },
+    #[error("failed to use --vendor-ca-file '{path}'")]
+    UseVendorCa {
+        path: String,
+        #[source]
+        source: TransportError,
     },
     #[error("failed to set up HTTPS to the vendors")]
     Transport(#[source] TransportError),
@@ -128,7 +139,13 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
         },
         clock.clone(),
     )
-    .map_err(StartError::Transport)?;
+    .map_err(|source| match (&source, &arguments.vendor_ca_file) {
+        (TransportError::Bundle(_), Some(path)) => StartError::UseVendorCa {
+            path: path.display().to_string(),
+            source,
+        },
+        _ => StartError::Transport(source),
+    })?;
 
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let serve = |server: Server, paths: &str| {
@@ -264,20 +281,41 @@ async fn cluster(arguments: &RunArguments) -> Result<Config, StartError> {
     };
     let mut config = match &arguments.kubeconfig {
         Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|source| StartError::ReadKubeconfig {
-                path: path.display().to_string(),
-                source,
+            let path = path.display().to_string();
+            let kubeconfig = Kubeconfig::read_from(&path).map_err(|source| match source {
+                KubeconfigError::Parse(error) => StartError::ParseKubeconfig {
+                    place: match error.location() {
+                        Some(location) => format!(" '{path}', line {}", location.line()),
+                        None => format!(" '{path}'"),
+                    },
+                },
+                source => StartError::ReadKubeconfig { path, source },
             })?;
             Config::from_custom_kubeconfig(kubeconfig, &options)
                 .await
-                .map_err(StartError::UseKubeconfig)?
+                .map_err(use_kubeconfig)?
         }
-        None if arguments.context.is_some() => Config::from_kubeconfig(&options)
-            .await
-            .map_err(StartError::UseKubeconfig)?,
-        None => Config::infer().await.map_err(StartError::FindCluster)?,
+        None if arguments.context.is_some() => {
+            Config::from_kubeconfig(&options).await.map_err(use_kubeconfig)?
+        }
+        None => Config::infer().await.map_err(find_cluster)?,
     };
     // Its 15 tries honour a `Retry-After` of any length; each call has a deadline of ours instead.
     config.default_retry = false;
     Ok(config)
+}
+
+fn use_kubeconfig(source: KubeconfigError) -> StartError {
+    match source {
+        KubeconfigError::Parse(_) => StartError::ParseKubeconfig { place: String::new() },
+        source => StartError::UseKubeconfig(source),
+    }
+}
+
+fn find_cluster(source: InferConfigError) -> StartError {
+    let kubeconfig = std::error::Error::source(&source).and_then(<dyn std::error::Error>::downcast_ref);
+    match kubeconfig {
+        Some(KubeconfigError::Parse(_)) => StartError::ParseKubeconfig { place: String::new() },
+        _ => StartError::FindCluster(source),
+    }
 }

@@ -97,7 +97,7 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&filter.0)?.and(filter_fn(shows_no_response_body));
+    let filter = EnvFilter::try_new(&filter.0)?.and(filter_fn(quotes_no_secret));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Json => Box::new(
@@ -112,10 +112,10 @@ where
     Ok(Registry::default().with(lines))
 }
 
-/// This module of kube logs response bodies it cannot decode, at level warn: a Secret's data would be in the log.
-/// The error it also returns says what is wrong. No filter of a user brings it back.
-fn shows_no_response_body(metadata: &Metadata<'_>) -> bool {
-    metadata.target() != "kube_client::client"
+/// These modules of kube log what they cannot read: one response bodies (a Secret's data), at level warn, the other
+/// lines of a kubeconfig. The errors that they also return say what is wrong. No filter of a user brings them back.
+fn quotes_no_secret(metadata: &Metadata<'_>) -> bool {
+    !matches!(metadata.target(), "kube_client::client" | "kube_client::config")
 }
 
 /// Only constant messages are shown: a formatted one may quote the value it is about (slicing a string does), and
