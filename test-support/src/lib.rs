@@ -24,5 +24,6 @@ pub use audit::{AuditEntries, AuditEntry, AuditLog, Mark};
 pub use clients::Output;
 pub use control_plane::{ControlPlane, LeftRunning, Options};
 pub use error::Error;
+pub use process::Process;
 pub use shared::{shared, shared_with_garbage_collection};
 pub use wait::{DEADLINE, wait_for};

@@ -41,9 +41,9 @@ exit "$code"
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const LOG_TAIL_LINES: usize = 20;
 
-/// A running program, killed when this is dropped.
+/// A running program, killed when this is dropped, and when our process ends in any other way.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     pub(crate) program: &'static str,
     pub(crate) pid: u32,
     log: PathBuf,
@@ -53,8 +53,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `binary`; what it prints goes to the end of `log`.
-    pub(crate) fn start(
+    /// Starts `binary` (a path, or a name on the `PATH`), called `program` in errors; what it prints goes to the end of
+    /// `log`.
+    ///
+    /// # Errors
+    /// When no process can be made. A binary that is not there shows in [`Self::exit_status`].
+    pub fn start(
         program: &'static str,
         binary: &Path,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -89,13 +93,21 @@ impl Process {
         })
     }
 
+    /// The program's process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// How the program ended, or nothing while it runs.
-    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.supervisor.try_wait().ok().flatten()
     }
 
     /// Sends a signal (`TERM`, `STOP`, …) and returns when it has been sent.
-    pub(crate) fn signal(&mut self, signal: &str) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When the program has ended.
+    pub fn signal(&mut self, signal: &str) -> Result<(), Error> {
         let action = format!("send {} the signal {signal}", self.program);
         let not_running = || Error::NotRunning {
             program: self.program,
@@ -115,7 +127,7 @@ impl Process {
     }
 
     /// Asks the program to end, kills it when it has not after `patience`, and returns when it is gone.
-    pub(crate) fn stop(&mut self, patience: Duration) {
+    pub fn stop(&mut self, patience: Duration) {
         // A frozen program would not see the request. Errors mean that it has ended already.
         let _ = self.signal("CONT");
         let _ = self.signal("TERM");
@@ -142,8 +154,8 @@ impl Process {
         std::mem::forget(self);
     }
 
-    /// The error that tells why the program did not come up.
-    pub(crate) fn not_started(&self, reason: String) -> Error {
+    /// The error that tells why the program did not come up, with the end of its log.
+    pub fn not_started(&self, reason: String) -> Error {
         Error::NotStarted {
             program: self.program,
             reason,
