@@ -41,7 +41,7 @@ exit "$code"
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const LOG_TAIL_LINES: usize = 20;
 
-/// A running program, killed when this is dropped.
+/// A running program, killed when this is dropped, and when our process ends in any other way.
 #[derive(Debug)]
 pub struct Process {
     pub(crate) program: &'static str,
@@ -53,10 +53,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `binary`; what it prints goes to the end of `log`.
+    /// Starts `binary` (a path, or a name on the `PATH`), called `program` in errors; what it prints goes to the end of
+    /// `log`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When no process can be made. A binary that is not there shows in [`Self::exit_status`].
     pub fn start(
         program: &'static str,
         binary: &Path,
@@ -92,6 +93,11 @@ impl Process {
         })
     }
 
+    /// The program's process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// How the program ended, or nothing while it runs.
     ///
     /// A program that a signal ended shows as the exit code 128 + signal, as in a shell.
@@ -102,7 +108,7 @@ impl Process {
     /// Sends a signal (`TERM`, `STOP`, …) and returns when it has been sent.
     ///
     /// # Errors
-    /// When the program has ended already.
+    /// When the program has ended.
     pub fn signal(&mut self, signal: &str) -> Result<(), Error> {
         let action = format!("send {} the signal {signal}", self.program);
         let not_running = || Error::NotRunning {
@@ -150,8 +156,8 @@ impl Process {
         std::mem::forget(self);
     }
 
-    /// The error that tells why the program did not come up.
-    pub(crate) fn not_started(&self, reason: String) -> Error {
+    /// The error that tells why the program did not come up, with the end of its log.
+    pub fn not_started(&self, reason: String) -> Error {
         Error::NotStarted {
             program: self.program,
             reason,
