@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
@@ -19,7 +18,7 @@ use crate::token::{AccessToken, Credentials};
 use crate::vendor::{Endpoint, Grant, Vendor};
 
 /// A refresh request passes a latch at most once in this time.
-const PASS_EVERY: Duration = Duration::from_secs(15 * 60);
+const PASS_EVERY: SignedDuration = SignedDuration::from_mins(15);
 /// A refresh request waits at most this long after the last grant.
 const REQUESTED_GAP: SignedDuration = SignedDuration::from_secs(30);
 
@@ -75,7 +74,8 @@ pub(super) struct Entry {
     granted: Option<(Timestamp, Instant)>,
     /// When the request of the last attempt was sent, where it was a success.
     succeeded: Option<Timestamp>,
-    passed: Option<Instant>,
+    /// When a refresh request last went past a latch, by both clocks.
+    passed: Option<(Timestamp, Instant)>,
 }
 
 impl Entry {
@@ -94,7 +94,7 @@ impl Entry {
     /// Notes that an attempt goes past a latch or a back-off.
     pub(super) fn note_pass(&mut self, now: Timestamp, at: Instant) {
         if self.is_held(now) {
-            self.passed = Some(at);
+            self.passed = Some((now, at));
         }
     }
 
@@ -122,12 +122,7 @@ impl Entry {
         } else {
             least
         };
-        let by_timer = gap.saturating_sub(
-            SignedDuration::try_from(at.saturating_duration_since(granted_at)).unwrap_or(SignedDuration::MAX),
-        );
-        let by_wall = gap.saturating_sub(now.duration_since(granted));
-        // Whichever clock says sooner: a wall clock that was set back must not hold a grant for hours.
-        let left = by_timer.min(by_wall);
+        let left = gap.saturating_sub(elapsed(granted, granted_at, now, at));
         (left > SignedDuration::ZERO).then(|| now.saturating_add(left).unwrap_or(Timestamp::MAX))
     }
 
@@ -218,10 +213,18 @@ impl Entry {
             earliest_on_request: self.earliest(true, now, at),
             may_pass_latch: self
                 .passed
-                .is_none_or(|passed| at.saturating_duration_since(passed) >= PASS_EVERY),
+                .is_none_or(|(passed, passed_at)| elapsed(passed, passed_at, now, at) >= PASS_EVERY),
             paused_until,
         }
     }
+}
+
+/// The time since a moment that was noted by both clocks, by the one that says more: a wall clock that was set back
+/// must not hold a grant for hours, nor a monotonic one that stood still while the machine slept.
+fn elapsed(wall: Timestamp, timer: Instant, now: Timestamp, at: Instant) -> SignedDuration {
+    let by_timer =
+        SignedDuration::try_from(at.saturating_duration_since(timer)).unwrap_or(SignedDuration::MAX);
+    by_timer.max(now.duration_since(wall))
 }
 
 /// The reason that users see for a failure class.
