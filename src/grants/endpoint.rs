@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::queue::Queue;
 use crate::fingerprint::Fingerprint;
+use crate::policy::backoff::holds;
 use crate::vendor::Vendor;
 
 /// The state of one endpoint.
@@ -47,7 +48,7 @@ impl EndpointState {
 
     /// Until when the whole endpoint is paused.
     pub(super) fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.paused_until.filter(|until| *until > now)
+        self.paused_until.filter(|until| holds(*until, now))
     }
 
     /// Takes the next grant that may be sent now, budget apart.
@@ -55,7 +56,10 @@ impl EndpointState {
         if self.paused_until(now).is_some() {
             return None;
         }
-        self.suspicion = self.suspicion.take().filter(|suspicion| suspicion.until > now);
+        self.suspicion = self
+            .suspicion
+            .take()
+            .filter(|suspicion| holds(suspicion.until, now));
         match &mut self.suspicion {
             None => self.queue.pop(|_| true),
             Some(suspicion) if suspicion.probe.is_some() => None,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
@@ -12,15 +13,15 @@ use crate::api::names::Reason;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::Fingerprint;
 use crate::inputs::Inputs;
-use crate::policy::backoff::{Probe, next_attempt};
+use crate::policy::backoff::{Probe, holds, next_attempt};
 use crate::policy::{GrantState, GrantToken, PastFailure, Warnings, schedule};
 use crate::token::{AccessToken, Credentials};
 use crate::vendor::{Endpoint, Grant, Vendor};
 
 /// A refresh request passes a latch at most once in this time.
-const PASS_EVERY: SignedDuration = SignedDuration::from_mins(15);
-/// A refresh request waits this long after the last grant.
-const REQUESTED_GAP_SECONDS: i64 = 30;
+const PASS_EVERY: Duration = Duration::from_secs(15 * 60);
+/// A refresh request waits at most this long after the last grant.
+const REQUESTED_GAP: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a waiting grant needs to be sent.
 #[derive(Debug)]
@@ -70,21 +71,52 @@ pub(super) struct Entry {
     pub(super) count: i32,
     /// When the last request was sent.
     pub(super) sent: Option<Timestamp>,
-    /// When the last token came, also when it was the one before.
-    granted: Option<Timestamp>,
-    passed: Option<Timestamp>,
+    /// When the last token came, also when it was the one before: by both clocks, for either may stand still or jump.
+    granted: Option<(Timestamp, Instant)>,
+    /// When the request of the last attempt was sent, where it was a success.
+    succeeded: Option<Timestamp>,
+    passed: Option<Instant>,
 }
 
 impl Entry {
     /// Notes that an attempt goes past a latch or a back-off.
-    pub(super) fn note_pass(&mut self, now: Timestamp) {
-        let latched = self
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.next_attempt.is_none_or(|next| now < next));
-        if latched {
-            self.passed = Some(now);
+    pub(super) fn note_pass(&mut self, now: Timestamp, at: Instant) {
+        if self.is_held(now) {
+            self.passed = Some(at);
         }
+    }
+
+    /// A latch or a back-off holds.
+    pub(super) fn is_held(&self, now: Timestamp) -> bool {
+        self.failure
+            .as_ref()
+            .is_some_and(|failure| failure.next_attempt.is_none_or(|next| holds(next, now)))
+    }
+
+    /// The last token, where it can be used by what the clock says now.
+    pub(super) fn usable(&self, now: Timestamp) -> Option<&Arc<AccessToken>> {
+        self.token
+            .as_ref()
+            .filter(|token| now < token.expires && schedule::is_credible_issue(token.issued, now))
+    }
+
+    /// Not before this time may the next request be sent, to keep two grants apart.
+    pub(super) fn earliest(&self, requested: bool, now: Timestamp, at: Instant) -> Option<Timestamp> {
+        let (granted, granted_at) = self.granted?;
+        let token = self.token.as_ref()?;
+        let least = schedule::least_gap(token.issued, token.expires);
+        let gap = if requested {
+            least.min(REQUESTED_GAP)
+        } else {
+            least
+        };
+        let by_timer = gap.saturating_sub(
+            SignedDuration::try_from(at.saturating_duration_since(granted_at)).unwrap_or(SignedDuration::MAX),
+        );
+        let by_wall = gap.saturating_sub(now.duration_since(granted));
+        // Whichever clock says sooner: a wall clock that was set back must not hold a grant for hours.
+        let left = by_timer.min(by_wall);
+        (left > SignedDuration::ZERO).then(|| now.saturating_add(left).unwrap_or(Timestamp::MAX))
     }
 
     /// Takes the outcome of the request, and gives the objects to wake.
@@ -94,17 +126,19 @@ impl Entry {
         fingerprint: Fingerprint,
         result: Result<AccessToken, Failure>,
         now: Timestamp,
+        at: Instant,
     ) -> Vec<ObjectKey> {
         self.phase = Phase::Idle;
         match result {
             Ok(token) => {
                 self.failure = None;
                 self.count = 0;
-                self.granted = Some(now);
-                // A vendor's cache may give the same token again: nothing is to be published then.
+                self.granted = Some((now, at));
+                self.succeeded = Some(token.issued);
+                // A vendor's cache may give the same token again: nothing is to be published then. Unless its end has
+                // passed by what was known of it: the vendor says that it lives longer.
                 let same = self
-                    .token
-                    .as_ref()
+                    .usable(now)
                     .is_some_and(|old| old.value.expose_secret() == token.value.expose_secret());
                 if !same {
                     self.token = Some(Arc::new(token));
@@ -112,6 +146,7 @@ impl Entry {
             }
             Err(failure) => {
                 self.count = self.count.saturating_add(1);
+                self.succeeded = None;
                 let probe = if vendor == Vendor::CheckmarxSca {
                     Probe::Never
                 } else {
@@ -144,21 +179,17 @@ impl Entry {
         inputs: &Inputs,
         paused_until: Option<Timestamp>,
         now: Timestamp,
+        at: Instant,
     ) -> GrantState {
-        let token = self
-            .token
-            .as_ref()
-            .filter(|token| now < token.expires)
-            .map(|token| GrantToken {
-                issued: token.issued,
-                expires: token.expires,
-                warnings: Warnings {
-                    expiry_assumed: token.expiry_assumed,
-                    clock_skew_suspected: token.clock_skew_suspected,
-                    not_before: token.not_before,
-                },
-            });
-        let gap = |token: &Arc<AccessToken>| schedule::least_gap(token.issued, token.expires);
+        let token = self.usable(now).map(|token| GrantToken {
+            issued: token.issued,
+            expires: token.expires,
+            warnings: Warnings {
+                expiry_assumed: token.expiry_assumed,
+                clock_skew_suspected: token.clock_skew_suspected,
+                not_before: token.not_before,
+            },
+        });
         GrantState {
             failure: self.failure.as_ref().map(|failure| PastFailure {
                 reason: failure.reason,
@@ -170,16 +201,12 @@ impl Entry {
             }),
             token,
             completed_request: self.completed.get(object).cloned(),
-            earliest_next: self
-                .granted
-                .zip(self.token.as_ref().map(gap))
-                .and_then(|(granted, gap)| granted.checked_add(gap).ok()),
-            earliest_on_request: self
-                .granted
-                .map(|granted| schedule::later(granted, REQUESTED_GAP_SECONDS)),
+            succeeded: self.succeeded,
+            earliest_next: self.earliest(false, now, at),
+            earliest_on_request: self.earliest(true, now, at),
             may_pass_latch: self
                 .passed
-                .is_none_or(|passed| now.duration_since(passed) >= PASS_EVERY),
+                .is_none_or(|passed| at.saturating_duration_since(passed) >= PASS_EVERY),
             paused_until,
         }
     }

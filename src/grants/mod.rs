@@ -109,6 +109,30 @@ struct Inner {
     draining: bool,
 }
 
+/// Ends an attempt when it goes out of scope, so that neither a panic nor a cancelled task keeps its slot for ever.
+struct Ending<'a> {
+    grants: &'a Grants,
+    fingerprint: Fingerprint,
+    vendor: Vendor,
+    started: Instant,
+    result: Option<Result<AccessToken, Failure>>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| {
+            let message = "the attempt was broken off inside the operator, before the vendor's answer was read: if this \
+                           goes on, report it with the operator's log";
+            Err(Failure::new(FailureClass::Transient, message))
+        });
+        let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.class);
+        self.grants
+            .observer
+            .request_ended(self.vendor, outcome, self.started.elapsed());
+        self.grants.finish(self.fingerprint, self.vendor, result);
+    }
+}
+
 /// A request that may be sent now.
 struct Job {
     fingerprint: Fingerprint,
@@ -184,12 +208,13 @@ impl Grants {
                 ..GrantState::default()
             };
         };
+        let at = Instant::now();
         let paused_until = entry
             .endpoint
             .as_ref()
             .and_then(|endpoint| inner.endpoints.get(endpoint))
             .and_then(|endpoint| endpoint.paused_until(now));
-        entry.state(object, inputs, paused_until, now)
+        entry.state(object, inputs, paused_until, now, at)
     }
 
     /// The last token of the grant that `object` uses, while it is valid.
@@ -197,7 +222,7 @@ impl Grants {
         let now = self.clock.now();
         let inner = self.lock();
         let entry = inner.entries.get(inner.objects.get(object)?)?;
-        entry.token.clone().filter(|token| now < token.expires)
+        entry.usable(now).cloned()
     }
 
     /// Asks for a token, and gives the time since when `object` waits. Objects with the same fingerprint share one
@@ -217,14 +242,30 @@ impl Grants {
                 request: None,
             });
         if ask.refresh_request.is_some() {
-            waiter.request = ask.refresh_request;
+            waiter.request.clone_from(&ask.refresh_request);
         }
         let since = waiter.since;
-        if !matches!(entry.phase, Phase::Idle) {
+        match entry.phase {
+            Phase::Idle => {}
+            Phase::InFlight => return since,
+            Phase::Queued(_) => {
+                if let Some(endpoint) = inner.endpoints.get_mut(&ask.endpoint) {
+                    endpoint.queue.hasten(ask.fingerprint, ask.live_until);
+                }
+                return since;
+            }
+        }
+        let wall = self.clock.now();
+        let requested = ask.refresh_request.is_some();
+        let held = !requested && entry.is_held(wall);
+        if held || entry.earliest(requested, wall, now).is_some() {
+            // An attempt ended between the decision and this: decide again.
+            entry.waiters.remove(&ask.object);
+            let _ = self.wake.send(ask.object);
             return since;
         }
         entry.count = entry.count.max(ask.failures_before);
-        entry.note_pass(self.clock.now());
+        entry.note_pass(wall, now);
         entry.endpoint = Some(ask.endpoint.clone());
         let vendor = ask.grant.vendor();
         let endpoint = inner.endpoints.entry(ask.endpoint.clone()).or_insert_with(|| {
@@ -281,7 +322,13 @@ impl Grants {
     async fn perform(self: Arc<Self>, job: Job) {
         let Job { fingerprint, ask } = job;
         let vendor = ask.grant.vendor();
-        let started = Instant::now();
+        let mut ending = Ending {
+            grants: &self,
+            fingerprint,
+            vendor,
+            started: Instant::now(),
+            result: None,
+        };
         let result = match ask.grant.request(&ask.endpoint, &ask.credentials) {
             Ok(request) => match self.transport.send(request).await {
                 Ok(response) => ask.grant.read(&response),
@@ -291,8 +338,6 @@ impl Grants {
         };
         let result = result.map_err(|failure| scrub(failure, &ask.credentials));
         drop(ask);
-        let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.class);
-        self.observer.request_ended(vendor, outcome, started.elapsed());
         match &result {
             Ok(token) => {
                 tracing::debug!(%vendor, ?fingerprint, expires = %token.expires, "the vendor issued a token")
@@ -302,7 +347,7 @@ impl Grants {
                 request_id = failure.request_id.as_deref(), "the vendor issued no token"
             ),
         }
-        self.finish(fingerprint, vendor, result);
+        ending.result = Some(result);
     }
 
     fn finish(&self, fingerprint: Fingerprint, vendor: Vendor, result: Result<AccessToken, Failure>) {
@@ -317,7 +362,7 @@ impl Grants {
                 .and_then(|endpoint| inner.endpoints.get_mut(endpoint));
             let succeeded = result.is_ok();
             let class = result.as_ref().err().map(|failure| failure.class);
-            let woken = entry.finish(vendor, fingerprint, result, now);
+            let woken = entry.finish(vendor, fingerprint, result, now, Instant::now());
             if let Some(endpoint) = endpoint {
                 endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
                 match entry.failure.as_ref().and_then(|failure| failure.next_attempt) {

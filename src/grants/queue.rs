@@ -57,6 +57,19 @@ impl Queue {
         self.places.insert(fingerprint, (place, self.arrivals));
     }
 
+    /// Brings a waiting grant forward, where somebody who joined it has a token that ends sooner than is known.
+    pub(super) fn hasten(&mut self, fingerprint: Fingerprint, live_until: Option<Timestamp>) {
+        let sooner = match (self.places.get(&fingerprint), live_until) {
+            (Some((Place::Live(known), _)), Some(expires)) => expires < *known,
+            (Some((Place::Needy(_), _)), Some(_)) => true,
+            _ => false,
+        };
+        if sooner {
+            self.remove(fingerprint);
+            self.push(fingerprint, live_until, "");
+        }
+    }
+
     /// Takes a grant out of the queue.
     pub(super) fn remove(&mut self, fingerprint: Fingerprint) {
         let Some((place, arrival)) = self.places.remove(&fingerprint) else {

@@ -1,1 +1,360 @@
+//! The component with a paused clock and a scripted transport: no network, no Kubernetes, and a minute takes no time.
 
+mod failures;
+mod flight;
+mod lifecycle;
+mod limits;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Ask, GrantObserver, Grants, GrantsOptions, ObjectKey};
+use crate::clock::{Clock, TokioClock};
+use crate::failure::{Failure, FailureClass};
+use crate::fingerprint::Fingerprint;
+use crate::http::Transport;
+use crate::inputs::Inputs;
+use crate::policy::GrantState;
+use crate::token::{Credentials, ExposeSecret, SecretString};
+use crate::vendor::{CheckmarxRegion, Grant, TokenRequest, TokenResponse, Vendor};
+
+const START: &str = "2026-03-01T12:00:00Z";
+
+fn start() -> Timestamp {
+    START.parse().unwrap()
+}
+
+/// A request as the vendor sees it.
+#[derive(Clone, Debug)]
+struct Call {
+    /// Since the start.
+    at: Duration,
+    wall: Timestamp,
+    /// The grant, as its credential tells.
+    grant: u8,
+    /// How many requests came before.
+    index: usize,
+}
+
+/// What the vendor does: nothing at all after this time, or an answer.
+struct Answer {
+    after: Duration,
+    result: Result<(u16, Vec<(&'static str, String)>, String), Failure>,
+}
+
+impl Answer {
+    fn after(mut self, delay: Duration) -> Self {
+        self.after = delay;
+        self
+    }
+}
+
+fn status(status: u16, body: &str) -> Answer {
+    Answer {
+        after: Duration::ZERO,
+        result: Ok((status, Vec::new(), body.to_owned())),
+    }
+}
+
+/// A token that lives `life` seconds, in the form of every vendor at once.
+fn token(value: &str, life: i64) -> Answer {
+    let mut answer = status(200, "");
+    answer.result = Ok((200, vec![("x-life", life.to_string())], value.to_owned()));
+    answer
+}
+
+fn throttled(seconds: u32) -> Answer {
+    let mut answer = status(429, r#"{"message":"slow down"}"#);
+    if let Ok((_, headers, _)) = &mut answer.result {
+        headers.push(("retry-after", seconds.to_string()));
+    }
+    answer
+}
+
+fn rejected() -> Answer {
+    status(400, r#"{"error":"invalid_grant"}"#)
+}
+
+fn unreachable() -> Answer {
+    Answer {
+        after: Duration::ZERO,
+        result: Err(Failure::new(FailureClass::Transient, "no answer")),
+    }
+}
+
+fn hanging() -> Answer {
+    unreachable().after(Duration::from_secs(30))
+}
+
+type Script = Box<dyn FnMut(&Call) -> Answer + Send>;
+
+struct ScriptedVendor {
+    clock: Arc<TokioClock>,
+    started: Instant,
+    calls: Mutex<Vec<Call>>,
+    in_flight: Mutex<(usize, usize)>,
+    script: Mutex<Script>,
+}
+
+impl Transport for Arc<ScriptedVendor> {
+    fn send(&self, request: TokenRequest) -> BoxFuture<'static, Result<TokenResponse, Failure>> {
+        let vendor = Arc::clone(self);
+        async move {
+            let call = {
+                let mut calls = vendor.calls.lock().unwrap();
+                let call = Call {
+                    at: vendor.started.elapsed(),
+                    wall: vendor.clock.now(),
+                    grant: grant_number(&request),
+                    index: calls.len(),
+                };
+                calls.push(call.clone());
+                call
+            };
+            {
+                let mut in_flight = vendor.in_flight.lock().unwrap();
+                in_flight.0 += 1;
+                in_flight.1 = in_flight.1.max(in_flight.0);
+            }
+            let answer = (vendor.script.lock().unwrap())(&call);
+            tokio::time::sleep(answer.after).await;
+            vendor.in_flight.lock().unwrap().0 -= 1;
+            let (status, headers, mut body) = answer.result?;
+            let mut map = http::HeaderMap::new();
+            map.insert("content-type", "application/json".parse().unwrap());
+            for (name, value) in headers {
+                if name == "x-life" {
+                    body = token_body(&body, call.wall, value.parse().unwrap());
+                } else {
+                    map.insert(name, value.parse().unwrap());
+                }
+            }
+            Ok(TokenResponse {
+                status,
+                headers: map,
+                body: body.into_bytes().into(),
+                sent: call.wall,
+                received: vendor.clock.now(),
+            })
+        }
+        .boxed()
+    }
+}
+
+/// What all of the vendors call a token and its end.
+fn token_body(value: &str, sent: Timestamp, life: i64) -> String {
+    json!({
+        "access_token": value, "accessToken": value, "token": value, "token_type": "Bearer",
+        "expires_in": life, "expire_at": sent.as_second() + life,
+    })
+    .to_string()
+}
+
+/// Credentials are made as `hush<number>-<key>`.
+fn grant_number(request: &TokenRequest) -> u8 {
+    let headers = request.headers.iter().map(|(_, value)| value.expose_secret());
+    let text: String = headers.chain([request.body.expose_secret()]).collect();
+    let after = text.split_once("hush").unwrap().1;
+    after.split('-').next().unwrap().parse().unwrap()
+}
+
+#[derive(Default)]
+struct Told {
+    ended: Mutex<Vec<Result<(), FailureClass>>>,
+    throttled_until: Mutex<Vec<Timestamp>>,
+}
+
+impl GrantObserver for Told {
+    fn request_ended(&self, _: Vendor, outcome: Result<(), FailureClass>, _: Duration) {
+        self.ended.lock().unwrap().push(outcome);
+    }
+
+    fn throttled_until(&self, _: Vendor, until: Timestamp) {
+        self.throttled_until.lock().unwrap().push(until);
+    }
+}
+
+struct Bench {
+    grants: Arc<Grants>,
+    vendor: Arc<ScriptedVendor>,
+    clock: Arc<TokioClock>,
+    told: Arc<Told>,
+    wakes: mpsc::UnboundedReceiver<ObjectKey>,
+    running: tokio::task::JoinHandle<()>,
+}
+
+fn bench(script: impl FnMut(&Call) -> Answer + Send + 'static) -> Bench {
+    bench_with(&[], 32, script)
+}
+
+fn bench_with(
+    per_minute: &[(Vendor, u32)],
+    max_concurrent: usize,
+    script: impl FnMut(&Call) -> Answer + Send + 'static,
+) -> Bench {
+    let clock = Arc::new(TokioClock::new(start()));
+    let vendor = Arc::new(ScriptedVendor {
+        clock: Arc::clone(&clock),
+        started: Instant::now(),
+        calls: Mutex::default(),
+        in_flight: Mutex::default(),
+        script: Mutex::new(Box::new(script)),
+    });
+    let told = Arc::new(Told::default());
+    let (wake, wakes) = mpsc::unbounded_channel();
+    let grants = Grants::new(
+        GrantsOptions {
+            per_minute: BTreeMap::from_iter(per_minute.iter().copied()),
+            max_concurrent,
+        },
+        Arc::new(Arc::clone(&vendor)),
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Arc::clone(&told) as Arc<dyn GrantObserver>,
+        wake,
+    );
+    let running = tokio::spawn(Arc::clone(&grants).run());
+    Bench {
+        grants,
+        vendor,
+        clock,
+        told,
+        wakes,
+        running,
+    }
+}
+
+/// `namespace/name`, or a name in namespace `a`.
+fn object(name: &str) -> ObjectKey {
+    let (namespace, name) = name.split_once('/').unwrap_or(("a", name));
+    ObjectKey {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+fn grant_of(vendor: Vendor) -> Grant {
+    match vendor {
+        Vendor::SixMap => Grant::six_map(Vec::new()).unwrap(),
+        Vendor::SixClicks => Grant::six_clicks("au").unwrap(),
+        Vendor::CheckmarxSca => {
+            Grant::checkmarx_sca(CheckmarxRegion::Eu, "acme", vec!["sca_api".to_owned()]).unwrap()
+        }
+        Vendor::Mapiq => Grant::Mapiq,
+        Vendor::Picus => Grant::Picus,
+    }
+}
+
+fn ask(name: &str, number: u8, grant: Grant) -> Ask {
+    let values = grant
+        .credential_keys()
+        .iter()
+        .map(|key| (*key, SecretString::from(format!("hush{number}-{key}"))))
+        .collect();
+    Ask {
+        fingerprint: fingerprint(number),
+        endpoint: grant.endpoint(),
+        grant,
+        credentials: Credentials {
+            values,
+            client_certificate: None,
+        },
+        object: object(name),
+        live_until: None,
+        failures_before: 0,
+        refresh_request: None,
+    }
+}
+
+fn fingerprint(number: u8) -> Fingerprint {
+    let mut bytes = [0; 16];
+    bytes[0] = number;
+    Fingerprint::from_bytes(bytes)
+}
+
+fn inputs() -> Inputs {
+    Inputs {
+        key_id: "0".repeat(8),
+        parameters: "1".repeat(32),
+        sources: "2".repeat(8),
+        fingerprint: "3".repeat(32),
+        jitter: 0,
+    }
+}
+
+impl Bench {
+    /// Asks for the grant of this number at this vendor's.
+    fn ask(&self, name: &str, number: u8, vendor: Vendor) {
+        self.grants.ask(ask(name, number, grant_of(vendor)));
+    }
+
+    fn ask_live(&self, name: &str, number: u8, vendor: Vendor, live_for: i64) {
+        self.grants.ask(Ask {
+            live_until: Some(start() + SignedDuration::from_secs(live_for)),
+            ..ask(name, number, grant_of(vendor))
+        });
+    }
+
+    fn ask_for_refresh(&self, name: &str, number: u8, vendor: Vendor, request: &str) {
+        self.grants.ask(Ask {
+            refresh_request: Some(request.to_owned()),
+            ..ask(name, number, grant_of(vendor))
+        });
+    }
+
+    async fn pass(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// Lets everything happen that needs no time.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    fn calls(&self) -> Vec<Call> {
+        self.vendor.calls.lock().unwrap().clone()
+    }
+
+    /// The grants asked for, in order.
+    fn order(&self) -> Vec<u8> {
+        self.calls().iter().map(|call| call.grant).collect()
+    }
+
+    /// Whole seconds since the start of each request.
+    fn times(&self) -> Vec<u64> {
+        self.calls().iter().map(|call| call.at.as_secs()).collect()
+    }
+
+    fn most_in_flight(&self) -> usize {
+        self.vendor.in_flight.lock().unwrap().1
+    }
+
+    fn state(&self, name: &str) -> GrantState {
+        self.grants.state(&object(name), &inputs())
+    }
+
+    fn token(&self, name: &str) -> Option<String> {
+        let token = self.grants.token(&object(name))?;
+        Some(token.value.expose_secret().to_owned())
+    }
+
+    fn woken(&mut self) -> Vec<String> {
+        let mut woken: Vec<_> = std::iter::from_fn(|| self.wakes.try_recv().ok())
+            .map(|object| object.to_string())
+            .collect();
+        woken.sort();
+        woken
+    }
+
+    /// Seconds from now until a time.
+    fn until(&self, time: Option<Timestamp>) -> Option<i64> {
+        time.map(|time| (time.duration_since(self.clock.now()).as_millis() + 500).div_euclid(1000) as i64)
+    }
+}

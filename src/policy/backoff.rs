@@ -8,6 +8,15 @@ use crate::failure::{Failure, FailureClass};
 /// A rejected credential is probed this often, where the vendor's accounts cannot be locked by it.
 const PROBE_SECONDS: i64 = 3600;
 
+/// No deadline lies farther ahead than this: an hour, its jitter, and some more. One that does was made while the clock
+/// was wrong, or by somebody else, and would hold a grant for as long as the clock was off.
+const LONGEST_SECONDS: i64 = 2 * 3600;
+
+/// Whether `deadline` still holds at `now`.
+pub fn holds(deadline: Timestamp, now: Timestamp) -> bool {
+    now < deadline && deadline <= later(now, LONGEST_SECONDS)
+}
+
 /// Whether a rejected credential may be tried again by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
@@ -106,6 +115,15 @@ mod tests {
     fn a_rejected_checkmarx_password_is_never_tried_again_by_itself() {
         assert_eq!(wait(FailureClass::Rejected, 1, Probe::Never, 0), None);
         assert!(wait(FailureClass::Refused, 1, Probe::Never, 0).is_some());
+    }
+
+    #[test]
+    fn a_deadline_holds_until_its_time_unless_no_clock_that_is_right_can_have_made_it() {
+        assert!(!holds(now(), now()));
+        assert!(holds(later(now(), 1), now()));
+        assert!(holds(later(now(), 7200), now()));
+        assert!(!holds(later(now(), 7201), now()));
+        assert!(!holds(Timestamp::MAX, now()));
     }
 
     #[rstest]

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::backoff;
 use super::observed::{Credentials, Currency, GrantToken, Observed, Stored, Target};
 use super::schedule::later;
 use crate::api::names::Reason;
@@ -80,7 +81,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
         if !passes {
             match failure.next_attempt {
                 None => return wait(now, [expiry]),
-                Some(next) if now < next => return wait(now, [expiry, Some(next)]),
+                Some(next) if backoff::holds(next, now) => return wait(now, [expiry, Some(next)]),
                 Some(_) => {}
             }
         }

@@ -111,6 +111,8 @@ pub struct GrantState {
     pub token: Option<GrantToken>,
     /// The last attempt failed.
     pub failure: Option<PastFailure>,
+    /// When the last attempt was made, where it was a success, also one that gave the same token again.
+    pub succeeded: Option<Timestamp>,
     /// The refresh request that the last finished attempt served.
     pub completed_request: Option<String>,
     /// Not before this time, to keep two grants apart.

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::observed::{Problem, Stored, Target};
+use super::schedule;
 use crate::api::names::Reason;
 
 /// What is kept of a Secret's metadata: enough to judge it, and small, for there may be very many Secrets.
@@ -178,14 +179,13 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
 
 /// Times that no vendor gives cannot be ours: they would keep an old token for ever, or loop.
 fn is_credible(stored: &Stored, now: Timestamp) -> bool {
-    let latest_issue = now
-        .checked_add(SignedDuration::from_mins(5))
-        .unwrap_or(Timestamp::MAX);
     let latest_expiry = stored
         .issued
         .checked_add(SignedDuration::from_hours(24 * 400))
         .unwrap_or(Timestamp::MAX);
-    stored.issued <= latest_issue && stored.issued < stored.expires && stored.expires <= latest_expiry
+    schedule::is_credible_issue(stored.issued, now)
+        && stored.issued < stored.expires
+        && stored.expires <= latest_expiry
 }
 
 #[cfg(test)]

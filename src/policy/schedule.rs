@@ -6,6 +6,8 @@ use crate::api::RefreshSpec;
 
 /// Applied when the spec names neither setting.
 pub const DEFAULT_LIFETIME_PERCENT: i64 = 80;
+/// An issue time farther ahead of the clock than this was not told by this clock.
+const ISSUED_AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// Tokens are kept apart by at most this part of their life.
 const JITTER_PERCENT: i64 = 5;
 
@@ -67,6 +69,12 @@ fn least_gap_seconds(life: i64) -> i64 {
 
 fn life_seconds(issued: Timestamp, expires: Timestamp) -> i64 {
     expires.as_second().saturating_sub(issued.as_second()).max(0)
+}
+
+/// Whether a token can have been issued at `issued`. Where the clock was set back by more than five minutes, it cannot,
+/// and the expiry that was computed by that clock is too late by as much.
+pub fn is_credible_issue(issued: Timestamp, now: Timestamp) -> bool {
+    issued <= now.checked_add(ISSUED_AHEAD).unwrap_or(Timestamp::MAX)
 }
 
 /// `time` plus `seconds`, or the end of time.

@@ -1,0 +1,222 @@
+//! What is remembered of attempts that failed, and what a refresh request may pass.
+
+use std::time::Duration;
+
+use rstest::rstest;
+
+use super::*;
+use crate::api::names::Reason;
+
+#[rstest]
+#[case::rejected(Vendor::SixMap, rejected(), Reason::CredentialsRejected, Some((3600, 4320)))]
+#[case::a_rejected_checkmarx_password(Vendor::CheckmarxSca, rejected(), Reason::CredentialsRejected, None)]
+#[case::refused(Vendor::CheckmarxSca, status(404, "no such page"), Reason::EndpointRefused, Some((300, 361)))]
+#[case::throttled(Vendor::SixMap, throttled(40), Reason::RateLimited, Some((40, 45)))]
+#[case::transient(Vendor::SixMap, unreachable(), Reason::VendorUnavailable, Some((5, 7)))]
+#[case::malformed(Vendor::SixMap, status(200, "[]"), Reason::InvalidResponse, Some((60, 73)))]
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_known_by_its_reason_and_the_time_of_the_next_attempt(
+    #[case] vendor: Vendor,
+    #[case] answer: Answer,
+    #[case] reason: Reason,
+    #[case] within: Option<(i64, i64)>,
+) {
+    let mut answer = Some(answer);
+    let mut bench = bench(move |_| answer.take().unwrap().after(Duration::from_millis(1500)));
+    bench.pass(10).await;
+    bench.ask("o", 1, vendor);
+    bench.pass(2).await;
+    let failure = bench.state("o").failure.unwrap();
+    assert_eq!(failure.reason, reason);
+    assert_eq!(failure.count, 1);
+    assert_eq!(failure.inputs, inputs());
+    assert_eq!(
+        failure.last_attempt,
+        start() + SignedDuration::from_secs(10),
+        "when it was sent"
+    );
+    let wait = failure
+        .next_attempt
+        .map(|next| next.duration_since(start()).as_secs() - 11);
+    match within {
+        None => assert_eq!(wait, None),
+        Some((least, most)) => assert!((least..=most).contains(&wait.unwrap()), "{wait:?}"),
+    }
+    assert!(
+        failure
+            .next_attempt
+            .is_none_or(|next| next.subsec_nanosecond() == 0)
+    );
+    assert_eq!(bench.woken(), ["a/o"]);
+    assert_eq!(bench.token("o"), None);
+    assert_eq!(bench.told.ended.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_in_a_row_are_counted_from_what_a_status_remembers_and_a_success_clears_them() {
+    let mut bench = bench(|call| match call.index {
+        0 | 1 | 3 => unreachable(),
+        _ => token("t", 10),
+    });
+    bench.grants.ask(Ask {
+        failures_before: 3,
+        ..ask("o", 1, grant_of(Vendor::SixMap))
+    });
+    bench.settle().await;
+    let failure = bench.state("o").failure.unwrap();
+    assert_eq!(failure.count, 4);
+    assert!(
+        bench.until(failure.next_attempt) >= Some(40),
+        "5 s doubled three times: {failure:?}"
+    );
+    bench.pass(60).await;
+    // An older memory than the component's own counts for nothing.
+    bench.grants.ask(Ask {
+        failures_before: 2,
+        ..ask("o", 1, grant_of(Vendor::SixMap))
+    });
+    bench.settle().await;
+    assert_eq!(bench.state("o").failure.unwrap().count, 5);
+    bench.pass(120).await;
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    let state = bench.state("o");
+    assert_eq!(state.failure, None);
+    assert_eq!(state.succeeded, Some(state.token.unwrap().issued));
+    bench.pass(60).await;
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    let state = bench.state("o");
+    assert_eq!(state.failure.unwrap().count, 1);
+    assert_eq!(state.succeeded, None);
+    assert_eq!(bench.calls().len(), 4);
+    assert_eq!(bench.woken().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_leaves_the_token() {
+    let bench = bench(|call| match call.index {
+        0 => token("t", 3600),
+        _ => unreachable(),
+    });
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.pass(2880).await;
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    assert!(bench.state("o").failure.is_some());
+    assert_eq!(bench.token("o").as_deref(), Some("t"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_request_is_completed_for_each_object_by_the_attempt_that_ends_whatever_comes_of_it() {
+    let bench = bench(|call| match call.index {
+        0 => rejected().after(Duration::from_secs(1)),
+        _ => token("t", 3600),
+    });
+    bench.ask_for_refresh("o", 1, Vendor::SixMap, "monday");
+    bench.ask_for_refresh("p", 1, Vendor::SixMap, "tuesday");
+    bench.ask("q", 1, Vendor::SixMap);
+    bench.settle().await;
+    assert_eq!(bench.state("o").completed_request, None);
+    bench.pass(2).await;
+    assert_eq!(bench.state("o").completed_request.as_deref(), Some("monday"));
+    assert_eq!(bench.state("p").completed_request.as_deref(), Some("tuesday"));
+    assert_eq!(bench.state("q").completed_request, None);
+    bench.ask_for_refresh("o", 1, Vendor::SixMap, "friday");
+    bench.settle().await;
+    assert_eq!(bench.state("o").completed_request.as_deref(), Some("friday"));
+    assert_eq!(bench.state("p").completed_request.as_deref(), Some("tuesday"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_again_without_a_request_does_not_lose_the_one_that_is_waited_for() {
+    let bench = bench(|_| token("t", 3600).after(Duration::from_secs(1)));
+    bench.ask_for_refresh("o", 1, Vendor::SixMap, "monday");
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.pass(2).await;
+    assert_eq!(bench.state("o").completed_request.as_deref(), Some("monday"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_latch_is_passed_once_in_15_minutes_whoever_asks() {
+    let bench = bench(|_| rejected());
+    bench.ask("o", 1, Vendor::CheckmarxSca);
+    bench.settle().await;
+    assert!(
+        bench.state("o").may_pass_latch,
+        "the first attempt passed nothing"
+    );
+    bench.ask_for_refresh("o", 1, Vendor::CheckmarxSca, "monday");
+    bench.settle().await;
+    assert_eq!(bench.calls().len(), 2);
+    assert!(!bench.state("o").may_pass_latch);
+    bench.grants.uses(&object("p"), fingerprint(1));
+    assert!(
+        !bench.state("p").may_pass_latch,
+        "it is the grant's, not the object's"
+    );
+    // A clock that jumps does not bring the next one nearer.
+    bench.clock.step(SignedDuration::from_hours(1));
+    bench.pass(15 * 60 - 1).await;
+    assert!(!bench.state("o").may_pass_latch);
+    bench.clock.step(SignedDuration::from_hours(-2));
+    bench.pass(1).await;
+    assert!(bench.state("o").may_pass_latch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_not_known_may_pass_and_knows_nothing() {
+    let bench = bench(|_| token("t", 3600));
+    let expected = GrantState {
+        may_pass_latch: true,
+        ..GrantState::default()
+    };
+    assert_eq!(bench.state("nobody"), expected);
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    assert_eq!(bench.state("nobody"), expected);
+    assert_eq!(bench.token("nobody"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_asking_counts_as_a_failed_attempt_and_gives_its_slot_back() {
+    let mut bench = bench_with(&[], 1, |call| match call.index {
+        0 => panic!("scripted"),
+        _ => token("t", 3600),
+    });
+    bench.vendor.script.clear_poison();
+    bench.ask_for_refresh("o", 1, Vendor::SixMap, "monday");
+    bench.settle().await;
+    let state = bench.state("o");
+    assert_eq!(state.failure.as_ref().unwrap().reason, Reason::VendorUnavailable);
+    assert_eq!(state.completed_request.as_deref(), Some("monday"));
+    assert_eq!(bench.woken(), ["a/o"]);
+    assert_eq!(*bench.told.ended.lock().unwrap(), [Err(FailureClass::Transient)]);
+    bench.vendor.script.clear_poison();
+    bench.ask("p", 2, Vendor::SixMap);
+    bench.pass(10).await;
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    assert_eq!(bench.token("o").as_deref(), Some("t"));
+    assert_eq!(bench.token("p").as_deref(), Some("t"));
+    tokio::time::timeout(
+        Duration::from_secs(1),
+        bench.grants.drain(Duration::from_secs(60)),
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_credential_that_a_vendor_sends_back_is_kept() {
+    let bench = bench(|_| {
+        status(
+            400,
+            r#"{"error":"invalid_grant","error_description":"hush1-refresh-token is bad"}"#,
+        )
+    });
+    bench.ask("o", 1, Vendor::Picus);
+    bench.settle().await;
+    let failure = bench.state("o").failure.unwrap();
+    assert!(!failure.message.contains("hush1"), "{}", failure.message);
+}

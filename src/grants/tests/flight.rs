@@ -1,0 +1,177 @@
+//! Who is asked when: single flight, concurrency, order.
+
+use std::time::Duration;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn many_objects_with_one_fingerprint_make_one_request_and_all_are_woken() {
+    let mut bench = bench(|_| token("t", 3600).after(Duration::from_secs(2)));
+    for index in 0..20 {
+        bench.ask(&format!("n{}/o{index:02}", index % 3), 1, Vendor::SixMap);
+    }
+    bench.pass(1).await;
+    bench.ask("late", 1, Vendor::SixMap);
+    assert_eq!(bench.woken(), Vec::<String>::new());
+    bench.pass(2).await;
+    assert_eq!(bench.order(), [1]);
+    let woken = bench.woken();
+    assert_eq!(woken.len(), 21, "{woken:?}");
+    for index in 0..20 {
+        assert_eq!(
+            bench.token(&format!("n{}/o{index:02}", index % 3)).as_deref(),
+            Some("t")
+        );
+    }
+    assert_eq!(bench.token("late").as_deref(), Some("t"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_again_tells_since_when_one_waits() {
+    let bench = bench(|_| hanging());
+    let first = bench.grants.ask(ask("o", 1, grant_of(Vendor::SixMap)));
+    bench.pass(3).await;
+    let again = bench.grants.ask(ask("o", 1, grant_of(Vendor::SixMap)));
+    let other = bench.grants.ask(ask("p", 1, grant_of(Vendor::SixMap)));
+    assert_eq!(again, first);
+    assert_eq!(other - first, Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn grants_of_one_endpoint_run_side_by_side_up_to_the_bound_and_not_above() {
+    let bench = bench_with(&[], 4, |_| token("t", 3600).after(Duration::from_secs(1)));
+    for number in 0..10 {
+        bench.ask(&format!("o{number}"), number, Vendor::SixMap);
+    }
+    bench.settle().await;
+    assert_eq!(bench.calls().len(), 4);
+    bench.pass(10).await;
+    assert_eq!(bench.times(), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]);
+    assert_eq!(bench.most_in_flight(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_endpoints_together_have_four_times_the_bound_of_one() {
+    let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
+    for (number, vendor) in Vendor::ALL.into_iter().enumerate() {
+        bench.ask(&format!("o{number}"), number as u8, vendor);
+    }
+    bench.settle().await;
+    assert_eq!(bench.calls().len(), 4);
+    bench.pass(5).await;
+    assert_eq!(bench.times(), [0, 0, 0, 0, 1]);
+    assert_eq!(bench.most_in_flight(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vendor_that_hangs_delays_no_other() {
+    let bench = bench_with(&[], 2, |call| match call.grant {
+        0..10 => hanging(),
+        _ => token("t", 3600),
+    });
+    for number in 0..6 {
+        bench.ask(&format!("o{number}"), number, Vendor::Picus);
+    }
+    bench.ask("other", 20, Vendor::SixClicks);
+    bench.settle().await;
+    assert_eq!(bench.token("other").as_deref(), Some("t"));
+    assert_eq!(bench.calls().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_tokens_go_first_by_expiry_and_every_fifth_slot_to_those_without_one() {
+    let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
+    // The first one takes the slot while the others line up.
+    bench.ask_live("o", 99, Vendor::SixMap, 5);
+    bench.settle().await;
+    for (name, number) in [("many/a", 50), ("many/b", 51), ("many/c", 52), ("few/a", 60)] {
+        bench.ask(name, number, Vendor::SixMap);
+    }
+    for number in (1..=8).rev() {
+        bench.ask_live(
+            &format!("l{number}"),
+            number,
+            Vendor::SixMap,
+            100 * i64::from(number),
+        );
+    }
+    bench.pass(30).await;
+    assert_eq!(bench.order(), [99, 1, 2, 3, 50, 4, 5, 6, 7, 60, 8, 51, 52]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_a_waiting_grant_with_a_token_that_ends_sooner_brings_it_forward() {
+    let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
+    bench.ask_live("o", 99, Vendor::SixMap, 5);
+    bench.settle().await;
+    bench.ask("first-time", 1, Vendor::SixMap);
+    bench.ask_live("late", 2, Vendor::SixMap, 300);
+    bench.ask_live("middle", 3, Vendor::SixMap, 200);
+    // Shares the grant of the first-time object, and its token ends before all others do.
+    bench.ask_live("joins", 1, Vendor::SixMap, 100);
+    bench.ask_live("joins-later", 2, Vendor::SixMap, 150);
+    // Comes too late to matter, and must not push anything back.
+    bench.ask_live("relaxed", 3, Vendor::SixMap, 9000);
+    bench.ask("needy", 3, Vendor::SixMap);
+    bench.pass(10).await;
+    assert_eq!(bench.order(), [99, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn withdrawing_takes_a_queued_request_out_and_leaves_the_others() {
+    let mut bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
+    for (name, number) in [("o0", 0), ("o1", 1), ("o2", 2), ("o3", 3), ("shares-o3", 3)] {
+        bench.ask(name, number, Vendor::SixMap);
+    }
+    bench.settle().await;
+    // One in flight goes on, one queued goes, one queued is still waited for by another.
+    for name in ["o0", "o1", "o3"] {
+        bench.grants.withdraw(&object(name));
+    }
+    bench.grants.withdraw(&object("unknown"));
+    bench.pass(5).await;
+    assert_eq!(bench.order(), [0, 2, 3]);
+    assert_eq!(bench.token("o0").as_deref(), Some("t"), "what came is kept");
+    assert_eq!(bench.token("o1"), None);
+    assert!(bench.woken().contains(&"a/shares-o3".to_owned()));
+    // Nothing is left behind that would stop it from asking later.
+    bench.ask("o1", 1, Vendor::SixMap);
+    bench.pass(5).await;
+    assert_eq!(bench.order(), [0, 2, 3, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_fingerprint_leaves_the_old_place_in_the_queue() {
+    let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
+    bench.ask("blocker", 9, Vendor::SixMap);
+    bench.settle().await;
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.ask("o", 2, Vendor::SixMap);
+    bench.ask("p", 3, Vendor::SixMap);
+    bench.grants.uses(&object("p"), fingerprint(4));
+    bench.pass(10).await;
+    assert_eq!(bench.order(), [9, 2]);
+    assert_eq!(bench.token("p"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
+    let mut bench = bench(|call| match call.grant {
+        1 => token("t", 3600),
+        2 => rejected(),
+        _ => throttled(600),
+    });
+    for (name, number) in [("o1", 1), ("o2", 2), ("o3", 3)] {
+        bench.ask(name, number, Vendor::SixMap);
+        bench.settle().await;
+    }
+    assert_eq!(bench.woken(), ["a/o1", "a/o2", "a/o3"]);
+    // They decided on what was true a moment before.
+    for (name, number) in [("late1", 1), ("late2", 2), ("late3", 3)] {
+        bench.ask(name, number, Vendor::SixMap);
+    }
+    bench.settle().await;
+    assert_eq!(bench.order(), [1, 2, 3]);
+    assert_eq!(bench.woken(), ["a/late1", "a/late2", "a/late3"]);
+    assert_eq!(bench.token("late1").as_deref(), Some("t"));
+}

@@ -1,0 +1,228 @@
+//! Tokens in memory, gaps between grants, and how the component ends.
+
+use std::time::Duration;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_given_out_until_it_expires_and_no_longer() {
+    let bench = bench(|_| token("t", 100));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.pass(99).await;
+    assert_eq!(bench.token("o").as_deref(), Some("t"));
+    assert!(bench.state("o").token.is_some());
+    bench.pass(1).await;
+    assert_eq!(bench.token("o"), None);
+    assert_eq!(bench.state("o").token, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_facts_of_a_token_are_told_as_they_came() {
+    let bench = bench(|call| match call.grant {
+        1 => token("t", 100),
+        _ => status(200, r#"{"accessToken":"opaque"}"#),
+    });
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.ask("p", 2, Vendor::SixClicks);
+    bench.settle().await;
+    let state = bench.state("o").token.unwrap();
+    assert_eq!(state.issued, start());
+    assert_eq!(state.expires, start() + SignedDuration::from_secs(100));
+    assert!(!state.warnings.expiry_assumed);
+    assert!(bench.state("p").token.unwrap().warnings.expiry_assumed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_least_gap_follows_each_grant_and_is_shorter_for_a_request() {
+    let bench = bench(|call| match call.grant {
+        1 => token("t", 3600),
+        _ => token("t", 20),
+    });
+    bench.ask("long", 1, Vendor::SixMap);
+    bench.ask("short", 2, Vendor::SixMap);
+    bench.settle().await;
+    let gaps = |name: &str| {
+        let state = bench.state(name);
+        (
+            bench.until(state.earliest_next),
+            bench.until(state.earliest_on_request),
+        )
+    };
+    assert_eq!(gaps("long"), (Some(360), Some(30)));
+    assert_eq!(
+        gaps("short"),
+        (Some(10), Some(10)),
+        "30 s, and never more than the gap itself"
+    );
+    bench.pass(30).await;
+    assert_eq!(gaps("long"), (Some(330), None));
+    assert_eq!(gaps("short"), (None, None));
+    bench.pass(330).await;
+    assert_eq!(gaps("long"), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_holds_a_grant_no_longer_than_its_gap() {
+    let bench = bench(|_| token("t", 3600));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.pass(10).await;
+    bench.clock.step(SignedDuration::from_mins(-4));
+    assert_eq!(bench.until(bench.state("o").earliest_next), Some(350));
+    bench.clock.step(SignedDuration::from_mins(9));
+    assert_eq!(bench.until(bench.state("o").earliest_next), Some(50));
+    bench.clock.step(SignedDuration::from_hours(1));
+    assert_eq!(bench.state("o").earliest_next, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_whose_issue_lies_ahead_of_a_clock_that_was_set_back_is_not_published() {
+    let bench = bench(|_| token("same", 3600));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    bench.clock.step(SignedDuration::from_mins(-5));
+    assert!(bench.token("o").is_some(), "within what clocks differ by");
+    bench.clock.step(SignedDuration::from_mins(-55));
+    // Its Secret would count as without a token, and be written again and again.
+    assert_eq!(bench.token("o"), None);
+    assert_eq!(bench.state("o").token, None);
+    bench.pass(360).await;
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    let expires = bench.state("o").token.unwrap().expires;
+    assert_eq!(
+        bench.until(Some(expires)),
+        Some(3600),
+        "the new one, though its value is the same"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_again_is_no_new_token_until_it_has_expired() {
+    let bench = bench(|_| token("cached", 1000));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    let first = bench.state("o").token.unwrap();
+    bench.pass(800).await;
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    let state = bench.state("o");
+    assert_eq!(bench.calls().len(), 2);
+    assert_eq!(state.token.as_ref(), Some(&first));
+    assert_eq!(state.succeeded, Some(start() + SignedDuration::from_secs(800)));
+    assert_eq!(
+        bench.until(state.earliest_next),
+        Some(100),
+        "it is not asked for again at once"
+    );
+    bench.pass(250).await;
+    assert_eq!(bench.state("o").token, None);
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    // The vendor goes on giving it: it lives longer than was known.
+    assert_eq!(bench.token("o").as_deref(), Some("cached"));
+    assert!(bench.state("o").token.unwrap().issued > first.issued);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_is_forgotten_with_its_last_user() {
+    let bench = bench(|_| token("t", 3600));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.grants.uses(&object("p"), fingerprint(1));
+    bench.settle().await;
+    bench.grants.release(&object("o"));
+    assert_eq!(
+        bench.token("o"),
+        None,
+        "a token leaves memory only for those who use its grant"
+    );
+    assert_eq!(bench.token("p").as_deref(), Some("t"));
+    bench.grants.release(&object("p"));
+    bench.grants.uses(&object("p"), fingerprint(1));
+    assert_eq!(bench.token("p"), None);
+    assert_eq!(bench.state("p").earliest_next, None);
+    assert_eq!(bench.grants.lock().entries.len(), 1);
+    bench.grants.release(&object("p"));
+    assert!(bench.grants.lock().entries.is_empty());
+    assert!(bench.grants.lock().objects.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_whose_last_user_goes_while_it_is_in_flight_ends_quietly() {
+    let mut bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(2)));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    bench.grants.release(&object("o"));
+    assert_eq!(bench.grants.lock().entries.len(), 1);
+    bench.pass(3).await;
+    assert!(bench.grants.lock().entries.is_empty());
+    assert_eq!(bench.woken(), Vec::<String>::new());
+    // The slot is free again.
+    bench.ask("p", 2, Vendor::SixMap);
+    bench.pass(3).await;
+    assert_eq!(bench.token("p").as_deref(), Some("t"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_while_the_request_is_in_flight_shares_it() {
+    let mut bench = bench(|_| token("t", 3600).after(Duration::from_secs(2)));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    bench.grants.release(&object("o"));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.pass(3).await;
+    assert_eq!(bench.calls().len(), 1);
+    assert_eq!(bench.token("o").as_deref(), Some("t"));
+    assert_eq!(bench.woken(), ["a/o"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queued_grant_goes_with_its_last_user_and_its_credentials_too() {
+    let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(2)));
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    bench.ask("p", 2, Vendor::SixMap);
+    bench.grants.release(&object("p"));
+    assert!(!bench.grants.lock().entries.contains_key(&fingerprint(2)));
+    bench.pass(10).await;
+    assert_eq!(bench.order(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_waits_for_what_is_in_flight_and_sends_nothing_new() {
+    let mut bench = bench_with(&[], 2, |_| token("t", 3600).after(Duration::from_secs(2)));
+    for number in 1..=5 {
+        bench.ask(&format!("o{number}"), number, Vendor::SixMap);
+    }
+    bench.pass(1).await;
+    let begun = Instant::now();
+    bench.grants.drain(Duration::from_secs(3)).await;
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    assert_eq!(bench.woken(), ["a/o1", "a/o2"]);
+    assert_eq!(
+        bench.token("o2").as_deref(),
+        Some("t"),
+        "what arrived is kept to be published"
+    );
+    bench.ask("late", 9, Vendor::SixClicks);
+    bench.pass(600).await;
+    assert_eq!(bench.order(), [1, 2]);
+    assert!(bench.running.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_has_its_limit_and_takes_no_time_where_nothing_is_in_flight() {
+    let bench = bench(|_| hanging());
+    bench.ask("o", 1, Vendor::SixMap);
+    bench.settle().await;
+    let begun = Instant::now();
+    bench.grants.drain(Duration::from_secs(3)).await;
+    assert_eq!(begun.elapsed().as_secs(), 3);
+
+    let idle = self::bench(|_| hanging());
+    idle.settle().await;
+    let begun = Instant::now();
+    idle.grants.drain(Duration::from_secs(3)).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    idle.settle().await;
+    assert!(idle.running.is_finished());
+}

@@ -1,0 +1,240 @@
+//! Budgets, pauses and clocks.
+
+use std::time::Duration;
+
+use rstest::rstest;
+
+use super::*;
+
+/// The most requests in any 60 s.
+fn most_in_a_minute(calls: &[Call]) -> usize {
+    calls
+        .iter()
+        .map(|first| {
+            calls
+                .iter()
+                .filter(|call| call.at >= first.at && call.at - first.at < Duration::from_secs(60))
+                .count()
+        })
+        .max()
+        .unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_holds_in_every_minute_and_the_first_is_paced_evenly() {
+    let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| {
+        token("t", 3600).after(Duration::from_secs(1))
+    });
+    for number in 0..100 {
+        bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
+    }
+    bench.ask("other", 200, Vendor::SixMap);
+    bench.pass(400).await;
+    let mut calls = bench.calls();
+    assert_eq!(calls.len(), 101);
+    let other = calls.iter().position(|call| call.grant == 200).unwrap();
+    assert_eq!(calls.remove(other).at.as_secs(), 0, "budgets are per endpoint");
+    assert_eq!(most_in_a_minute(&calls), 20);
+    let first_minute: Vec<_> = calls.iter().take(20).map(|call| call.at.as_secs()).collect();
+    assert_eq!(first_minute, (0..20).map(|index| index * 3).collect::<Vec<_>>());
+    // And it is used up: 100 requests at 20 a minute take less than five minutes.
+    assert!(calls.last().unwrap().at < Duration::from_secs(300), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_budget_nothing_is_paced() {
+    let bench = bench_with(&[], 200, |_| token("t", 3600));
+    for number in 0..150 {
+        bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
+    }
+    bench.settle().await;
+    assert_eq!(bench.calls().len(), 150);
+}
+
+#[rstest]
+#[case::mapiq(Vendor::Mapiq)]
+#[case::picus(Vendor::Picus)]
+#[tokio::test(start_paused = true)]
+async fn a_429_of_a_vendor_limited_as_a_whole_pauses_the_endpoint_until_its_deadline(#[case] vendor: Vendor) {
+    let bench = bench(|call| match call.index {
+        0 => throttled(289),
+        _ => token("t", 3600),
+    });
+    bench.ask("first", 1, vendor);
+    bench.settle().await;
+    bench.ask("second", 2, vendor);
+    bench.ask("elsewhere", 3, Vendor::SixClicks);
+    bench.pass(285).await;
+    assert_eq!(bench.order(), [1, 3]);
+    let paused = bench.state("second").paused_until.unwrap();
+    assert!(bench.state("elsewhere").paused_until.is_none());
+    assert_eq!(*bench.told.throttled_until.lock().unwrap(), [paused]);
+    bench.pass(60).await;
+    assert_eq!(bench.order(), [1, 3, 2]);
+    let sent = bench.calls()[2].wall;
+    assert!(
+        sent >= paused && sent < paused + SignedDuration::from_secs(1),
+        "{sent} {paused}"
+    );
+    assert!(paused >= start() + SignedDuration::from_secs(289));
+    assert!(paused <= start() + SignedDuration::from_secs(289 + 31));
+    assert!(bench.state("second").paused_until.is_none());
+}
+
+#[rstest]
+#[case::six_map(Vendor::SixMap)]
+#[case::six_clicks(Vendor::SixClicks)]
+#[case::checkmarx(Vendor::CheckmarxSca)]
+#[tokio::test(start_paused = true)]
+async fn elsewhere_one_other_grant_probes_after_a_429_and_its_success_frees_the_rest(#[case] vendor: Vendor) {
+    let bench = bench(|call| match call.grant {
+        1 => throttled(100),
+        _ => token("t", 3600).after(Duration::from_secs(5)),
+    });
+    bench.ask("o1", 1, vendor);
+    bench.settle().await;
+    for number in 2..5 {
+        bench.ask(&format!("o{number}"), number, vendor);
+    }
+    bench.pass(1).await;
+    assert_eq!(bench.order(), [1, 2], "one probe");
+    assert!(
+        bench.state("o3").paused_until.is_none(),
+        "the endpoint is not paused"
+    );
+    bench.pass(5).await;
+    assert_eq!(bench.order(), [1, 2, 3, 4]);
+    assert_eq!(bench.state("o1").failure.unwrap().reason.as_str(), "RateLimited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_throttled_too_pauses_all() {
+    let bench = bench(|call| match call.grant {
+        1 => throttled(100),
+        2 => throttled(200),
+        _ => token("t", 3600),
+    });
+    bench.ask("o1", 1, Vendor::SixMap);
+    bench.settle().await;
+    bench.ask("o2", 2, Vendor::SixMap);
+    bench.ask("o3", 3, Vendor::SixMap);
+    bench.pass(190).await;
+    assert_eq!(bench.order(), [1, 2]);
+    assert!(bench.state("o3").paused_until.is_some());
+    bench.pass(60).await;
+    assert_eq!(bench.order(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_fails_otherwise_lets_the_next_one_probe() {
+    let bench = bench(|call| match call.grant {
+        1 => throttled(100),
+        2 => rejected(),
+        _ => token("t", 3600),
+    });
+    bench.ask("o1", 1, Vendor::SixMap);
+    bench.settle().await;
+    bench.ask("o2", 2, Vendor::SixMap);
+    bench.ask("o3", 3, Vendor::SixMap);
+    bench.settle().await;
+    assert_eq!(bench.order(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nobody_to_probe_the_throttled_grant_itself_waits_for_the_deadline() {
+    let bench = bench(|call| match call.index {
+        0 => throttled(100),
+        _ => token("t", 3600),
+    });
+    bench.ask("o1", 1, Vendor::SixMap);
+    bench.settle().await;
+    // A refresh request is not held by `ask`, and must still not pass the vendor's deadline.
+    bench.ask_for_refresh("o1", 1, Vendor::SixMap, "now");
+    bench.pass(99).await;
+    assert_eq!(bench.order(), [1]);
+    bench.pass(60).await;
+    assert_eq!(bench.order(), [1, 1]);
+    assert!(bench.calls()[1].at >= Duration::from_secs(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_503_with_a_deadline_is_waited_out_by_its_grant_and_pauses_nobody_else() {
+    let bench = bench(|call| match call.grant {
+        1 => {
+            let mut answer = throttled(120);
+            if let Ok((status, _, _)) = &mut answer.result {
+                *status = 503;
+            }
+            answer
+        }
+        _ => token("t", 3600),
+    });
+    bench.ask("o1", 1, Vendor::Mapiq);
+    bench.settle().await;
+    let failure = bench.state("o1").failure.unwrap();
+    assert_eq!(failure.reason.as_str(), "VendorUnavailable");
+    assert!(bench.until(failure.next_attempt) >= Some(119), "{failure:?}");
+    bench.ask("o2", 2, Vendor::Mapiq);
+    bench.settle().await;
+    assert_eq!(bench.token("o2").as_deref(), Some("t"));
+}
+
+#[rstest]
+#[case::back(-1)]
+#[case::ahead(1)]
+#[tokio::test(start_paused = true)]
+async fn a_stepped_clock_ends_a_pause_by_the_wall_clock_within_a_minute(#[case] hours: i64) {
+    let bench = bench(|call| match call.index {
+        0 => throttled(600),
+        _ => token("t", 3600),
+    });
+    bench.ask("first", 1, Vendor::Picus);
+    bench.settle().await;
+    bench.ask("second", 2, Vendor::Picus);
+    bench.settle().await;
+    let deadline = bench.state("second").paused_until.unwrap();
+    bench.clock.step(SignedDuration::from_hours(hours));
+    // When the deadline passes by the stepped clock; at once where it has.
+    let passes = Duration::try_from(deadline.duration_since(bench.clock.now())).unwrap_or_default();
+    let stepped = bench.vendor.started.elapsed();
+    bench.pass(2 * 3600).await;
+    let calls = bench.calls();
+    assert_eq!(calls.len(), 2);
+    assert!(calls[1].wall >= deadline, "{calls:?}");
+    let late = calls[1].at - stepped - passes;
+    assert!(late <= Duration::from_secs(61), "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_a_day_ahead_pauses_nothing_for_a_day() {
+    let bench = bench(|call| match call.index {
+        0 => throttled(600),
+        _ => token("t", 3600),
+    });
+    bench.ask("first", 1, Vendor::Picus);
+    bench.settle().await;
+    bench.ask("second", 2, Vendor::Picus);
+    bench.clock.step(SignedDuration::from_hours(-24));
+    assert!(bench.state("second").paused_until.is_none());
+    bench.pass(61).await;
+    assert_eq!(bench.token("second").as_deref(), Some("t"));
+    // Neither is the grant itself held, nor an endpoint that is waiting for a probe.
+    bench.ask("first", 1, Vendor::Picus);
+    bench.settle().await;
+    assert_eq!(bench.token("first").as_deref(), Some("t"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_measured_by_the_timer_and_not_by_the_wall_clock() {
+    let bench = bench_with(&[(Vendor::Mapiq, 6)], 32, |_| token("t", 3600));
+    for number in 0..18 {
+        bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
+    }
+    for hours in [1, -3, 2] {
+        bench.clock.step(SignedDuration::from_hours(hours));
+        bench.pass(20).await;
+    }
+    bench.pass(300).await;
+    assert_eq!(bench.calls().len(), 18);
+    assert_eq!(most_in_a_minute(&bench.calls()), 6);
+}
