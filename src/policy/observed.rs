@@ -234,21 +234,40 @@ impl Observed<'_> {
                 let same_fingerprint = |inputs: &Inputs| {
                     inputs.key_id == failure.inputs.key_id && inputs.fingerprint == failure.inputs.fingerprint
                 };
+                let same_grant = self.spec_problem.is_some()
+                    || failure.inputs.key_id != self.key_id
+                    || failure.inputs.parameters == self.parameters;
                 match &self.credentials {
                     Credentials::Known { inputs } => same_fingerprint(inputs),
-                    Credentials::Unread { .. } => self.stored().is_some_and(|stored| {
-                        self.currency(stored) == Currency::Current && same_fingerprint(&stored.inputs)
-                    }),
-                    Credentials::Unusable(_) => false,
+                    // Which credential it will be is not known: a rejection must not be forgotten over that, or a
+                    // Secret that is deleted and made again with a rejected password would get it tried again.
+                    Credentials::Unusable(_) => same_grant,
+                    Credentials::Unread { .. } => match self.stored() {
+                        Some(stored) if self.currency(stored) == Currency::Current => {
+                            same_fingerprint(&stored.inputs)
+                        }
+                        _ => same_grant,
+                    },
                 }
             });
-        let succeeded = self
-            .stored()
-            .map(|stored| stored.issued)
-            .max(self.grant.token.as_ref().map(|token| token.issued))
-            .unwrap_or(Timestamp::MIN);
+        // A success that is still to come tells of a clock that was set back, and excuses no failure.
+        let succeeded = [
+            self.stored().map(|stored| stored.issued),
+            self.grant.token.as_ref().map(|token| token.issued),
+            self.grant.succeeded,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|time| *time <= self.now)
+        .max()
+        .unwrap_or(Timestamp::MIN);
         let newest = match (self.grant.failure.clone(), remembered) {
-            (Some(memory), Some(status)) if status.last_attempt > memory.last_attempt => Some(status),
+            // An attempt that is still to come is nobody's: it must not hide what this process has seen.
+            (Some(memory), Some(status))
+                if status.last_attempt > memory.last_attempt && status.last_attempt <= self.now =>
+            {
+                Some(status)
+            }
             (Some(memory), _) => Some(memory),
             (None, status) => status,
         };

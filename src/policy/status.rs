@@ -11,6 +11,10 @@ use crate::api::{Binding, FailureStatus, VendorTokenStatus};
 /// Days before the end of a credential at which users are warned (design, section 2).
 const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
 
+/// Bounds of the schema, in characters.
+const CONDITION_MESSAGE_LIMIT: usize = 2048;
+const FAILURE_MESSAGE_LIMIT: usize = 1024;
+
 /// What a status says beside what was observed.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusContext<'a> {
@@ -83,7 +87,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
         endpoint: context.endpoint.map(str::to_owned),
         failure: failure.map(|failure| FailureStatus {
             reason: failure.reason.as_str().to_owned(),
-            message: failure.message,
+            message: cut(failure.message, FAILURE_MESSAGE_LIMIT),
             count: failure.count,
             last_attempt_time: Time(failure.last_attempt),
             next_attempt_time: failure.next_attempt.map(Time),
@@ -97,11 +101,15 @@ fn next_refresh(
     due: Option<Timestamp>,
     failure: Option<&PastFailure>,
 ) -> Option<Timestamp> {
-    if observed.suspended {
+    if observed.suspended
+        || observed.spec_problem.is_some()
+        || matches!(observed.credentials, Credentials::Unusable(_))
+    {
         return None;
     }
     match failure {
-        Some(failure) => failure.next_attempt,
+        // A failed refresh request brings nothing forward: the token is as fresh as before.
+        Some(failure) => failure.next_attempt.max(due.filter(|due| *due > observed.now)),
         None => due,
     }
 }
@@ -206,12 +214,20 @@ fn with_times(facts: ConditionFacts, observed: &Observed<'_>, generation: i64) -
             || Time(whole_seconds(observed.now)),
             |old| old.last_transition_time.clone(),
         ),
-        message: facts.message,
+        message: cut(facts.message, CONDITION_MESSAGE_LIMIT),
         observed_generation: Some(generation),
         reason: facts.reason.to_owned(),
         status: status.to_owned(),
         type_: facts.kind.to_owned(),
     }
+}
+
+/// The API server refuses a status with a longer message, and then nothing at all would be told.
+fn cut(mut message: String, characters: usize) -> String {
+    if let Some((end, _)) = message.char_indices().nth(characters) {
+        message.truncate(end);
+    }
+    message
 }
 
 /// The API keeps whole seconds; a fraction would differ from what is read back and cost a write.
