@@ -22,3 +22,6 @@ pub use observed::{
     Warnings,
 };
 pub use status::{StatusContext, status};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! Decisions and statuses over scenes: what was observed of one VendorToken whose token was issued at second 0.
+
+mod decisions;
+mod properties;
+mod statuses;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::schedule::RefreshPolicy;
+use super::*;
+use crate::api::names::Reason;
+use crate::api::{FailureStatus, VendorTokenStatus};
+use crate::inputs::Inputs;
+
+/// When the stored token was issued.
+const ISSUED: i64 = 1_800_000_000;
+/// It is due at this second, and expires at that one.
+const DUE: i64 = 2880;
+const EXPIRES: i64 = 3600;
+
+const KEY: &str = "00000000";
+const OTHER_KEY: &str = "ffffffff";
+const PARAMETERS: &str = "11111111111111111111111111111111";
+const SOURCES: &str = "22222222";
+
+/// Seconds since the stored token was issued.
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(ISSUED + second).unwrap()
+}
+
+/// What the grant with the credential of this letter (`a` to `f`) is published as.
+fn inputs(credential: char) -> Inputs {
+    Inputs {
+        key_id: KEY.to_owned(),
+        parameters: PARAMETERS.to_owned(),
+        sources: SOURCES.to_owned(),
+        fingerprint: credential.to_string().repeat(32),
+        jitter: 0,
+    }
+}
+
+fn memory_token(issued: i64, expires: i64) -> GrantToken {
+    GrantToken {
+        issued: at(issued),
+        expires: at(expires),
+        warnings: Warnings::default(),
+    }
+}
+
+/// One VendorToken; by default as it is found after a restart, with a fresh token of credential `a`.
+#[derive(Clone, Debug)]
+struct Scene {
+    now: Timestamp,
+    deleting: bool,
+    suspended: bool,
+    spec_problem: Option<Problem>,
+    refresh: RefreshPolicy,
+    request: Option<String>,
+    status: VendorTokenStatus,
+    target: Target,
+    key_id: &'static str,
+    parameters: &'static str,
+    sources: &'static str,
+    credentials: Credentials,
+    grant: GrantState,
+    publish_block: Option<PublishBlock>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            now: at(100),
+            deleting: false,
+            suspended: false,
+            spec_problem: None,
+            refresh: RefreshPolicy::AtLifetimePercent(80),
+            request: None,
+            status: VendorTokenStatus::default(),
+            target: Target::Ours {
+                stored: Some(Stored {
+                    issued: at(0),
+                    expires: at(EXPIRES),
+                    inputs: inputs('a'),
+                    credentials_version: Some("uid/1".to_owned()),
+                    refresh_handled: None,
+                }),
+                as_desired: true,
+            },
+            key_id: KEY,
+            parameters: PARAMETERS,
+            sources: SOURCES,
+            credentials: Credentials::Unread {
+                version: Some("uid/1".to_owned()),
+            },
+            grant: GrantState {
+                may_pass_latch: true,
+                ..GrantState::default()
+            },
+            publish_block: None,
+        }
+    }
+
+    fn observed(&self) -> Observed<'_> {
+        Observed {
+            now: self.now,
+            deleting: self.deleting,
+            suspended: self.suspended,
+            spec_problem: self.spec_problem.clone(),
+            refresh: self.refresh,
+            refresh_request: self.request.as_deref(),
+            status: &self.status,
+            target: self.target.clone(),
+            key_id: self.key_id,
+            parameters: self.parameters,
+            sources: self.sources,
+            credentials: self.credentials.clone(),
+            grant: self.grant.clone(),
+            publish_block: self.publish_block.clone(),
+        }
+    }
+
+    fn at(mut self, second: i64) -> Self {
+        self.now = at(second);
+        self
+    }
+
+    fn deleting(mut self) -> Self {
+        self.deleting = true;
+        self
+    }
+
+    fn suspended(mut self) -> Self {
+        self.suspended = true;
+        self
+    }
+
+    fn spec_problem(mut self) -> Self {
+        self.spec_problem = Some(Problem::new(Reason::InvalidSpec, "why"));
+        self
+    }
+
+    fn requested(mut self) -> Self {
+        self.request = Some("monday".to_owned());
+        self
+    }
+
+    fn free(mut self) -> Self {
+        self.target = Target::Free;
+        self
+    }
+
+    fn target_blocked(mut self) -> Self {
+        self.target = Target::Blocked(Problem::new(Reason::TargetNotOwned, "why"));
+        self
+    }
+
+    fn stored(mut self, change: impl FnOnce(&mut Stored)) -> Self {
+        if let Target::Ours {
+            stored: Some(stored), ..
+        } = &mut self.target
+        {
+            change(stored);
+        }
+        self
+    }
+
+    /// Our keys were edited by others, or the templates by the user.
+    fn not_as_desired(mut self) -> Self {
+        if let Target::Ours { as_desired, .. } = &mut self.target {
+            *as_desired = false;
+        }
+        self
+    }
+
+    /// Our annotations were edited by others: what is in the Secret is not known.
+    fn facts_lost(mut self) -> Self {
+        self.target = Target::Ours {
+            stored: None,
+            as_desired: false,
+        };
+        self
+    }
+
+    /// This process has read the credential of this letter.
+    fn known(mut self, credential: char) -> Self {
+        self.credentials = Credentials::Known {
+            inputs: Inputs {
+                key_id: self.key_id.to_owned(),
+                parameters: self.parameters.to_owned(),
+                sources: self.sources.to_owned(),
+                ..inputs(credential)
+            },
+        };
+        self
+    }
+
+    fn unread(mut self, version: Option<&str>) -> Self {
+        self.credentials = Credentials::Unread {
+            version: version.map(str::to_owned),
+        };
+        self
+    }
+
+    fn unusable(mut self, reason: Reason) -> Self {
+        self.credentials = Credentials::Unusable(Problem::new(reason, "why"));
+        self
+    }
+
+    /// The grant part of the spec was edited.
+    fn grant_edited(mut self) -> Self {
+        self.parameters = "99999999999999999999999999999999";
+        self
+    }
+
+    /// The spec names another Secret, or other keys in it.
+    fn sources_edited(mut self) -> Self {
+        self.sources = "99999999";
+        self
+    }
+
+    /// The stored token was made under a key that is gone.
+    fn key_lost(mut self) -> Self {
+        self.key_id = OTHER_KEY;
+        self
+    }
+
+    fn memory(mut self, issued: i64, expires: i64) -> Self {
+        self.grant.token = Some(memory_token(issued, expires));
+        self
+    }
+
+    /// The token in memory is not usable before this second.
+    fn not_before(mut self, second: i64) -> Self {
+        if let Some(token) = &mut self.grant.token {
+            token.warnings.not_before = Some(at(second));
+        }
+        self
+    }
+
+    /// The attempt that this process made at `second` failed.
+    fn failed(mut self, reason: Reason, second: i64, next: Option<i64>) -> Self {
+        let inputs = match &self.credentials {
+            Credentials::Known { inputs } => inputs.clone(),
+            _ => inputs('a'),
+        };
+        self.grant.failure = Some(PastFailure {
+            reason,
+            message: "why".to_owned(),
+            count: 2,
+            last_attempt: at(second),
+            next_attempt: next.map(at),
+            inputs,
+        });
+        self
+    }
+
+    /// The status remembers that the attempt at `second` failed.
+    fn told_failed(mut self, reason: Reason, second: i64, next: Option<i64>, inputs: &Inputs) -> Self {
+        self.status.failure = Some(FailureStatus {
+            reason: reason.as_str().to_owned(),
+            message: "why".to_owned(),
+            count: 2,
+            last_attempt_time: Time(at(second)),
+            next_attempt_time: next.map(|next| Time(at(next))),
+            inputs: inputs.to_string(),
+        });
+        self
+    }
+
+    fn may_not_pass(mut self) -> Self {
+        self.grant.may_pass_latch = false;
+        self
+    }
+
+    /// The least gap after the last grant ends at `next`, and on request at `on_request`.
+    fn gap(mut self, next: i64, on_request: i64) -> Self {
+        self.grant.earliest_next = Some(at(next));
+        self.grant.earliest_on_request = Some(at(on_request));
+        self
+    }
+
+    fn publish_blocked(mut self, next: i64) -> Self {
+        self.publish_block = Some(PublishBlock {
+            problem: Problem::new(Reason::TargetInvalid, "why"),
+            next_attempt: at(next),
+        });
+        self
+    }
+}
+
+fn seconds_later(time: Timestamp, seconds: i64) -> Timestamp {
+    time.saturating_add(SignedDuration::from_secs(seconds)).unwrap()
+}
