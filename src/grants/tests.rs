@@ -45,11 +45,14 @@ struct Call {
     index: usize,
 }
 
-/// What the vendor does: nothing at all after this time, or an answer.
+/// What the vendor does after some time: answers, or breaks the connection.
 struct Answer {
     after: Duration,
-    result: Result<(u16, Vec<(&'static str, String)>, String), Failure>,
+    result: Result<Response, Failure>,
 }
+
+/// Status, headers and body.
+type Response = (u16, Vec<(&'static str, String)>, String);
 
 impl Answer {
     fn after(mut self, delay: Duration) -> Self {

@@ -48,7 +48,7 @@ fn any_reason() -> impl Strategy<Value = Reason> {
 }
 
 fn any_problem(reasons: &'static [Reason]) -> impl Strategy<Value = Problem> {
-    (prop::sample::select(reasons), "[a-zé ]{0,20}", 1..200_usize)
+    (prop::sample::select(reasons), "[a-zé ]{1,20}", 1..200_usize)
         .prop_map(|(reason, word, times)| Problem::new(reason, word.repeat(times)))
 }
 
@@ -101,8 +101,8 @@ fn any_grant() -> impl Strategy<Value = GrantState> {
         );
     let failure = (
         any_reason(),
-        ".{0,40}",
-        any::<i32>(),
+        ".{1,40}",
+        0..=i32::MAX,
         any_time(),
         option::of(any_time()),
         any_inputs(),
