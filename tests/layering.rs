@@ -195,9 +195,9 @@ fn ours(file: &str, path: &[&str]) -> Option<String> {
     let mut parts = file.trim_end_matches(".rs").trim_end_matches("/mod").split('/');
     let depth = parts.by_ref().count();
     let supers = path.iter().take_while(|part| **part == "super").count();
-    let next = match path.first()? {
-        &"crate" => path.get(1),
-        &"super" if supers >= depth => path.get(supers),
+    let next = match *path.first()? {
+        "crate" => path.get(1),
+        "super" if supers >= depth => path.get(supers),
         _ => return None,
     };
     next.map(|name| (*name).to_owned())
