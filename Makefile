@@ -26,7 +26,7 @@ generate: require-cargo ## Write the CRD into crds/ from the Rust types
 	@hack/generate
 
 .PHONY: control-plane
-control-plane: ## Build etcd, kube-apiserver and kube-controller-manager for the tests and the demo
+control-plane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl for the tests and the demo
 	@hack/build-control-plane
 
 .PHONY: fmt

@@ -41,13 +41,11 @@ pub(super) fn write_problem(error: &kube::Error, secret: &str) -> Option<Problem
     };
     let told = one_line(&status.message);
     match status.code {
-        401 | 403 => Some(Problem::new(
-            Reason::ApiDenied,
-            format!(
-                "the API server denied writing Secret '{secret}': {told}; grant the operator's ServiceAccount create and \
-                 patch on Secrets here, or mend the quota, the admission policy or the namespace that it names"
-            ),
-        )),
+        401 | 403 => Some(denied(&told, secret)),
+        // The code of a refusal by an admission policy or webhook is its author's choice.
+        400..500 if told.contains(" is forbidden: ") || told.contains("admission webhook") => {
+            Some(denied(&told, secret))
+        }
         404 => Some(Problem::new(
             Reason::ApiDenied,
             format!(
@@ -63,6 +61,60 @@ pub(super) fn write_problem(error: &kube::Error, secret: &str) -> Option<Problem
         )),
         _ => None,
     }
+}
+
+fn denied(told: &str, secret: &str) -> Problem {
+    Problem::new(
+        Reason::ApiDenied,
+        format!(
+            "the API server denied writing Secret '{secret}': {told}; grant the operator's ServiceAccount create and \
+             patch on Secrets here, or mend the quota, the admission policy or the namespace that it names"
+        ),
+    )
+}
+
+/// The error of a write without what its words repeat of `written`: an admission policy or webhook may quote the
+/// object that it refuses.
+pub(super) fn withholding(error: kube::Error, written: &[&str]) -> kube::Error {
+    match error {
+        kube::Error::Api(mut status) => {
+            status.message = withhold(&status.message, written);
+            status.reason = withhold(&status.reason, written);
+            // The same words again, field by field.
+            status.details = None;
+            kube::Error::Api(status)
+        }
+        error => error,
+    }
+}
+
+/// So many characters in a row are no coincidence.
+const SHORTEST_REPEAT: usize = 12;
+
+fn withhold(text: &str, secrets: &[&str]) -> String {
+    let characters: Vec<char> = text.chars().collect();
+    let mut repeats = vec![false; characters.len()];
+    for (start, window) in characters.windows(SHORTEST_REPEAT).enumerate() {
+        let window: String = window.iter().collect();
+        if secrets.iter().any(|secret| secret.contains(&window)) {
+            repeats
+                .iter_mut()
+                .skip(start)
+                .take(SHORTEST_REPEAT)
+                .for_each(|repeat| *repeat = true);
+        }
+    }
+    let mut kept = String::with_capacity(text.len());
+    let mut before = false;
+    for (character, repeat) in characters.into_iter().zip(repeats) {
+        match (repeat, before) {
+            (true, false) => kept.push_str("[withheld]"),
+            (true, true) => {}
+            (false, _) => kept.push(character),
+        }
+        before = repeat;
+    }
+    kept
 }
 
 /// What a refused read of a Secret means for the user.
@@ -89,4 +141,70 @@ fn one_line(text: &str) -> String {
         .take(300)
         .collect();
     line.trim().trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn api_error(code: u16, message: &str) -> kube::Error {
+        let status = serde_json::json!({ "status": "Failure", "code": code, "reason": "Invalid", "message": message,
+            "details": { "causes": [{ "message": message }] } });
+        kube::Error::Api(serde_json::from_value(status).unwrap())
+    }
+
+    #[rstest]
+    #[case(
+        403,
+        "secrets \"t\" is forbidden: User \"u\" cannot patch",
+        Some(Reason::ApiDenied)
+    )]
+    #[case(403, "secrets \"t\" is forbidden: exceeded quota", Some(Reason::ApiDenied))]
+    #[case(
+        422,
+        "secrets \"t\" is forbidden: ValidatingAdmissionPolicy 'p' denied request: no",
+        Some(Reason::ApiDenied)
+    )]
+    #[case(
+        400,
+        "admission webhook \"w\" denied the request: no",
+        Some(Reason::ApiDenied)
+    )]
+    #[case(404, "namespaces \"n\" not found", Some(Reason::ApiDenied))]
+    #[case(
+        422,
+        "Secret \"t\" is invalid: data: Forbidden: field is immutable",
+        Some(Reason::TargetInvalid)
+    )]
+    #[case(413, "request is too large", Some(Reason::TargetInvalid))]
+    #[case(500, "etcdserver: request timed out", None)]
+    fn a_refused_write_has_a_reason(
+        #[case] code: u16,
+        #[case] message: &str,
+        #[case] expected: Option<Reason>,
+    ) {
+        let problem = write_problem(&api_error(code, message), "t");
+        assert_eq!(problem.map(|problem| problem.reason), expected);
+    }
+
+    #[test]
+    fn what_repeats_the_written_token_is_withheld_and_the_rest_is_told() {
+        let (token, encoded) = ("abcdefghijklmnopqrstuvwxyz", "YWJjZGVmZ2hpamtsbW5vcA==");
+        let message = format!(
+            "denied: '{token}', data {encoded}, cut {}, alphabet abcdefghij",
+            &token[..15]
+        );
+        let error = withholding(api_error(500, &message), &[token, encoded]);
+        let told = with_causes(&error);
+        assert!(
+            told.contains("denied: '[withheld]', data [withheld], cut [withheld], alphabet abcdefghij"),
+            "{told}"
+        );
+        assert!(
+            !told.contains(&token[..12]) && !told.contains(&encoded[..12]),
+            "{told}"
+        );
+    }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::checked::Checked;
 use super::context::{BlockMemo, Context};
-use super::error::{Error, write_problem};
+use super::error::{Error, withholding, write_problem};
 use super::secrets;
 use super::view::{View, read_record};
 use crate::api::{VendorToken, names};
@@ -21,9 +21,9 @@ use crate::error_text::with_causes;
 use crate::inputs::Inputs;
 use crate::policy::backoff::{self, Probe};
 use crate::policy::ownership::{self, SecretRecord};
-use crate::policy::{PublishBlock, Target};
+use crate::policy::{Problem, PublishBlock, Target};
 use crate::template;
-use crate::token::AccessToken;
+use crate::token::{AccessToken, ExposeSecret};
 use kube::Resource;
 
 /// An apply with this version creates when the Secret is absent and conflicts when it is present.
@@ -62,7 +62,7 @@ pub(super) async fn publish(
     );
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
-    match api.patch(&name, &parameters, &Patch::Apply(body)).await {
+    match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
         Ok(written) => {
             context.set_block(&view.object, None);
             view.block = None;
@@ -85,8 +85,8 @@ pub(super) async fn publish(
             view.judge_target(context);
             Ok(Published::Conflict)
         }
-        Err(source) => match write_problem(&source, &name) {
-            Some(problem) => {
+        Err(source) => match refused(source, token, &body, &name) {
+            Ok(problem) => {
                 let count = view
                     .present_block(context)
                     .map_or(1, |memo| memo.count.saturating_add(1));
@@ -107,13 +107,31 @@ pub(super) async fn publish(
                 );
                 Ok(Published::Refused)
             }
-            None => Err(Error::WriteTarget {
+            Err(source) => Err(Error::WriteTarget {
                 namespace,
                 name,
                 source,
             }),
         },
     }
+}
+
+/// What a failed write means for the user, or the error where that is nothing; neither repeats what was written.
+fn refused(
+    error: kube::Error,
+    token: &AccessToken,
+    body: &Value,
+    name: &str,
+) -> Result<Problem, kube::Error> {
+    let mut written = vec![token.value.expose_secret()];
+    let data = body.get("data").and_then(Value::as_object);
+    written.extend(
+        data.into_iter()
+            .flat_map(|data| data.values())
+            .filter_map(Value::as_str),
+    );
+    let error = withholding(error, &written);
+    write_problem(&error, name).ok_or(error)
 }
 
 /// A refused write is tried again as a transient failure is: 5 s doubling to 5 min.

@@ -16,7 +16,7 @@ pub enum Error {
     )]
     BinaryMissing { binary: &'static str, folder: PathBuf },
     /// There is no kubectl to call.
-    #[error("failed to find kubectl: build it with `hack/build-control-plane --kubectl`")]
+    #[error("failed to find kubectl: build it with `make control-plane`")]
     KubectlMissing,
     /// A file, a folder or a process.
     #[error("failed to {action}")]
