@@ -54,7 +54,12 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Example>, Error> {
 
 fn example(yaml: String) -> Result<Option<Example>, String> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(&yaml).map_err(|error| error.to_string())?;
-    let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind).cloned();
+    let of_kind = |kind: &str| {
+        documents
+            .iter()
+            .find(|document| document["kind"] == kind)
+            .cloned()
+    };
     let Some(token) = of_kind("VendorToken") else {
         return Ok(None);
     };

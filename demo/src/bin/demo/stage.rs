@@ -216,7 +216,8 @@ impl Stage {
 
     async fn read(&self) -> Result<(Vec<VendorToken>, Vec<Secret>), Error> {
         // Secrets first: a token that is in a status is in its Secret before.
-        let targets = ListParams::default().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::FIELD_MANAGER));
+        let targets =
+            ListParams::default().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::FIELD_MANAGER));
         let secrets = self
             .secrets()
             .list(&targets)
@@ -240,7 +241,8 @@ impl Stage {
             let token = token.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned());
             let valid = token.is_some_and(|token| self.simulator.validate(row.vendor, &token).valid);
             if !valid {
-                self.unusable.push(format!("Secret {} at {}", row.target, Timestamp::now()));
+                self.unusable
+                    .push(format!("Secret {} at {}", row.target, Timestamp::now()));
             }
         }
     }
@@ -257,11 +259,7 @@ impl Stage {
             let token = std::str::from_utf8(&token.0).ok()?;
             Some(self.simulator.validate(row.vendor, token).valid)
         };
-        Ok(self
-            .rows
-            .iter()
-            .filter(|row| good(row) == Some(true))
-            .count())
+        Ok(self.rows.iter().filter(|row| good(row) == Some(true)).count())
     }
 
     pub(crate) fn log_tail(&self) -> String {

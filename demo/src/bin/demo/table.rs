@@ -134,10 +134,14 @@ pub(crate) fn render(rows: &[Row], now: Timestamp, width: usize) -> Vec<String> 
         ),
     ];
     for row in rows {
-        let text = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-        let expires = row
-            .expires
-            .map_or_else(|| "-".to_owned(), |time| span(now, time));
+        let text = |text: &str| {
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text.to_owned()
+            }
+        };
+        let expires = row.expires.map_or_else(|| "-".to_owned(), |time| span(now, time));
         lines.push(format!(
             "  {:<14} {:<6} {:<20} {:>10}  {:<18} {:>7} {:>13}",
             row.name,
@@ -164,7 +168,9 @@ pub(crate) fn render(rows: &[Row], now: Timestamp, width: usize) -> Vec<String> 
 /// From now until then, in at most two units.
 pub(crate) fn span(now: Timestamp, then: Timestamp) -> String {
     let milliseconds = then.duration_since(now).as_millis();
-    let seconds = u64::try_from(milliseconds.max(0)).unwrap_or_default().div_ceil(1000);
+    let seconds = u64::try_from(milliseconds.max(0))
+        .unwrap_or_default()
+        .div_ceil(1000);
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),

@@ -129,7 +129,10 @@ async fn set_password(stage: &Stage, password: &str) -> Result<(), Error> {
             &Patch::Merge(change),
         )
         .await
-        .map_err(Error::kube(format!("change the Secret {}", example.credentials_secret)))?;
+        .map_err(Error::kube(format!(
+            "change the Secret {}",
+            example.credentials_secret
+        )))?;
     Ok(())
 }
 
@@ -222,7 +225,10 @@ pub(crate) async fn summarise(stage: &Stage, screen: &mut Screen) -> Result<(), 
         .map(|row| format!("{} {}", row.name, times(row.renewed.into())))
         .collect();
     let refreshed = stage.row(Vendor::SixMap).map_or(0, |row| row.renewed);
-    let calls: Vec<String> = Vendor::ALL.into_iter().map(|vendor| calls_of(stage, vendor)).collect();
+    let calls: Vec<String> = Vendor::ALL
+        .into_iter()
+        .map(|vendor| calls_of(stage, vendor))
+        .collect();
     let violations = stage.simulator.violations();
     screen.say(&format!(
         "\nSummary, after {:.0} s\n\
@@ -233,7 +239,11 @@ pub(crate) async fn summarise(stage: &Stage, screen: &mut Screen) -> Result<(), 
          \x20 {} of them against a vendor's rules",
         screen.elapsed(),
         stage.rows.len(),
-        if renewed.is_empty() { "none".to_owned() } else { renewed.join(", ") },
+        if renewed.is_empty() {
+            "none".to_owned()
+        } else {
+            renewed.join(", ")
+        },
         stage.looks,
         match stage.unusable.len() {
             0 => "none".to_owned(),
@@ -247,7 +257,10 @@ pub(crate) async fn summarise(stage: &Stage, screen: &mut Screen) -> Result<(), 
     ));
     let mut wrong = Vec::new();
     if ready < stage.rows.len() || usable < stage.rows.len() {
-        wrong.push(format!("{ready} of {} are Ready, and {usable} usable", stage.rows.len()));
+        wrong.push(format!(
+            "{ready} of {} are Ready, and {usable} usable",
+            stage.rows.len()
+        ));
     }
     if refreshed == 0 {
         wrong.push("nothing was refreshed".to_owned());
