@@ -1,5 +1,6 @@
 //! The cluster that the demo uses: a control plane of its own, or the one of `DEMO_KUBECONFIG`.
 
+use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
+use serde::de::DeserializeOwned;
 use test_support::{ControlPlane, Options, wait_for};
 use vendor_token_operator::api::VendorToken;
 
@@ -260,7 +262,7 @@ impl Existing {
             .delete(DEFINITION, &DeleteParams::default())
             .await
             .map_err(Error::kube(format!("remove the definition {DEFINITION}")))?;
-        Ok(())
+        gone(&definitions, DEFINITION).await
     }
 }
 
@@ -316,8 +318,16 @@ async fn remove_namespace(client: &Client) -> Result<(), Error> {
         .delete(NAMESPACE, &DeleteParams::default())
         .await
         .map_err(Error::kube(format!("remove the namespace {NAMESPACE}")))?;
-    wait_for("the end of the namespace", PATIENCE, || async {
-        match namespaces.get_opt(NAMESPACE).await {
+    gone(&namespaces, NAMESPACE).await
+}
+
+/// Waits until an object that was deleted is no more.
+async fn gone<K>(api: &Api<K>, name: &str) -> Result<(), Error>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    wait_for(&format!("the end of {name}"), PATIENCE, || async {
+        match api.get_opt(name).await {
             Ok(None) => Ok(()),
             Ok(Some(_)) => Err("it is still there".to_owned()),
             Err(error) => Err(error.to_string()),

@@ -66,17 +66,26 @@ async fn run(arguments: &Arguments) -> Result<End, Error> {
     let mut screen = Screen::new();
     let cluster = tokio::select! {
         cluster = open(arguments, &screen) => cluster?,
-        () = signals.stop() => return Ok(End::Interrupted),
+        () = signals.stop() => {
+            screen.say("\nInterrupted.");
+            return Ok(End::Interrupted);
+        }
     };
     let mut stage = None;
+    let mut toured = false;
     let result = tokio::select! {
-        result = play(arguments, &cluster, &mut stage, &mut screen) => result.map(|()| End::Done),
+        result = play(arguments, &cluster, &mut stage, &mut screen, &mut toured) => result.map(|()| End::Done),
         () = signals.stop() => Ok(End::Interrupted),
     };
     screen.leave_table();
-    if matches!(result, Ok(End::Interrupted)) {
-        screen.say("\nInterrupted: stopping.");
-    }
+    let result = match result {
+        Ok(End::Interrupted) => {
+            screen.say("\nInterrupted: stopping.");
+            // With --keep that is how it ends.
+            Ok(if toured { End::Done } else { End::Interrupted })
+        }
+        result => result,
+    };
     // From here on another Ctrl-C ends at once; processes end with ours in any case.
     let closed = tokio::select! {
         closed = close(cluster, stage, &screen) => closed,
@@ -110,6 +119,7 @@ async fn play(
     cluster: &Cluster,
     place: &mut Option<Stage>,
     screen: &mut Screen,
+    toured: &mut bool,
 ) -> Result<(), Error> {
     cluster.prepare().await?;
     let stage = place.insert(Stage::set(cluster, tour::options(), screen).await?);
@@ -125,6 +135,7 @@ async fn play(
     screen.restart_clock();
     tour::run(stage, screen).await?;
     tour::summarise(stage, screen).await?;
+    *toured = true;
     if arguments.keep {
         look_around(cluster, stage, screen);
         stage.watch(screen).await?;
