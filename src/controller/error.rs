@@ -145,6 +145,7 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::error_text::with_causes;
     use rstest::rstest;
 
     use super::*;
