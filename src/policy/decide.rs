@@ -109,11 +109,12 @@ fn is_newer(token: &GrantToken, stored: Option<&Stored>) -> bool {
     stored.is_none_or(|stored| token.issued > stored.issued)
 }
 
-/// The time from which `token` is usable, where waiting for it costs nothing because the stored one is good.
+/// The time from which `token` is usable, where waiting for it costs nothing because the stored one is good. Waits end
+/// at the stored one's expiry in any case.
 fn not_usable_yet(token: &GrantToken, stored: Option<&Stored>, now: Timestamp) -> Option<Timestamp> {
     let not_before = token.warnings.not_before?;
     let stored = stored.filter(|stored| stored.is_valid(now) && token.issued > stored.issued)?;
-    (not_before > later(now, NOT_BEFORE_TOLERANCE_SECONDS)).then(|| not_before.min(stored.expires))
+    (not_before > later(now, NOT_BEFORE_TOLERANCE_SECONDS)).then_some(not_before)
 }
 
 /// Waits for the soonest of these times that is still to come.

@@ -113,8 +113,9 @@ async fn who_joins_a_waiting_grant_with_a_token_that_ends_sooner_brings_it_forwa
     // Comes too late to matter, and must not push anything back.
     bench.ask_live("relaxed", 3, Vendor::SixMap, 9000);
     bench.ask("needy", 3, Vendor::SixMap);
+    bench.ask_live("last", 4, Vendor::SixMap, 250);
     bench.pass(10).await;
-    assert_eq!(bench.order(), [99, 1, 2, 3]);
+    assert_eq!(bench.order(), [99, 1, 2, 3, 4]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,4 +175,8 @@ async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
     assert_eq!(bench.order(), [1, 2, 3]);
     assert_eq!(bench.woken(), ["a/late1", "a/late2", "a/late3"]);
     assert_eq!(bench.token("late1").as_deref(), Some("t"));
+    // They were not left waiting: when they ask in earnest, they wait since then.
+    bench.pass(3600 + 720).await;
+    let now = Instant::now();
+    assert_eq!(bench.grants.ask(ask("late2", 2, grant_of(Vendor::SixMap))), now);
 }
