@@ -313,11 +313,13 @@ impl World {
         self.plane.audit().mark().await.unwrap()
     }
 
-    /// What operators have asked of the API server in this namespace since `mark`.
+    /// What operators have asked of the API server in this namespace since `mark`, lists and watches apart: those are
+    /// renewed whenever the API server ends them.
     pub(crate) async fn requests_since(&self, mark: Mark) -> AuditEntries {
         let all = self.plane.audit().since(mark).await.unwrap();
-        all.of_service_account(OPERATOR, OPERATOR)
-            .matching(|entry| entry.namespace == self.namespace)
+        all.of_service_account(OPERATOR, OPERATOR).matching(|entry| {
+            entry.namespace == self.namespace && !matches!(entry.verb.as_str(), "list" | "watch")
+        })
     }
 
     /// Has a VendorToken looked at again, and waits until the operator has nothing more to do: what follows from all
@@ -413,6 +415,14 @@ impl World {
         let bytes = secret.data?.remove(key)?;
         Some(String::from_utf8(bytes.0).unwrap())
     }
+}
+
+/// Numbers of requests, as `1 patch secrets`.
+pub(crate) fn counts(requests: &AuditEntries) -> Vec<String> {
+    let counts = requests.by_verb_and_resource().into_iter();
+    counts
+        .map(|((verb, resource), count)| format!("{count} {verb} {resource}"))
+        .collect()
 }
 
 /// `Ready` as `True Published`, followed by the other conditions that are True.

@@ -183,33 +183,42 @@ async fn a_secret_with_its_owners_consent_is_used_and_never_owned() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_vendor_tokens_with_one_target_the_older_wins_until_it_is_gone() {
     let world = World::new("conflict").await;
-    for object in ["a-older", "b-younger"] {
-        world.register(VENDOR, object).await;
-        world
-            .apply(object, spec_with_target(object, json!({ "name": "contested" })))
-            .await;
-    }
-    let operator = world.operator().await;
-    world.ready("a-older", "True Published").await;
-    world.ready("b-younger", "False TargetConflict +Stalled").await;
-    assert!(world.message("b-younger").await.contains("'a-older'"));
-    world.settle("b-younger", &operator).await;
-    let of = async || {
-        let value = world.data("contested", "token").await?;
-        world.simulator.validate(VENDOR, &value).credential
-    };
-    assert_eq!(of().await.as_deref(), Some("a-older"));
-    assert_eq!(world.simulator.credential_counts(VENDOR, "b-younger").calls, 0);
+    // With "Retain" nothing but the deletion of the older one tells the younger one.
+    for policy in ["Delete", "Retain"] {
+        let (contested, older, younger) = (
+            &*format!("contested-{}", policy.to_lowercase()),
+            &*format!("a-older-{}", policy.to_lowercase()),
+            &*format!("b-younger-{}", policy.to_lowercase()),
+        );
+        for object in [older, younger] {
+            world.register(VENDOR, object).await;
+            let target = json!({ "name": contested, "deletionPolicy": policy });
+            world.apply(object, spec_with_target(object, target)).await;
+        }
+        let operator = world.operator().await;
+        world.ready(older, "True Published").await;
+        world.ready(younger, "False TargetConflict +Stalled").await;
+        assert!(world.message(younger).await.contains(&format!("'{older}'")));
+        world.settle(younger, &operator).await;
+        let of = async || {
+            let value = world.data(contested, "token").await?;
+            world.simulator.validate(VENDOR, &value).credential
+        };
+        assert_eq!(of().await.as_deref(), Some(older));
+        let calls_of_younger = || world.simulator.credential_counts(VENDOR, younger).calls;
+        assert_eq!(calls_of_younger(), 0);
 
-    world.delete("a-older").await;
-    world.ready("b-younger", "True Published").await;
-    world
-        .until("the younger one's token", async || match of().await {
-            Some(credential) if credential == "b-younger" => Ok(()),
-            other => Err(format!("{other:?}")),
-        })
-        .await;
-    assert_eq!(world.simulator.credential_counts(VENDOR, "b-younger").calls, 1);
+        world.delete(older).await;
+        world.ready(younger, "True Published").await;
+        world
+            .until("the younger one's token", async || match of().await {
+                Some(credential) if credential == younger => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+        assert_eq!(calls_of_younger(), 1);
+        operator.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

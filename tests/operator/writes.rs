@@ -4,17 +4,10 @@ use serde_json::json;
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::names;
 
-use crate::support::World;
+use crate::support::{World, counts};
 use crate::vendors::{self, for_every_vendor};
 
 const VENDOR: Vendor = Vendor::Picus;
-
-fn counts(requests: &test_support::AuditEntries) -> Vec<String> {
-    let counts = requests.by_verb_and_resource().into_iter();
-    counts
-        .map(|((verb, resource), count)| format!("{count} {verb} {resource}"))
-        .collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_writes_the_target_and_the_status_once_each() {
