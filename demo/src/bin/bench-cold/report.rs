@@ -1,0 +1,116 @@
+//! The figures for a person.
+
+use std::collections::BTreeMap;
+
+use crate::measure::{Measurement, Program};
+
+fn name(program: Program) -> &'static str {
+    match program {
+        Program::Floor => "floor",
+        Program::Operator => "operator",
+    }
+}
+
+/// One measurement in a line.
+pub(crate) fn line(measurement: &Measurement) -> String {
+    let servers: Vec<String> = measurement
+        .processor
+        .iter()
+        .map(|(program, seconds)| format!("{program} {seconds:.2}"))
+        .collect();
+    format!(
+        "  {:<9} {:>7.2} s  {:>7.1} objects/s  processor seconds: {}",
+        name(measurement.program),
+        measurement.took.as_secs_f64(),
+        measurement.rate(),
+        servers.join(", ")
+    )
+}
+
+/// The medians side by side, and their ratio.
+pub(crate) fn table(measurements: &[Measurement]) -> String {
+    let mut columns: BTreeMap<Program, Vec<&Measurement>> = BTreeMap::new();
+    for measurement in measurements {
+        columns.entry(measurement.program).or_default().push(measurement);
+    }
+    let heads = columns.keys().map(|program| name(*program).to_owned()).collect();
+    let mut lines = vec![String::new(), row("medians", heads)];
+    let mut figure = |label: &str, digits: usize, value: &dyn Fn(&Measurement) -> Option<f64>| {
+        let cells = columns
+            .values()
+            .map(|of_program| {
+                let values: Vec<f64> = of_program
+                    .iter()
+                    .filter_map(|measurement| value(measurement))
+                    .collect();
+                median(values).map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+            })
+            .collect();
+        lines.push(row(label, cells));
+    };
+    figure("objects a second", 1, &|measurement| Some(measurement.rate()));
+    figure("seconds", 2, &|measurement| Some(measurement.took.as_secs_f64()));
+    figure("processor seconds", 2, &Measurement::own_processor);
+    figure("processor seconds per 1000 objects", 2, &|measurement| {
+        Some(measurement.own_processor()? * 1000.0 / measurement.objects as f64)
+    });
+    figure("peak memory, MiB", 1, &|measurement| {
+        measurement.peak_memory.map(|kibibytes| kibibytes as f64 / 1024.0)
+    });
+    figure("vendor calls", 0, &|measurement| {
+        Some(measurement.vendor_calls as f64)
+    });
+    figure("API requests per object", 3, &|measurement| {
+        let all: u64 = measurement.requests.values().sum();
+        Some(all as f64 / measurement.objects as f64)
+    });
+    let mut requests: Vec<&String> = measurements
+        .iter()
+        .flat_map(|measurement| measurement.requests.keys())
+        .collect();
+    requests.sort();
+    requests.dedup();
+    for request in requests {
+        figure(&format!("  {request}"), 0, &|measurement| {
+            let count = measurement.requests.get(request).copied().unwrap_or_default();
+            Some(count as f64)
+        });
+    }
+    let rate = |program: Program| {
+        let of_program = columns.get(&program)?;
+        median(of_program.iter().map(|measurement| measurement.rate()).collect())
+    };
+    if let (Some(operator), Some(floor)) = (rate(Program::Operator), rate(Program::Floor)) {
+        lines.push(format!("\noperator / floor: {:.2}", operator / floor));
+    }
+    lines.join("\n")
+}
+
+fn row(label: &str, cells: Vec<String>) -> String {
+    let cells: String = cells.iter().map(|cell| format!(" {cell:>12}")).collect();
+    format!("  {label:<38}{cells}")
+}
+
+/// The middle one, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    if values.len() % 2 == 1 {
+        Some(upper)
+    } else {
+        Some((values.get(middle - 1)? + upper) / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}
