@@ -113,7 +113,7 @@ fn is_newer(token: &GrantToken, stored: Option<&Stored>) -> bool {
 /// at the stored one's expiry in any case.
 fn not_usable_yet(token: &GrantToken, stored: Option<&Stored>, now: Timestamp) -> Option<Timestamp> {
     let not_before = token.warnings.not_before?;
-    let stored = stored.filter(|stored| stored.is_valid(now) && token.issued > stored.issued)?;
+    stored.filter(|stored| stored.is_valid(now) && token.issued > stored.issued)?;
     (not_before > later(now, NOT_BEFORE_TOLERANCE_SECONDS)).then_some(not_before)
 }
 
