@@ -22,6 +22,16 @@ impl Fingerprint {
         self.0[15]
     }
 
+    /// Tells two published fingerprints apart, where the real ones are not known.
+    pub fn of_published(inputs: &Inputs) -> Self {
+        let mut bytes = [0; 16];
+        for (byte, text) in bytes.iter_mut().zip(inputs.fingerprint.as_bytes().chunks(2)) {
+            let text = std::str::from_utf8(text).unwrap_or_default();
+            *byte = u8::from_str_radix(text, 16).unwrap_or_default();
+        }
+        Self(bytes)
+    }
+
     /// A fingerprint with these bytes, for tests of components that take fingerprints as opaque.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
@@ -32,6 +42,23 @@ impl fmt::Debug for Fingerprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Four bytes tell grants apart in a log and are too few to compare across namespaces' annotations.
         write!(formatter, "Fingerprint({})", hex(&self.0[..4]))
+    }
+}
+
+/// Identifies the account at a vendor that counts failed attempts, whatever the password. Never published.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Account([u8; 16]);
+
+impl Account {
+    /// An account with these bytes, for tests of components that take accounts as opaque.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Account({})", hex(&self.0[..4]))
     }
 }
 
@@ -103,6 +130,22 @@ impl FingerprintKey {
                 .field(certificate.private_key.expose_secret());
         }
         Fingerprint(context.finish())
+    }
+
+    /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA). None
+    /// of the other vendors has one.
+    pub fn account(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Account> {
+        let Grant::CheckmarxSca { tenant, .. } = grant else {
+            return None;
+        };
+        // A user's name is compared without regard to case, here as there: two spellings are one account.
+        let user = credentials.values.get("username")?.expose_secret().to_lowercase();
+        let mut context = Fields::new(&self.key, "account");
+        context
+            .field(&endpoint.origin)
+            .field(&tenant.to_lowercase())
+            .field(&user);
+        Some(Account(context.finish()))
     }
 
     /// The part of [`Inputs`] that is known without reading a Secret.

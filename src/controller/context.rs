@@ -13,7 +13,7 @@ use super::tokens::{Tokens, key_of, target_name};
 use crate::api::VendorToken;
 use crate::clock::Clock;
 use crate::error_text::with_causes;
-use crate::fingerprint::{Fingerprint, FingerprintKey, KnownInputs};
+use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
 use crate::policy::PublishBlock;
@@ -53,6 +53,7 @@ pub(super) struct Memo {
     pub(super) version: String,
     pub(super) known: KnownInputs,
     pub(super) fingerprint: Fingerprint,
+    pub(super) account: Option<Account>,
 }
 
 /// A target that could not be written.
@@ -78,6 +79,8 @@ pub(super) struct Context {
     pub(super) health: Health,
     /// Told when a watch has read its list whole.
     pub(super) initial_lists: Notify,
+    /// Told when the fingerprint key is there.
+    pub(super) key_found: Notify,
     /// Told when the fingerprint key's Secret was deleted.
     pub(super) key_deleted: Notify,
     triggers: mpsc::UnboundedSender<ObjectKey>,
@@ -125,6 +128,7 @@ impl Context {
             metrics: parts.metrics,
             health: parts.health,
             initial_lists: Notify::new(),
+            key_found: Notify::new(),
             key_deleted: Notify::new(),
             triggers: parts.triggers,
             key: Mutex::default(),
@@ -228,6 +232,7 @@ impl Context {
 
     pub(super) fn set_key(&self, key: FingerprintKey) {
         *lock(&self.key) = Some(Arc::new(key));
+        self.key_found.notify_waiters();
         self.health.set_ready("fingerprint-key", Ok(()));
     }
 

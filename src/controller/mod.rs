@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod key;
 mod publish;
+mod recall;
 mod reconcile;
 mod secrets;
 mod session;

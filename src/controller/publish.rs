@@ -19,7 +19,7 @@ use super::view::{View, read_record};
 use crate::api::{VendorToken, names};
 use crate::error_text::with_causes;
 use crate::inputs::Inputs;
-use crate::policy::backoff::{self, Probe};
+use crate::policy::backoff;
 use crate::policy::ownership::{self, SecretRecord};
 use crate::policy::{Problem, PublishBlock, Target};
 use crate::template;
@@ -90,7 +90,8 @@ pub(super) async fn publish(
                 let count = view
                     .present_block(context)
                     .map_or(1, |memo| memo.count.saturating_add(1));
-                let next_attempt = next_attempt(count, context.clock.now());
+                let next_attempt =
+                    backoff::after_no_answer(count, 0, context.clock.now()).unwrap_or(Timestamp::MAX);
                 let block = PublishBlock {
                     problem,
                     next_attempt,
@@ -132,12 +133,6 @@ fn refused(
     );
     let error = withholding(error, &written);
     write_problem(&error, name).ok_or(error)
-}
-
-/// A refused write is tried again as a transient failure is: 5 s doubling to 5 min.
-fn next_attempt(count: i32, now: Timestamp) -> Timestamp {
-    let failure = crate::failure::Failure::new(crate::failure::FailureClass::Transient, "");
-    backoff::next_attempt(&failure, count, Probe::Hourly, 0, now).unwrap_or(now)
 }
 
 /// The refresh request to be kept on the target: the one that this token serves, else the one that stands there.

@@ -19,8 +19,9 @@ use crate::api::names::{self, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
 use crate::error_text::with_causes;
 use crate::grants::Ask;
+use crate::inputs::Inputs;
 use crate::metrics::ObjectLabels;
-use crate::policy::{self, Decision, Progress, StatusContext, decide};
+use crate::policy::{self, Decision, PastFailure, Progress, StatusContext, backoff, decide};
 
 /// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
 /// moves no timer.
@@ -47,7 +48,7 @@ pub(super) async fn reconcile(token: Arc<VendorToken>, context: Arc<Context>) ->
     record(&view, &outcome, &context).await
 }
 
-async fn act(view: &mut View, context: &Context) -> Result<Outcome, Error> {
+async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> {
     for _ in 0..MOST_STEPS {
         let decision = decide(&view.observed(context));
         tracing::trace!(object = %view.object, ?decision, "decided");
@@ -82,14 +83,15 @@ async fn act(view: &mut View, context: &Context) -> Result<Outcome, Error> {
                     Published::Conflict | Published::Refused => {}
                 }
             }
-            Decision::Issue => match ask(view, context) {
-                Some(since) => {
+            Decision::Issue => match ask(view, context).await? {
+                Asked::Waiting(since) => {
                     return Ok(Outcome {
                         until: None,
                         asked: Some(since),
                     });
                 }
-                None => view.read_credentials(context).await?,
+                Asked::NeedsCredentials => view.read_credentials(context).await?,
+                Asked::Changed => break,
             },
         }
     }
@@ -114,40 +116,91 @@ fn due_before(view: &View) -> Option<Timestamp> {
     Some(stored.due(checked.refresh))
 }
 
-/// Asks for a token; `None` when the credentials must be read first.
-fn ask(view: &mut View, context: &Context) -> Option<Instant> {
+/// What became of asking.
+enum Asked {
+    /// The object waits since then.
+    Waiting(Instant),
+    /// The credentials must be read first.
+    NeedsCredentials,
+    /// The object was changed or deleted in between: look again.
+    Changed,
+}
+
+/// Asks for a token. Where a failed attempt could lock an account, it is recorded before it is sent: no crash may
+/// forget it.
+async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked, Error> {
     let refresh_request = view.observed(context).pending_request().map(str::to_owned);
     let now = context.clock.now();
     let live_until = view.live_until(now);
     let joined = context
         .grants
         .join(&view.object, refresh_request.as_deref(), live_until);
-    if joined.is_some() {
-        return joined;
+    if let Some(since) = joined {
+        return Ok(Asked::Waiting(since));
     }
-    let failures_before = view
-        .status()
-        .failure
-        .as_ref()
-        .and_then(policy::PastFailure::from_status)
-        .filter(|failure| {
-            view.inputs()
-                .is_some_and(|inputs| inputs.fingerprint == failure.inputs.fingerprint)
-        })
-        .map_or(0, |failure| failure.count);
-    let checked = view.checked.as_ref().ok()?;
-    let fingerprint = view.fingerprint?;
-    let credentials = view.values.take()?;
-    Some(context.grants.ask(Ask {
+    let (Some(inputs), Some(fingerprint)) = (view.inputs(), view.fingerprint) else {
+        return Ok(Asked::NeedsCredentials);
+    };
+    if view.values.is_none() {
+        return Ok(Asked::NeedsCredentials);
+    }
+    let proven = view.observed(context).is_proven() || context.grants.is_proven(&view.object);
+    let account = view.account.filter(|_| !proven);
+    let failures_before = failures_before(view, &inputs, account.is_some(), now);
+    if account.is_some() {
+        let count = failures_before.saturating_add(1);
+        let next = backoff::after_no_answer(count, inputs.jitter, now);
+        let attempt = PastFailure::about_to_be_sent(count, now, next, inputs);
+        let status = policy::status_before_asking(
+            &view.observed(context),
+            &status_context(view, Progress::Asked),
+            attempt,
+        );
+        if !write_status(view, &status, context).await? {
+            return Ok(Asked::Changed);
+        }
+        if let Some(written) = context.tokens.get(&view.object) {
+            view.token = written;
+        }
+    }
+    let (Ok(checked), Some(credentials)) = (&view.checked, view.values.take()) else {
+        return Ok(Asked::NeedsCredentials);
+    };
+    let asked = context.grants.ask(Ask {
         fingerprint,
         grant: checked.grant.clone(),
         endpoint: checked.endpoint.clone(),
         credentials,
         object: view.object.clone(),
+        account,
         live_until,
         failures_before,
         refresh_request,
-    }))
+    });
+    Ok(asked.map_or(Asked::Changed, Asked::Waiting))
+}
+
+/// Failures in a row that the status tells of: of these same credentials, and where an account could be locked, of any
+/// that were tried within the time that counts.
+fn failures_before(view: &View, inputs: &Inputs, counts_for_account: bool, now: Timestamp) -> i32 {
+    let failure = view.status().failure.as_ref().and_then(PastFailure::from_status);
+    let recent = |failure: &PastFailure| now.duration_since(failure.last_attempt) < policy::ACCOUNT_WINDOW;
+    failure
+        .filter(|failure| {
+            failure.inputs.fingerprint == inputs.fingerprint || (counts_for_account && recent(failure))
+        })
+        .map_or(0, |failure| failure.count)
+}
+
+fn status_context(view: &View, progress: Progress) -> StatusContext<'_> {
+    let checked = view.checked.as_ref().ok();
+    StatusContext {
+        generation: view.token.metadata.generation.unwrap_or_default(),
+        target_name: &view.target_name,
+        endpoint: checked.map(|checked| checked.endpoint.origin.trim_start_matches("https://")),
+        credential_expires: checked.and_then(|checked| checked.credential_expires),
+        progress,
+    }
 }
 
 async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Result<Action, Error> {
@@ -156,33 +209,17 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
         return Ok(Action::await_change());
     }
     let now = observed.now;
-    let progress = match (outcome.asked, observed.grant.paused_until) {
-        (Some(_), Some(until)) => Progress::Paused(until),
-        (Some(_), None) => Progress::Asked,
-        (None, _) => Progress::None,
+    let progress = match (
+        outcome.asked,
+        observed.grant.paused_until,
+        observed.grant.account_free_at,
+    ) {
+        (Some(_), Some(until), _) => Progress::Paused(until),
+        (Some(_), None, _) => Progress::Asked,
+        (None, _, Some(until)) if !observed.is_proven() => Progress::Held(until),
+        (None, _, _) => Progress::None,
     };
-    let endpoint = view
-        .checked
-        .as_ref()
-        .ok()
-        .map(|checked| checked.endpoint.origin.clone());
-    let target_name = super::tokens::target_name(&view.token);
-    let status = policy::status(
-        &observed,
-        &StatusContext {
-            generation: view.token.metadata.generation.unwrap_or_default(),
-            target_name: &target_name,
-            endpoint: endpoint
-                .as_deref()
-                .map(|origin| origin.trim_start_matches("https://")),
-            credential_expires: view
-                .checked
-                .as_ref()
-                .ok()
-                .and_then(|checked| checked.credential_expires),
-            progress,
-        },
-    );
+    let status = policy::status(&observed, &status_context(view, progress));
     let mut wait = outcome
         .until
         .map_or(LONGEST_WAIT, |until| {
@@ -211,7 +248,9 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
             .filter(|waited| *waited < FIRST_STATUS_AFTER)
         {
             Some(waited) if !told_false => wait = wait.min(FIRST_STATUS_AFTER - waited),
-            _ => write_status(view, &status, context).await?,
+            _ => {
+                write_status(view, &status, context).await?;
+            }
         }
     }
     observe(view, &status, context);
@@ -226,7 +265,12 @@ fn is_ready(status: &VendorTokenStatus) -> bool {
         .any(|found| found.type_ == condition::READY && found.status == "True")
 }
 
-async fn write_status(view: &View, status: &VendorTokenStatus, context: &Arc<Context>) -> Result<(), Error> {
+/// Writes the status; false when the object is another one by now, or gone.
+async fn write_status(
+    view: &View,
+    status: &VendorTokenStatus,
+    context: &Arc<Context>,
+) -> Result<bool, Error> {
     let (namespace, name) = (&view.object.namespace, &view.object.name);
     let api: Api<VendorToken> = Api::namespaced(context.client.clone(), namespace);
     let patch = json!({
@@ -243,10 +287,10 @@ async fn write_status(view: &View, status: &VendorTokenStatus, context: &Arc<Con
             written.managed_fields_mut().clear();
             context.tokens.put(written);
             events::publish(context, &view.token, events::transitions(view.status(), status));
-            Ok(())
+            Ok(true)
         }
         // It was deleted, or deleted and made anew: its own event tells the rest.
-        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(false),
         Err(source) => Err(Error::WriteStatus {
             namespace: namespace.clone(),
             name: name.clone(),

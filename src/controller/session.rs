@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::context::Context;
 use super::error::Error;
+use super::recall::recall;
 use super::tokens::object_ref;
 use super::watch::{SecretSink, TokenSink};
 use super::{HEARTBEAT, Next, reconcile, watch};
@@ -121,6 +122,8 @@ where
 async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiver<ObjectKey>) {
     initial_lists(context).await;
     context.forget_the_gone();
+    key_is_there(context).await;
+    recall(context).await;
     let requests = stream::poll_fn(|task| queue.poll_recv(task))
         .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))));
     let concurrency = context.settings.concurrency;
@@ -151,6 +154,17 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
             _ = heartbeat.tick() => {}
         }
         health.tick();
+    }
+}
+
+/// Waits for the fingerprint key, without which nothing can be judged.
+async fn key_is_there(context: &Context) {
+    while context.key().is_none() {
+        context.health.tick();
+        tokio::select! {
+            () = context.key_found.notified() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
     }
 }
 

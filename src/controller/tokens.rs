@@ -85,6 +85,11 @@ impl Tokens {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// All known objects.
+    pub(super) fn all(&self) -> Vec<Arc<VendorToken>> {
+        self.reader.state()
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&self) {
         let mut inner = self.lock();

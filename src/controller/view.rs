@@ -15,12 +15,12 @@ use super::tokens::{key_of, target_name};
 use super::{checked, credentials};
 use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
-use crate::fingerprint::{Fingerprint, FingerprintKey, KnownInputs};
+use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::ObjectKey;
 use crate::inputs::Inputs;
 use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
 use crate::policy::schedule::RefreshPolicy;
-use crate::policy::{Credentials, GrantState, Observed, Problem, PublishBlock, Target};
+use crate::policy::{Credentials, GrantState, Observed, PastFailure, Problem, PublishBlock, Target};
 use crate::token;
 
 /// The longest refresh request that is echoed in a status.
@@ -30,6 +30,7 @@ const LONGEST_REQUEST: usize = 256;
 pub(super) struct View {
     pub(super) token: Arc<VendorToken>,
     pub(super) object: ObjectKey,
+    pub(super) target_name: String,
     pub(super) checked: Result<Checked, Problem>,
     pub(super) key: Arc<FingerprintKey>,
     pub(super) known: KnownInputs,
@@ -40,6 +41,8 @@ pub(super) struct View {
     pub(super) target: Target,
     pub(super) credentials: Credentials,
     pub(super) fingerprint: Option<Fingerprint>,
+    /// The account that failed attempts with them could lock.
+    pub(super) account: Option<Account>,
     /// `uid/resourceVersion` of the credentials that make [`Self::fingerprint`].
     pub(super) credentials_version: Option<String>,
     /// The values themselves, when this reconcile has read them.
@@ -55,12 +58,13 @@ impl View {
         context: &Context,
     ) -> Result<Self, Error> {
         let object = key_of(&token);
+        let target_name = target_name(&token);
         let checked = checked::Checked::new(&token, &context.settings.endpoints);
         let mut target_denied = None;
-        let record = match context.secrets.get(&object.namespace, &target_name(&token)) {
+        let record = match context.secrets.get(&object.namespace, &target_name) {
             Lookup::Found(record) => Some(record),
             Lookup::Absent => None,
-            Lookup::Unknown => match read_record(context, &object.namespace, &target_name(&token)).await {
+            Lookup::Unknown => match read_record(context, &object.namespace, &target_name).await {
                 Ok(record) => record,
                 Err(error) => match denied(&error) {
                     Some(problem) => {
@@ -85,6 +89,7 @@ impl View {
         };
         let mut view = Self {
             object,
+            target_name,
             checked,
             key,
             known,
@@ -93,6 +98,7 @@ impl View {
             target: Target::Free,
             credentials: Credentials::Unread { version: None },
             fingerprint: None,
+            account: None,
             credentials_version: None,
             values: None,
             block: None,
@@ -211,9 +217,10 @@ impl View {
         {
             Some(memo) => {
                 self.fingerprint = Some(memo.fingerprint);
+                self.account = memo.account;
                 self.credentials_version = Some(version);
-                context.grants.uses(&self.object, memo.fingerprint);
-                self.note_known();
+                context.grants.uses(&self.object, memo.fingerprint, memo.account);
+                self.note_known(context);
             }
             None => {
                 self.credentials = Credentials::Unread {
@@ -232,17 +239,20 @@ impl View {
                 let fingerprint = self
                     .key
                     .fingerprint(&checked.endpoint, &checked.grant, &read.values);
+                let account = self.key.account(&checked.endpoint, &checked.grant, &read.values);
                 let memo = Memo {
                     version: read.version.clone(),
                     known: self.known.clone(),
                     fingerprint,
+                    account,
                 };
                 context.set_memo(&self.object, Some(memo));
-                context.grants.uses(&self.object, fingerprint);
+                context.grants.uses(&self.object, fingerprint, account);
                 self.fingerprint = Some(fingerprint);
+                self.account = account;
                 self.credentials_version = Some(read.version);
                 self.values = Some(read.values);
-                self.note_known();
+                self.note_known(context);
                 Ok(())
             }
             Err(credentials::ReadError::Unusable(problem)) => {
@@ -263,10 +273,21 @@ impl View {
         }
     }
 
-    fn note_known(&mut self) {
-        if let Some(inputs) = self.inputs() {
-            self.credentials = Credentials::Known { inputs };
+    fn note_known(&mut self, context: &Context) {
+        let (Some(inputs), Ok(checked)) = (self.inputs(), &self.checked) else {
+            return;
+        };
+        let failure = self.status().failure.as_ref().and_then(PastFailure::from_status);
+        if let Some(failure) = failure
+            && failure.inputs.key_id == inputs.key_id
+            && failure.inputs.fingerprint == inputs.fingerprint
+        {
+            let vendor = checked.grant.vendor();
+            context
+                .grants
+                .recall(&self.object, &checked.endpoint, vendor, &failure);
         }
+        self.credentials = Credentials::Known { inputs };
     }
 
     /// The credentials cannot be used, so nothing may be published from memory either.

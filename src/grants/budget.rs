@@ -52,6 +52,23 @@ impl Budget {
         slot
     }
 
+    /// Notes a request that was sent before this process began.
+    pub(super) fn recall(&mut self, at: Instant) {
+        if self.per_minute.is_some() {
+            let place = self.sent.partition_point(|other| *other <= at);
+            self.sent.insert(place, at);
+        }
+    }
+
+    /// Nothing was sent in the last minute, and the first minute is over.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        now.duration_since(self.started) >= WINDOW
+            && self
+                .sent
+                .back()
+                .is_none_or(|last| now.duration_since(*last) >= WINDOW)
+    }
+
     /// Notes that a request is sent now.
     pub(super) fn take(&mut self, now: Instant) {
         if self.per_minute.is_some() {

@@ -51,6 +51,18 @@ impl EndpointState {
         self.paused_until.filter(|until| holds(*until, now))
     }
 
+    /// Nothing is waiting, in flight, paused or counted.
+    pub(super) fn is_idle(&self, now: Timestamp, at: Instant) -> bool {
+        self.queue.is_empty()
+            && self.in_flight == 0
+            && self.paused_until(now).is_none()
+            && self
+                .suspicion
+                .as_ref()
+                .is_none_or(|suspicion| suspicion.until <= now)
+            && self.budget.is_idle(at)
+    }
+
     /// Takes the next grant that may be sent now, budget apart.
     pub(super) fn next(&mut self, now: Timestamp) -> Option<Fingerprint> {
         if self.paused_until(now).is_some() {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::ObjectKey;
 use crate::api::names::Reason;
 use crate::failure::{Failure, FailureClass};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
 use crate::policy::backoff::{Probe, holds, next_attempt};
 use crate::policy::{GrantState, GrantToken, PastFailure, Warnings, schedule};
@@ -22,12 +22,18 @@ const PASS_EVERY: SignedDuration = SignedDuration::from_mins(15);
 /// A refresh request waits at most this long after the last grant.
 const REQUESTED_GAP: SignedDuration = SignedDuration::from_secs(30);
 
+/// A rejection outlives the last VendorToken of its grant for an hour, and where an account could be locked, for a day.
+const KEPT: SignedDuration = SignedDuration::from_hours(1);
+const KEPT_WITH_ACCOUNT: SignedDuration = SignedDuration::from_hours(24);
+
 /// What a waiting grant needs to be sent.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) grant: Grant,
     pub(super) endpoint: Endpoint,
     pub(super) credentials: Credentials,
+    /// The account that a failed attempt counts against, and when the attempt was noted there.
+    pub(super) account: Option<(Account, Timestamp)>,
 }
 
 /// Where a grant stands.
@@ -53,6 +59,8 @@ pub(super) struct Attempt {
     pub(super) message: String,
     pub(super) at: Timestamp,
     pub(super) next_attempt: Option<Timestamp>,
+    /// Known from a status only, not seen by this process.
+    pub(super) hearsay: bool,
 }
 
 /// One grant.
@@ -74,6 +82,12 @@ pub(super) struct Entry {
     granted: Option<(Timestamp, Instant)>,
     /// When the request of the last attempt was sent, where it was a success.
     succeeded: Option<Timestamp>,
+    /// The account of this grant's credentials, at a vendor that locks accounts.
+    pub(super) account: Option<Account>,
+    /// The credentials have brought a token.
+    pub(super) proven: bool,
+    /// A rejection outlives the last user of its grant until then.
+    pub(super) keep_until: Option<Timestamp>,
     /// When a refresh request last went past a latch, by both clocks.
     passed: Option<(Timestamp, Instant)>,
 }
@@ -139,6 +153,7 @@ impl Entry {
         match result {
             Ok(token) => {
                 self.failure = None;
+                self.proven = true;
                 self.count = 0;
                 self.granted = Some((now, at));
                 self.succeeded = Some(token.issued);
@@ -168,6 +183,7 @@ impl Entry {
                     next_attempt: next_attempt(&failure, self.count, probe, jitter, now),
                     message: failure.message,
                     at: whole_seconds(self.sent.unwrap_or(now)),
+                    hearsay: false,
                 });
             }
         }
@@ -205,6 +221,7 @@ impl Entry {
                 last_attempt: failure.at,
                 next_attempt: failure.next_attempt,
                 inputs: inputs.clone(),
+                hearsay: failure.hearsay,
             }),
             token,
             completed_request: self.completed.get(object).cloned(),
@@ -215,7 +232,38 @@ impl Entry {
                 .passed
                 .is_none_or(|(passed, passed_at)| elapsed(passed, passed_at, now, at) >= PASS_EVERY),
             paused_until,
+            counts_for_account: self.account.is_some() && !self.proven,
+            account_free_at: None,
+            under_way: !matches!(self.phase, Phase::Idle),
         }
+    }
+
+    /// Nobody uses the grant any more: true when it is to be kept all the same, for its rejection, and nothing else of
+    /// it. Otherwise a VendorToken that is deleted and made again would get a rejected credential sent once more.
+    pub(super) fn outlives_its_users(&mut self, now: Timestamp) -> bool {
+        let rejected = self
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.reason == Reason::CredentialsRejected);
+        if !rejected {
+            return false;
+        }
+        let kept_for = if self.account.is_some() {
+            KEPT_WITH_ACCOUNT
+        } else {
+            KEPT
+        };
+        self.keep_until = now.checked_add(kept_for).ok();
+        self.token = None;
+        self.completed.clear();
+        true
+    }
+
+    /// Nothing of it is needed at `now`.
+    pub(super) fn is_forgotten(&self, now: Timestamp) -> bool {
+        self.users.is_empty()
+            && matches!(self.phase, Phase::Idle)
+            && self.keep_until.is_none_or(|until| until <= now)
     }
 }
 

@@ -5,6 +5,7 @@
 //! May use: `vendor`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `election`, `fingerprint`, `inputs`,
 //! `token`, `failure`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
 
+mod accounts;
 mod budget;
 mod endpoint;
 mod entry;
@@ -19,20 +20,26 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use self::accounts::Accounts;
 use self::endpoint::EndpointState;
 use self::entry::{Entry, Phase};
+use crate::api::names::Reason;
 use crate::clock::Clock;
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Account, Fingerprint};
 use crate::http::Transport;
 use crate::inputs::Inputs;
-use crate::policy::GrantState;
+use crate::policy::backoff::holds;
+use crate::policy::{GrantState, PastFailure};
 use crate::token::{AccessToken, Credentials};
 use crate::vendor::{Endpoint, Grant, Vendor, scrub};
 
 /// A wall clock that was stepped is noticed this soon.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// What nobody needs is given back this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// A process that does not lead looks this often whether it does.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
@@ -76,6 +83,8 @@ pub struct Ask {
     /// Kept until the request was sent, then wiped.
     pub credentials: Credentials,
     pub object: ObjectKey,
+    /// The account that a failed attempt counts against; `None` where there is none, or the credentials are proven.
+    pub account: Option<Account>,
     /// Until when the asking object's token is valid; `None` without one.
     pub live_until: Option<Timestamp>,
     /// Failures in a row that a status remembers from before a restart.
@@ -111,7 +120,9 @@ struct Inner {
     entries: HashMap<Fingerprint, Entry>,
     endpoints: BTreeMap<Endpoint, EndpointState>,
     objects: HashMap<ObjectKey, Fingerprint>,
+    accounts: Accounts,
     in_flight: usize,
+    swept: Option<Instant>,
     draining: bool,
 }
 
@@ -120,6 +131,7 @@ struct Ending<'a> {
     grants: &'a Grants,
     fingerprint: Fingerprint,
     vendor: Vendor,
+    account: Option<Account>,
     started: Instant,
     result: Option<Result<AccessToken, Failure>>,
 }
@@ -135,7 +147,8 @@ impl Drop for Ending<'_> {
         self.grants
             .observer
             .request_ended(self.vendor, outcome, self.started.elapsed());
-        self.grants.finish(self.fingerprint, self.vendor, result);
+        self.grants
+            .finish(self.fingerprint, self.vendor, self.account, result);
     }
 }
 
@@ -174,19 +187,107 @@ impl Grants {
 
     /// Notes that `object`'s credentials make `fingerprint` now. Its former grant is given up: taken out of the queue
     /// where nobody else waits for it, and forgotten where nobody else uses it.
-    pub fn uses(&self, object: &ObjectKey, fingerprint: Fingerprint) {
+    pub fn uses(&self, object: &ObjectKey, fingerprint: Fingerprint, account: Option<Account>) {
+        let now = self.clock.now();
         let mut inner = self.lock();
         if inner.objects.get(object) == Some(&fingerprint) {
             return;
         }
-        inner.leave(object);
+        inner.leave(object, now);
         inner.objects.insert(object.clone(), fingerprint);
-        inner
-            .entries
-            .entry(fingerprint)
-            .or_default()
-            .users
-            .insert(object.clone());
+        let entry = inner.entries.entry(fingerprint).or_default();
+        if entry.users.is_empty() && entry.keep_until.take_if(|until| *until <= now).is_some() {
+            *entry = Entry::default();
+        }
+        entry.keep_until = None;
+        entry.account = account;
+        entry.users.insert(object.clone());
+    }
+
+    /// Counts the attempts that `object`'s status tells of against its account: `inputs` names the password that was
+    /// tried, which may be another by now.
+    pub fn recall_attempts(&self, object: &ObjectKey, failure: &PastFailure) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let entry = inner
+            .objects
+            .get(object)
+            .and_then(|fingerprint| inner.entries.get(fingerprint));
+        if let Some(account) = entry.and_then(|entry| entry.account) {
+            let password = Fingerprint::of_published(&failure.inputs);
+            inner
+                .accounts
+                .recall(account, password, failure.last_attempt, failure.count);
+        }
+    }
+
+    /// Takes what `object`'s status tells of a failure of its grant from before a restart: the pause that a vendor asked
+    /// for, and, where an account could be locked, the rejection, which holds for all that share the grant. Nothing
+    /// where this process has asked or knows better.
+    pub fn recall(&self, object: &ObjectKey, endpoint: &Endpoint, vendor: Vendor, failure: &PastFailure) {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(fingerprint) = inner.objects.get(object).copied() else {
+            return;
+        };
+        let Some(entry) = inner.entries.get_mut(&fingerprint) else {
+            return;
+        };
+        if entry.sent.is_some() || entry.proven {
+            return;
+        }
+        if entry.account.is_some() && entry.failure.is_none() && failure.reason == Reason::CredentialsRejected
+        {
+            entry.failure = Some(entry::Attempt {
+                reason: failure.reason,
+                message: failure.message.clone(),
+                at: failure.last_attempt,
+                next_attempt: failure.next_attempt,
+                hearsay: true,
+            });
+            entry.count = failure.count;
+        }
+        if let Some(until) = failure.next_attempt
+            && failure.reason == Reason::RateLimited
+            && holds(until, now)
+        {
+            entry.endpoint = Some(endpoint.clone());
+            let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
+                EndpointState::new(
+                    vendor,
+                    self.options.per_minute.get(&vendor).copied(),
+                    Instant::now(),
+                )
+            });
+            state.throttled(fingerprint, until);
+        }
+    }
+
+    /// Counts requests to `endpoint` that were sent before this process began, as far as targets and statuses tell.
+    pub fn recall_requests(&self, endpoint: &Endpoint, vendor: Vendor, sent: &[Timestamp]) {
+        let (now, wall) = (Instant::now(), self.clock.now());
+        let mut inner = self.lock();
+        let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
+            EndpointState::new(vendor, self.options.per_minute.get(&vendor).copied(), now)
+        });
+        for sent in sent {
+            if let Ok(age) = Duration::try_from(wall.duration_since(*sent))
+                && let Some(at) = now.checked_sub(age)
+            {
+                state.budget.recall(at);
+            }
+        }
+    }
+
+    /// The credentials that `object` uses have brought a token to this process.
+    pub fn is_proven(&self, object: &ObjectKey) -> bool {
+        let inner = self.lock();
+        let entry = inner
+            .objects
+            .get(object)
+            .and_then(|fingerprint| inner.entries.get(fingerprint));
+        entry.is_some_and(|entry| entry.proven)
     }
 
     /// All objects that use a grant whose last token or failure is in memory.
@@ -202,7 +303,8 @@ impl Grants {
 
     /// `object` is gone, or its credentials are.
     pub fn release(&self, object: &ObjectKey) {
-        self.lock().leave(object);
+        let now = self.clock.now();
+        self.lock().leave(object, now);
     }
 
     /// `object` no longer waits for a grant (it was suspended, say); a request in flight goes on.
@@ -216,7 +318,8 @@ impl Grants {
     /// What is known of the grant that `object` uses, for the decision. `inputs` is what `object`'s namespace calls it.
     pub fn state(&self, object: &ObjectKey, inputs: &Inputs) -> GrantState {
         let now = self.clock.now();
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
         let Some(entry) = inner
             .objects
             .get(object)
@@ -233,7 +336,11 @@ impl Grants {
             .as_ref()
             .and_then(|endpoint| inner.endpoints.get(endpoint))
             .and_then(|endpoint| endpoint.paused_until(now));
-        entry.state(object, inputs, paused_until, now, at)
+        let account = entry.account.filter(|_| !entry.proven);
+        GrantState {
+            account_free_at: account.and_then(|account| inner.accounts.free_at(account, now)),
+            ..entry.state(object, inputs, paused_until, now, at)
+        }
     }
 
     /// The last token of the grant that `object` uses, while it is valid.
@@ -272,10 +379,16 @@ impl Grants {
         Some(entry.wait(object, refresh_request.map(str::to_owned), Instant::now()))
     }
 
-    /// Asks for a token, and gives the time since when `object` waits. Objects with the same fingerprint share one
-    /// request; `object` is woken when it has ended.
-    pub fn ask(&self, ask: Ask) -> Instant {
-        self.uses(&ask.object, ask.fingerprint);
+    /// Asks for a token, and gives the time since when `object` waits; `None` where an attempt has ended between the
+    /// decision and this, so that it is to be decided again. Objects with the same fingerprint share one request;
+    /// `object` is woken when it has ended.
+    pub fn ask(&self, ask: Ask) -> Option<Instant> {
+        let account = self
+            .lock()
+            .entries
+            .get(&ask.fingerprint)
+            .and_then(|entry| entry.account);
+        self.uses(&ask.object, ask.fingerprint, account.or(ask.account));
         let now = Instant::now();
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -284,22 +397,25 @@ impl Grants {
         let since = entry.wait(&ask.object, ask.refresh_request.clone(), now);
         match entry.phase {
             Phase::Idle => {}
-            Phase::InFlight => return since,
+            Phase::InFlight => return Some(since),
             Phase::Queued(_) => {
                 if let Some(endpoint) = inner.endpoints.get_mut(&ask.endpoint) {
                     endpoint.queue.hasten(ask.fingerprint, ask.live_until);
                 }
-                return since;
+                return Some(since);
             }
         }
+        // What another's status says proves nothing against credentials that have brought a token.
+        let proven = ask.account.is_none();
+        entry.failure.take_if(|failure| proven && failure.hearsay);
         let wall = self.clock.now();
         let requested = ask.refresh_request.is_some();
-        let held = !requested && entry.is_held(wall);
+        let account = ask.account.filter(|_| !entry.proven);
+        let held = (!requested && entry.is_held(wall))
+            || account.is_some_and(|account| inner.accounts.free_at(account, wall).is_some());
         if held || entry.earliest(requested, wall, now).is_some() {
-            // An attempt ended between the decision and this: decide again.
             entry.waiters.remove(&ask.object);
-            let _ = self.wake.send(ask.object);
-            return since;
+            return None;
         }
         entry.count = entry.count.max(ask.failures_before);
         entry.note_pass(wall, now);
@@ -315,9 +431,13 @@ impl Grants {
             grant: ask.grant,
             endpoint: ask.endpoint,
             credentials: ask.credentials,
+            account: account.map(|account| (account, wall)),
         }));
+        if let Some(account) = account {
+            inner.accounts.note(account, ask.fingerprint, wall);
+        }
         self.changed.notify_one();
-        since
+        Some(since)
     }
 
     /// Sends what may be sent, until [`Self::drain`] is called.
@@ -328,6 +448,7 @@ impl Grants {
                 if inner.draining {
                     return;
                 }
+                inner.sweep(self.clock.now(), Instant::now());
                 if self.leadership.holds() {
                     inner.ready(&self.options, Instant::now(), self.clock.now())
                 } else {
@@ -367,6 +488,7 @@ impl Grants {
             grants: &self,
             fingerprint,
             vendor,
+            account: ask.account.map(|(account, _)| account),
             started: Instant::now(),
             result: None,
         };
@@ -391,11 +513,20 @@ impl Grants {
         ending.result = Some(result);
     }
 
-    fn finish(&self, fingerprint: Fingerprint, vendor: Vendor, result: Result<AccessToken, Failure>) {
+    fn finish(
+        &self,
+        fingerprint: Fingerprint,
+        vendor: Vendor,
+        account: Option<Account>,
+        result: Result<AccessToken, Failure>,
+    ) {
         let now = self.clock.now();
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.in_flight = inner.in_flight.saturating_sub(1);
+        if let (Some(account), Ok(_)) = (account, &result) {
+            inner.accounts.succeeded(account);
+        }
         if let Some(entry) = inner.entries.get_mut(&fingerprint) {
             let endpoint = entry
                 .endpoint
@@ -414,7 +545,7 @@ impl Grants {
                     _ => endpoint.answered(fingerprint, succeeded),
                 }
             }
-            if entry.users.is_empty() {
+            if entry.users.is_empty() && !entry.outlives_its_users(now) {
                 inner.entries.remove(&fingerprint);
             }
             for object in woken {
@@ -427,7 +558,25 @@ impl Grants {
 }
 
 impl Inner {
-    fn leave(&mut self, object: &ObjectKey) {
+    /// Gives back what nobody needs: tokens that have expired, rejections that were kept long enough, endpoints that
+    /// have been idle. Tenants choose regions, so the number of endpoints has no other bound.
+    fn sweep(&mut self, now: Timestamp, at: Instant) {
+        if self
+            .swept
+            .is_some_and(|swept| at.duration_since(swept) < SWEEP_EVERY)
+        {
+            return;
+        }
+        self.swept = Some(at);
+        self.entries.retain(|_, entry| {
+            entry.token.take_if(|token| token.expires <= now);
+            !entry.is_forgotten(now)
+        });
+        self.endpoints.retain(|_, endpoint| !endpoint.is_idle(now, at));
+        self.accounts.sweep(now);
+    }
+
+    fn leave(&mut self, object: &ObjectKey, now: Timestamp) {
         let Some(fingerprint) = self.objects.remove(object) else {
             return;
         };
@@ -435,7 +584,8 @@ impl Inner {
         if let Some(entry) = self.entries.get_mut(&fingerprint) {
             entry.users.remove(object);
             entry.completed.remove(object);
-            if entry.users.is_empty() && !matches!(entry.phase, Phase::InFlight) {
+            let in_flight = matches!(entry.phase, Phase::InFlight);
+            if entry.users.is_empty() && !in_flight && !entry.outlives_its_users(now) {
                 self.entries.remove(&fingerprint);
             }
         }
@@ -447,7 +597,11 @@ impl Inner {
         };
         entry.waiters.remove(object);
         if entry.waiters.is_empty() && matches!(entry.phase, Phase::Queued(_)) {
-            entry.phase = Phase::Idle;
+            if let Phase::Queued(pending) = std::mem::take(&mut entry.phase)
+                && let Some((account, noted)) = pending.account
+            {
+                self.accounts.withdraw(account, fingerprint, noted);
+            }
             if let Some(endpoint) = entry
                 .endpoint
                 .as_ref()
@@ -484,6 +638,9 @@ impl Inner {
                     continue;
                 };
                 if let Phase::Queued(ask) = std::mem::replace(&mut entry.phase, Phase::InFlight) {
+                    if let Some((account, noted)) = ask.account {
+                        self.accounts.sent(account, fingerprint, noted, wall);
+                    }
                     endpoint.budget.take(now);
                     endpoint.in_flight += 1;
                     self.in_flight += 1;

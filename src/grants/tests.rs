@@ -265,6 +265,7 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
         .collect();
     Ask {
         fingerprint: fingerprint(number),
+        account: None,
         endpoint: grant.endpoint(),
         grant,
         credentials: Credentials {

@@ -17,6 +17,12 @@ pub fn holds(deadline: Timestamp, now: Timestamp) -> bool {
     now < deadline && deadline <= later(now, LONGEST_SECONDS)
 }
 
+/// When to try again after an attempt of which a crash has left no answer: as after a transient failure.
+pub fn after_no_answer(count: i32, jitter: u8, now: Timestamp) -> Option<Timestamp> {
+    let failure = Failure::new(FailureClass::Transient, "");
+    next_attempt(&failure, count, Probe::Hourly, jitter, now)
+}
+
 /// Whether a rejected credential may be tried again by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {

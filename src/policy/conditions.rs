@@ -38,6 +38,8 @@ pub enum Progress {
     Asked,
     /// The vendor asked to wait until this time.
     Paused(Timestamp),
+    /// Enough passwords of this user were tried: the next is not, before this time.
+    Held(Timestamp),
 }
 
 /// One condition, without its times.
@@ -122,6 +124,13 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
     if let Progress::Paused(until) = facts.progress {
         let message = format!("the vendor asked to wait; the next request is not sent before {until}");
         return not_ready(condition::RECONCILING, Reason::RateLimited, &message);
+    }
+    if let Progress::Held(until) = facts.progress {
+        let message = format!(
+            "three passwords of this user were tried within 15 minutes; the next is not tried before {until}, so that \
+             the vendor does not lock the account"
+        );
+        return not_ready(condition::RECONCILING, Reason::Progressing, &message);
     }
     match facts.stored {
         Some(stored) if stored.of_present_grant => {

@@ -86,6 +86,12 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
             }
         }
     }
+    if let Some(free_at) = observed.grant.account_free_at
+        && !observed.is_proven()
+        && now < free_at
+    {
+        return wait(now, [expiry, Some(free_at)]);
+    }
     let earliest = if requested {
         observed.grant.earliest_on_request
     } else {

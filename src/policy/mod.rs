@@ -21,7 +21,7 @@ pub use observed::{
     Credentials, GrantState, GrantToken, Observed, PastFailure, Problem, PublishBlock, Stored, Target,
     Warnings,
 };
-pub use status::{StatusContext, status};
+pub use status::{ACCOUNT_WINDOW, StatusContext, status, status_before_asking};
 
 #[cfg(test)]
 mod tests;

@@ -123,6 +123,12 @@ pub struct GrantState {
     pub may_pass_latch: bool,
     /// The vendor asked this grant or its endpoint to wait.
     pub paused_until: Option<Timestamp>,
+    /// Failed attempts count against an account that the vendor could lock.
+    pub counts_for_account: bool,
+    /// Not before this time may a password of this account be tried that is not proven.
+    pub account_free_at: Option<Timestamp>,
+    /// A request is queued or in flight.
+    pub under_way: bool,
 }
 
 /// The facts of a token in memory.
@@ -152,9 +158,39 @@ pub struct PastFailure {
     /// Not before this time; `None` when only a change may bring another attempt.
     pub next_attempt: Option<Timestamp>,
     pub inputs: Inputs,
+    /// This process knows it from another VendorToken's status only, which proves nothing against a credential that
+    /// has brought a token.
+    pub hearsay: bool,
 }
 
+/// How the message of an attempt begins that was recorded before it was sent.
+const UNANSWERED: &str = "asked at ";
+
 impl PastFailure {
+    /// An attempt that is about to be sent: what a crash leaves behind of it.
+    pub fn about_to_be_sent(
+        count: i32,
+        now: Timestamp,
+        next_attempt: Option<Timestamp>,
+        inputs: Inputs,
+    ) -> Self {
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        Self {
+            reason: Reason::VendorUnavailable,
+            message: format!("{UNANSWERED}{now}, no answer recorded; it is asked again by itself"),
+            count,
+            last_attempt: now,
+            next_attempt,
+            inputs,
+            hearsay: false,
+        }
+    }
+
+    /// It was recorded before it was sent, and no answer has been recorded since.
+    pub fn is_unanswered(&self) -> bool {
+        self.reason == Reason::VendorUnavailable && self.message.starts_with(UNANSWERED)
+    }
+
     /// Reads `status.failure`; `None` when somebody else wrote it in another form.
     pub fn from_status(failure: &FailureStatus) -> Option<Self> {
         Some(Self {
@@ -166,6 +202,7 @@ impl PastFailure {
             last_attempt: failure.last_attempt_time.0,
             next_attempt: failure.next_attempt_time.as_ref().map(|time| time.0),
             inputs: Inputs::parse(&failure.inputs)?,
+            hearsay: false,
         })
     }
 }
@@ -223,6 +260,16 @@ impl Observed<'_> {
         }
     }
 
+    /// The present credentials have brought the token in the target, be it valid or not.
+    pub fn is_proven(&self) -> bool {
+        match (&self.credentials, self.stored()) {
+            (Credentials::Known { inputs }, Some(stored)) => {
+                stored.inputs.key_id == inputs.key_id && stored.inputs.fingerprint == inputs.fingerprint
+            }
+            _ => false,
+        }
+    }
+
     /// The newest failure of the present grant that no success followed.
     pub(super) fn failure(&self) -> Option<PastFailure> {
         let remembered = self
@@ -261,7 +308,12 @@ impl Observed<'_> {
         .filter(|time| *time <= self.now)
         .max()
         .unwrap_or(Timestamp::MIN);
-        let newest = match (self.grant.failure.clone(), remembered) {
+        let in_memory = self
+            .grant
+            .failure
+            .clone()
+            .filter(|failure| !(failure.hearsay && self.is_proven()));
+        let newest = match (in_memory, remembered) {
             // An attempt that is still to come is nobody's: it must not hide what this process has seen.
             (Some(memory), Some(status))
                 if status.last_attempt > memory.last_attempt && status.last_attempt <= self.now =>
@@ -271,7 +323,11 @@ impl Observed<'_> {
             (Some(memory), _) => Some(memory),
             (None, status) => status,
         };
-        newest.filter(|failure| failure.last_attempt >= succeeded)
+        // The record of an attempt bears the second in which it was sent, as the token that it brought does.
+        newest.filter(|failure| {
+            failure.last_attempt > succeeded
+                || (failure.last_attempt == succeeded && !failure.is_unanswered())
+        })
     }
 
     /// The refresh request, unless it was handled.

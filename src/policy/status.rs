@@ -8,6 +8,8 @@ use super::observed::{Credentials, Currency, Observed, PastFailure, Problem, Sto
 use crate::api::names::{Reason, condition};
 use crate::api::{Binding, FailureStatus, VendorTokenStatus};
 
+/// Attempts with unproven passwords count against an account for this long.
+pub const ACCOUNT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
 /// Days before the end of a credential at which users are warned (design, section 2).
 const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
 
@@ -40,8 +42,10 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
         }
         Credentials::Unusable(problem) => (Some(problem.clone()), None),
         Credentials::Unread { .. } | Credentials::Known { .. } => (
+            // An attempt that is under way is no failure yet, though it stands recorded as one in case of a crash.
             failure
                 .as_ref()
+                .filter(|failure| !(observed.grant.under_way && failure.is_unanswered()))
                 .map(|failure| Problem::new(failure.reason, failure.message.clone())),
             None,
         ),
@@ -83,14 +87,52 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
         last_handled_refresh_request: handled_request(observed)
             .or_else(|| old.last_handled_refresh_request.clone()),
         endpoint: context.endpoint.map(str::to_owned),
-        failure: failure.map(|failure| FailureStatus {
-            reason: failure.reason.as_str().to_owned(),
-            message: cut(failure.message, FAILURE_MESSAGE_LIMIT),
-            count: failure.count,
-            last_attempt_time: Time(failure.last_attempt),
-            next_attempt_time: failure.next_attempt.map(Time),
-            inputs: failure.inputs.to_string(),
-        }),
+        failure: failure
+            .map(failure_status)
+            .or_else(|| attempt_that_counts(observed)),
+    }
+}
+
+/// The record of the last attempt with another password of the user, while it counts against the account.
+fn attempt_that_counts(observed: &Observed<'_>) -> Option<FailureStatus> {
+    if !observed.grant.counts_for_account || observed.is_proven() {
+        return None;
+    }
+    let failure = observed
+        .status
+        .failure
+        .as_ref()
+        .and_then(PastFailure::from_status)?;
+    let counts = observed.now.duration_since(failure.last_attempt) < ACCOUNT_WINDOW;
+    counts.then(|| failure_status(failure))
+}
+
+/// The status with an attempt that is about to be sent, recorded so that no crash forgets it. What the status told of
+/// before stays until the answer is there: asking is no transition.
+pub fn status_before_asking(
+    observed: &Observed<'_>,
+    context: &StatusContext<'_>,
+    attempt: PastFailure,
+) -> VendorTokenStatus {
+    let before = if observed.status.conditions.is_empty() {
+        status(observed, context)
+    } else {
+        observed.status.clone()
+    };
+    VendorTokenStatus {
+        failure: Some(failure_status(attempt)),
+        ..before
+    }
+}
+
+fn failure_status(failure: PastFailure) -> FailureStatus {
+    FailureStatus {
+        reason: failure.reason.as_str().to_owned(),
+        message: cut(failure.message, FAILURE_MESSAGE_LIMIT),
+        count: failure.count,
+        last_attempt_time: Time(failure.last_attempt),
+        next_attempt_time: failure.next_attempt.map(Time),
+        inputs: failure.inputs.to_string(),
     }
 }
 

@@ -251,6 +251,7 @@ impl Scene {
             last_attempt: at(second),
             next_attempt: next.map(at),
             inputs,
+            hearsay: false,
         });
         self
     }

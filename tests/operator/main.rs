@@ -11,6 +11,7 @@ mod events;
 mod forgery;
 mod freshness;
 mod key;
+mod lockout;
 mod publishing;
 mod rejection;
 mod renaming;

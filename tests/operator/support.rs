@@ -233,6 +233,15 @@ impl World {
             .unwrap()
     }
 
+    /// Writes a part of a status, as somebody with rights to it could.
+    pub(crate) async fn forge_status(&self, name: &str, status: Value) {
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.tokens()
+            .patch_status(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
     pub(crate) async fn delete_secret(&self, name: &str) {
         self.secrets().delete(name, &Default::default()).await.unwrap();
     }

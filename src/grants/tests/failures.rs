@@ -150,7 +150,7 @@ async fn a_latch_is_passed_once_in_15_minutes_whoever_asks() {
     bench.settle().await;
     assert_eq!(bench.calls().len(), 2);
     assert!(!bench.state("o").may_pass_latch);
-    bench.grants.uses(&object("p"), fingerprint(1));
+    bench.grants.uses(&object("p"), fingerprint(1), None);
     assert!(
         !bench.state("p").may_pass_latch,
         "it is the grant's, not the object's"

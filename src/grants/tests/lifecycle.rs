@@ -127,7 +127,7 @@ async fn the_same_token_again_is_no_new_token_until_it_has_expired() {
 async fn a_grant_is_forgotten_with_its_last_user() {
     let bench = bench(|_| token("t", 3600));
     bench.ask("o", 1, Vendor::SixMap);
-    bench.grants.uses(&object("p"), fingerprint(1));
+    bench.grants.uses(&object("p"), fingerprint(1), None);
     bench.settle().await;
     bench.grants.release(&object("o"));
     assert_eq!(
@@ -137,7 +137,7 @@ async fn a_grant_is_forgotten_with_its_last_user() {
     );
     assert_eq!(bench.token("p").as_deref(), Some("t"));
     bench.grants.release(&object("p"));
-    bench.grants.uses(&object("p"), fingerprint(1));
+    bench.grants.uses(&object("p"), fingerprint(1), None);
     assert_eq!(bench.token("p"), None);
     assert_eq!(bench.state("p").earliest_next, None);
     assert_eq!(bench.grants.lock().entries.len(), 1);

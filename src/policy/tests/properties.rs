@@ -106,15 +106,17 @@ fn any_grant() -> impl Strategy<Value = GrantState> {
         any_time(),
         option::of(any_time()),
         any_inputs(),
+        any::<bool>(),
     )
         .prop_map(
-            |(reason, message, count, last_attempt, next_attempt, inputs)| PastFailure {
+            |(reason, message, count, last_attempt, next_attempt, inputs, hearsay)| PastFailure {
                 reason,
                 message,
                 count,
                 last_attempt,
                 next_attempt,
                 inputs,
+                hearsay,
             },
         );
     (
@@ -126,6 +128,7 @@ fn any_grant() -> impl Strategy<Value = GrantState> {
         option::of(any_time()),
         any::<bool>(),
         option::of(any_time()),
+        (option::of(any_time()), any::<bool>(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -137,6 +140,7 @@ fn any_grant() -> impl Strategy<Value = GrantState> {
                 earliest_on_request,
                 may_pass_latch,
                 paused_until,
+                (account_free_at, under_way, counts_for_account),
             )| GrantState {
                 token,
                 failure,
@@ -146,6 +150,9 @@ fn any_grant() -> impl Strategy<Value = GrantState> {
                 earliest_on_request,
                 may_pass_latch,
                 paused_until,
+                account_free_at,
+                under_way,
+                counts_for_account,
             },
         )
 }
@@ -302,6 +309,7 @@ impl World {
                             last_attempt: now,
                             next_attempt: next.map(|next| later(now, next)),
                             inputs: inputs.clone(),
+                            hearsay: false,
                         });
                     }
                 }
@@ -402,7 +410,8 @@ proptest! {
         let next_attempt = wait.map(|wait| seconds_later(scene.now, wait));
         let failure = PastFailure {
             reason: Reason::RateLimited, message: "why".to_owned(), count: 1, last_attempt: scene.now, next_attempt, inputs,
-        };
+        hearsay: false,
+};
         if told {
             scene.grant.failure = None;
             scene.status.failure = Some(FailureStatus {

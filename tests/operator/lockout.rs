@@ -1,0 +1,197 @@
+//! Checkmarx locks accounts: no password is tried more often than is safe, whatever is killed, restarted or retyped.
+
+use vendor_simulator::{Effect, Fault, Vendor};
+
+use crate::support::World;
+use crate::vendors;
+
+const REJECTED: &str = "False CredentialsRejected +Stalled";
+const VENDOR: Vendor = Vendor::CheckmarxSca;
+
+impl World {
+    async fn with_account(prefix: &str) -> Self {
+        let world = Self::new(prefix).await;
+        world
+            .simulator
+            .put_credential(VENDOR, vendors::credential(VENDOR, "user", "right"));
+        world
+    }
+
+    async fn sca(&self, name: &str) {
+        self.apply(name, vendors::spec(VENDOR, "user")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_password_costs_one_call_with_five_vendor_tokens_three_restarts_and_a_day() {
+    let world = World::with_account("day").await;
+    let mut operator = world.operator().await;
+    world.store(VENDOR, "user", "mistyped").await;
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        world.sca(name).await;
+    }
+    for name in names {
+        world.ready(name, REJECTED).await;
+    }
+    for _ in 0..3 {
+        operator.stop().await;
+        world.clock.step(8 * 3600);
+        operator = world.operator().await;
+        for name in names {
+            world.settle(name, &operator).await;
+        }
+    }
+    // A sixth, made after the restarts, learns of the rejection too.
+    world.sca("f").await;
+    world.ready("f", REJECTED).await;
+    assert_eq!(world.calls(VENDOR), 1);
+
+    world
+        .edit_secret(
+            "user-credentials",
+            serde_json::json!({ "metadata": { "labels": { "team": "a" } } }),
+        )
+        .await;
+    for name in names {
+        world.settle(name, &operator).await;
+    }
+    assert_eq!(world.calls(VENDOR), 1, "a label is no new password");
+    world.store(VENDOR, "user", "right").await;
+    for name in names {
+        // The world's clock has gone ahead of the vendor's.
+        world.ready(name, "True Published +ClockSkewSuspected").await;
+    }
+    assert_eq!(world.calls(VENDOR), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_wrong_passwords_in_a_quarter_of_an_hour_cost_three_calls() {
+    let world = World::with_account("five").await;
+    let operator = world.operator().await;
+    for number in 1..=3_u64 {
+        world.store(VENDOR, "user", &format!("mistyped-{number}")).await;
+        world.sca("sca").await;
+        world
+            .until("the rejection of this password", async || {
+                let failure = world.token("sca").await.status.and_then(|status| status.failure);
+                match failure {
+                    Some(failure)
+                        if world.calls(VENDOR) == number && failure.reason == "CredentialsRejected" =>
+                    {
+                        Ok(())
+                    }
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
+    }
+    for number in 4..=5 {
+        world.store(VENDOR, "user", &format!("mistyped-{number}")).await;
+        world.ready("sca", "False Progressing +Reconciling").await;
+        world.settle("sca", &operator).await;
+    }
+    let message = world.message("sca").await;
+    assert!(message.contains("does not lock the account"), "{message}");
+    assert_eq!(world.calls(VENDOR), 3);
+    let account = &world.simulator.accounts()[0];
+    assert_eq!((account.failures, account.lockouts), (3, 0));
+
+    // Also when the operator is started anew, and a second VendorToken asks with the same user.
+    operator.stop().await;
+    let operator = world.operator().await;
+    world.sca("second").await;
+    world.settle("second", &operator).await;
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(VENDOR), 3);
+
+    world.clock.step(15 * 60);
+    world.settle("sca", &operator).await;
+    world.ready("sca", REJECTED).await;
+    assert_eq!(world.calls(VENDOR), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_is_recorded_before_it_is_sent_and_a_kill_costs_one_more_at_most() {
+    let world = World::with_account("kill").await;
+    world
+        .simulator
+        .add_fault(Fault::new(VENDOR, Effect::Hang).times(1));
+    let operator = world.operator().await;
+    world.store(VENDOR, "user", "mistyped").await;
+    world.sca("sca").await;
+    world
+        .until("the call", async || {
+            if world.calls(VENDOR) == 1 {
+                Ok(())
+            } else {
+                Err("not called".to_owned())
+            }
+        })
+        .await;
+    let failure = world.token("sca").await.status.unwrap().failure.unwrap();
+    assert_eq!((failure.reason.as_str(), failure.count), ("VendorUnavailable", 1));
+    assert!(
+        failure.message.contains("no answer recorded"),
+        "{}",
+        failure.message
+    );
+    assert!(failure.next_attempt_time.is_some());
+
+    // Killed between the call and the answer.
+    drop(operator);
+    let operator = world.operator().await;
+    world.clock.step(60);
+    world.ready("sca", REJECTED).await;
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(VENDOR), 2);
+    let failure = world.token("sca").await.status.unwrap().failure.unwrap();
+    assert_eq!(
+        (failure.reason.as_str(), failure.count),
+        ("CredentialsRejected", 2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_outlives_the_vendor_token_that_met_it() {
+    let world = World::with_account("outlive").await;
+    let _operator = world.operator().await;
+    world.store(VENDOR, "user", "mistyped").await;
+    world.sca("first").await;
+    world.ready("first", REJECTED).await;
+    world.delete("first").await;
+    world.sca("second").await;
+    world.ready("second", REJECTED).await;
+    assert_eq!(world.calls(VENDOR), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proven_password_is_asked_with_at_each_refresh_whatever_others_status_says() {
+    let world = World::with_account("proven").await;
+    let operator = world.operator().await;
+    world.published(VENDOR, "user").await;
+    operator.stop().await;
+    // Another tenant's status claims a rejection of this very grant.
+    let inputs = world.secret("user").await.metadata.annotations.unwrap()["vendortoken.io/inputs"].clone();
+    world.sca("forged").await;
+    world
+        .forge_status(
+            "forged",
+            serde_json::json!({ "failure": {
+                "reason": "CredentialsRejected", "message": "forged", "count": 1,
+                "lastAttemptTime": (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(30)).to_string(), "inputs": inputs,
+            } }),
+        )
+        .await;
+    world.clock.step(3000);
+    let _operator = world.operator().await;
+    world
+        .until("the refresh", async || {
+            if world.calls(VENDOR) >= 2 {
+                Ok(())
+            } else {
+                Err("not refreshed".to_owned())
+            }
+        })
+        .await;
+}
