@@ -52,6 +52,13 @@ impl Budget {
         slot
     }
 
+    /// Whether nothing was sent in the last 60 s, so that there is nothing to remember.
+    pub(super) fn is_unused(&self, now: Instant) -> bool {
+        self.sent
+            .back()
+            .is_none_or(|last| now.duration_since(*last) >= WINDOW)
+    }
+
     /// Notes that a request is sent now.
     pub(super) fn take(&mut self, now: Instant) {
         if self.per_minute.is_some() {
