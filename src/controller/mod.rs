@@ -71,6 +71,10 @@ impl std::fmt::Debug for Parameters {
 pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Send + 'static) {
     let (triggers, mut queue) = mpsc::unbounded_channel::<ObjectKey>();
     let mut leadership = parameters.leadership;
+    for vendor in Vendor::ALL {
+        let allowed = parameters.grants.per_minute.get(&vendor).copied();
+        parameters.metrics.vendor_budget(vendor, allowed);
+    }
     let grants = Grants::new(
         parameters.grants,
         parameters.transport,
@@ -139,6 +143,6 @@ impl GrantObserver for GrantMetrics {
     }
 
     fn throttled_until(&self, vendor: Vendor, until: Timestamp) {
-        self.0.vendor_throttled_until(vendor, Some(until));
+        self.0.vendor_throttled_until(vendor, until);
     }
 }
