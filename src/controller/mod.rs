@@ -7,6 +7,8 @@ mod context;
 mod credentials;
 mod error;
 mod events;
+#[cfg(test)]
+mod fake;
 mod key;
 mod publish;
 mod reconcile;
