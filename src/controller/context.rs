@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::secrets::SecretIndex;
 use super::tokens::{Tokens, key_of, target_name};
+use super::watch::{SecretSink, Sink, TokenSink};
 use crate::api::VendorToken;
 use crate::clock::Clock;
 use crate::error_text::with_causes;
@@ -165,13 +166,25 @@ impl Context {
         self.trigger_referrers(&object.namespace, &target_name(token));
     }
 
+    /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
+    pub(super) fn stands_down(&self) {
+        self.health.watch_ended(TokenSink::WATCH);
+        self.health.watch_ended(SecretSink::WATCH);
+        lock(&self.undecodable).clear();
+        self.metrics.undecodable_objects(0);
+        self.metrics.all_objects_removed();
+    }
+
     /// Gives back what is kept for objects that went while nobody watched.
     pub(super) fn forget_the_gone(&self) {
-        let is_gone = |object: &ObjectKey| self.tokens.get(object).is_none();
-        let gone: Vec<_> = lock(&self.memos)
+        let known: HashSet<ObjectKey> = lock(&self.memos)
             .keys()
-            .filter(|object| is_gone(object))
+            .chain(lock(&self.blocks).keys())
             .cloned()
+            .collect();
+        let gone: Vec<_> = known
+            .into_iter()
+            .filter(|object| self.tokens.get(object).is_none())
             .collect();
         for object in gone {
             self.forget(&object);

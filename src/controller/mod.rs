@@ -7,6 +7,8 @@ mod context;
 mod credentials;
 mod error;
 mod events;
+#[cfg(test)]
+mod fake;
 mod key;
 mod publish;
 mod recall;
@@ -72,6 +74,10 @@ impl std::fmt::Debug for Parameters {
 pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Send + 'static) {
     let (triggers, mut queue) = mpsc::unbounded_channel::<ObjectKey>();
     let mut leadership = parameters.leadership;
+    for vendor in Vendor::ALL {
+        let allowed = parameters.grants.per_minute.get(&vendor).copied();
+        parameters.metrics.vendor_budget(vendor, allowed);
+    }
     let grants = Grants::new(
         parameters.grants,
         parameters.transport,
@@ -140,6 +146,6 @@ impl GrantObserver for GrantMetrics {
     }
 
     fn throttled_until(&self, vendor: Vendor, until: Timestamp) {
-        self.0.vendor_throttled_until(vendor, Some(until));
+        self.0.vendor_throttled_until(vendor, until);
     }
 }

@@ -44,8 +44,21 @@ pub(super) async fn reconcile(token: Arc<VendorToken>, context: Arc<Context>) ->
         return Ok(Action::requeue(Duration::from_secs(1)));
     };
     let mut view = View::gather(token, key, &context).await?;
-    let outcome = act(&mut view, &context).await?;
-    record(&view, &outcome, &context).await
+    match act(&mut view, &context).await {
+        Ok(outcome) => record(&view, &outcome, &context).await,
+        Err(error) => {
+            // What could not be done is tried again; what is known by now is told all the same: a token must not stay
+            // Ready past its expiry because the API server does not hand out one Secret.
+            let nothing = Outcome {
+                until: None,
+                asked: None,
+            };
+            if let Err(error) = record(&view, &nothing, &context).await {
+                tracing::debug!(object = %view.object, error = with_causes(&error), "nor could the status be told");
+            }
+            Err(error)
+        }
+    }
 }
 
 async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> {
@@ -54,13 +67,15 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
         tracing::trace!(object = %view.object, ?decision, "decided");
         match decision {
             Decision::Nothing => {
+                context.grants.withdraw(&view.object);
                 return Ok(Outcome {
                     until: None,
                     asked: None,
                 });
             }
             Decision::Wait { until } => {
-                if view.token.spec.suspend || view.checked.is_err() {
+                let is_blocked = matches!(view.target, policy::Target::Blocked(_));
+                if view.token.spec.suspend || view.checked.is_err() || is_blocked {
                     context.grants.withdraw(&view.object);
                 }
                 return Ok(Outcome { until, asked: None });
@@ -70,10 +85,10 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                 let Some(token) = context.grants.token(&view.object) else {
                     continue;
                 };
-                let late = due_before(view);
+                let due = due_before(view, token.issued);
                 match publish(view, &token, context).await? {
                     Published::Written => {
-                        if let Some(due) = late {
+                        if let Some(due) = due {
                             let lateness = context.clock.now().duration_since(due);
                             context
                                 .metrics
@@ -102,8 +117,9 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
     })
 }
 
-/// When the token that is in the target was due.
-fn due_before(view: &View) -> Option<Timestamp> {
+/// When the token that is in the target was due, where one that was issued at `issued` refreshes it and is not only
+/// written once more.
+fn due_before(view: &View, issued: Timestamp) -> Option<Timestamp> {
     let (
         policy::Target::Ours {
             stored: Some(stored), ..
@@ -113,7 +129,7 @@ fn due_before(view: &View) -> Option<Timestamp> {
     else {
         return None;
     };
-    Some(stored.due(checked.refresh))
+    (issued > stored.issued).then(|| stored.due(checked.refresh))
 }
 
 /// What became of asking.
@@ -285,7 +301,19 @@ async fn write_status(
         Ok(mut written) => {
             use kube::ResourceExt as _;
             written.managed_fields_mut().clear();
+            let edited = was_edited(&view.token, &written);
+            let (former, target) = (
+                super::tokens::target_name(&view.token),
+                super::tokens::target_name(&written),
+            );
             context.tokens.put(written);
+            if edited {
+                // The watch has nothing new to tell of an edit that came in between and is known from this answer.
+                if former != target {
+                    context.trigger_referrers(namespace, &former);
+                }
+                context.trigger(view.object.clone());
+            }
             events::publish(context, &view.token, events::transitions(view.status(), status));
             Ok(true)
         }
@@ -297,6 +325,14 @@ async fn write_status(
             source,
         }),
     }
+}
+
+/// Whether somebody changed `before`, beside the status, in a way that a decision may depend on.
+fn was_edited(before: &VendorToken, after: &VendorToken) -> bool {
+    let (before, after) = (&before.metadata, &after.metadata);
+    before.generation != after.generation
+        || before.annotations != after.annotations
+        || before.deletion_timestamp != after.deletion_timestamp
 }
 
 fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
@@ -325,4 +361,127 @@ pub(super) fn after_error(token: &VendorToken, error: &Error) -> Action {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))
     });
     Action::requeue(Duration::from_millis(5000 + spread % 5000))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::fake;
+    use super::super::secrets;
+    use super::*;
+
+    /// A token in the target that has just expired, and a status that still calls it ready.
+    fn expired(context: &Context) -> Arc<VendorToken> {
+        let now = context.clock.now();
+        let ended = policy::schedule::later(now, -1).to_string();
+        let begun = policy::schedule::later(now, -3601).to_string();
+        let token: VendorToken = serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
+            "status": { "observedGeneration": 1, "expirationTime": ended, "conditions": [{ "type": "Ready",
+                "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun }] },
+        }))
+        .unwrap();
+        let inputs = format!(
+            "{}.{}.{}.{}.07",
+            "0".repeat(8),
+            "1".repeat(32),
+            "2".repeat(8),
+            "3".repeat(32)
+        );
+        let secret = |name: &str, rest: Value| {
+            let mut metadata = json!({ "name": name, "namespace": "a", "uid": name, "resourceVersion": "4" });
+            metadata
+                .as_object_mut()
+                .unwrap()
+                .extend(rest.as_object().unwrap().clone());
+            secrets::record(&serde_json::from_value(metadata).unwrap()).unwrap()
+        };
+        context.secrets.list_begins("");
+        context.secrets.put("a", "c", secret("c", json!({})));
+        let target = json!({
+            "labels": { "vendortoken.io/name": "t" },
+            "annotations": { "vendortoken.io/issued-time": begun, "vendortoken.io/expiration-time": ended,
+                "vendortoken.io/inputs": inputs },
+            "managedFields": [{ "manager": "vendor-token-operator", "operation": "Apply", "apiVersion": "v1",
+                "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": {
+                    "f:labels": { "f:vendortoken.io/name": {} },
+                    "f:annotations": { "f:vendortoken.io/issued-time": {}, "f:vendortoken.io/expiration-time": {},
+                        "f:vendortoken.io/inputs": {} } } } }],
+        });
+        context.secrets.put("a", "t", secret("t", target));
+        context.secrets.list_ends("");
+        context.tokens.put(token.clone());
+        Arc::new(token)
+    }
+
+    #[tokio::test]
+    async fn a_token_past_its_expiry_is_not_left_ready_when_its_credentials_cannot_be_read() {
+        let (context, writes, mut triggered) = fake::context(|sent| answered(sent, 1));
+        let token = expired(&context);
+        assert!(matches!(
+            reconcile(token, Arc::clone(&context)).await,
+            Err(Error::ReadSecret { .. })
+        ));
+        let writes = writes.lock().unwrap();
+        assert_eq!(writes.len(), 1);
+        let ready = &writes[0]["conditions"][0];
+        assert_eq!(
+            (&ready["type"], &ready["status"]),
+            (&json!("Ready"), &json!("False"))
+        );
+        assert_eq!(ready["reason"], "TokenExpired");
+        assert!(triggered.try_recv().is_err(), "the answer told nothing new");
+    }
+
+    /// The object as it is after the write of a status, with a spec of this generation.
+    fn answered(sent: Value, generation: i64) -> Value {
+        let mut object = sent;
+        object["metadata"]["namespace"] = json!("a");
+        object["metadata"]["generation"] = json!(generation);
+        object["metadata"]["resourceVersion"] = json!("9");
+        object["spec"] = json!({ "vendor": "Mapiq", "credentialsSecretRef": { "name": "other" } });
+        object
+    }
+
+    #[tokio::test]
+    async fn an_edit_that_came_just_before_a_status_write_is_reconciled() {
+        let (context, _, mut triggered) = fake::context(|sent| answered(sent, 2));
+        let token = expired(&context);
+        let object = super::super::tokens::key_of(&token);
+        assert!(reconcile(token, Arc::clone(&context)).await.is_err());
+        // The watch tells of both changes, and neither is newer than what is known.
+        let mut seen = (*context.tokens.get(&object).unwrap()).clone();
+        seen.metadata.resource_version = Some("8".to_owned());
+        assert!(!context.tokens.put(seen));
+        assert_eq!(triggered.try_recv(), Ok(object));
+    }
+
+    fn edited(change: Value) -> VendorToken {
+        let mut object = json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "t", "generation": 1, "resourceVersion": "5", "labels": { "a": "b" } },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
+        });
+        object["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn an_edit_is_what_a_decision_may_depend_on() {
+        let before = edited(json!({}));
+        for change in [
+            json!({ "generation": 2 }),
+            json!({ "annotations": { names::REFRESH_REQUESTED_AT: "now" } }),
+            json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }),
+        ] {
+            assert!(was_edited(&before, &edited(change.clone())), "{change}");
+        }
+        assert!(!was_edited(&before, &edited(json!({ "resourceVersion": "6" }))));
+    }
 }

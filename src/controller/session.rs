@@ -47,10 +47,15 @@ pub(super) async fn lead(
     start_watches(&mut watches, context);
     let reconciling = reconcile_all(context, queue);
     tokio::pin!(reconciling);
-    tokio::select! {
-        () = &mut reconciling => return Next::StandBy,
-        () = leadership.becomes(false) => return Next::StandBy,
-        () = shutdown => {}
+    let stopping = tokio::select! {
+        () = &mut reconciling => false,
+        () = leadership.becomes(false) => false,
+        () = shutdown => true,
+    };
+    if !stopping {
+        watches.shutdown().await;
+        context.stands_down();
+        return Next::StandBy;
     }
     tracing::info!("stopping: requests in flight may end, and what arrives is published");
     tokio::select! {
@@ -196,4 +201,32 @@ async fn initial_lists(context: &Context) {
         }
     }
     context.health.set_ready("watches", Ok(()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake;
+    use super::super::watch::Sink as _;
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::election::{ElectionOptions, Elector};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_led_is_alive_for_as_long_as_it_stands_by() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let leases = Api::namespaced(context.client.clone(), "operator");
+        let (_elector, mut leadership) =
+            Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
+        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        context.health.watch_alive(TokenSink::WATCH);
+        context.health.watch_alive(SecretSink::WATCH);
+        let next = lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        assert_eq!(next, Next::StandBy);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        context.health.tick();
+        assert_eq!(
+            context.health.live(),
+            Ok("[+]scheduler ok\nlivez check passed\n".to_owned())
+        );
+    }
 }

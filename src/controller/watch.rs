@@ -116,10 +116,17 @@ impl Sink<DeserializeGuard<VendorToken>> for TokenSink {
                 }
             }
             Err(invalid) => {
-                self.0.decodable(&ObjectKey {
+                let key = ObjectKey {
                     namespace: invalid.metadata.namespace.unwrap_or_default(),
                     name: invalid.metadata.name.unwrap_or_default(),
-                });
+                };
+                self.0.decodable(&key);
+                // It may have been readable once, and is gone in any case.
+                if let Some(known) = self.0.tokens.get(&key)
+                    && self.0.tokens.remove(&known)
+                {
+                    self.0.token_gone(&known);
+                }
             }
         }
     }

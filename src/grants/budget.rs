@@ -60,13 +60,11 @@ impl Budget {
         }
     }
 
-    /// Nothing was sent in the last minute, and the first minute is over.
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
-        now.duration_since(self.started) >= WINDOW
-            && self
-                .sent
-                .back()
-                .is_none_or(|last| now.duration_since(*last) >= WINDOW)
+    /// Whether nothing was sent in the last 60 s, so that there is nothing to remember.
+    pub(super) fn is_unused(&self, now: Instant) -> bool {
+        self.sent
+            .back()
+            .is_none_or(|last| now.duration_since(*last) >= WINDOW)
     }
 
     /// Notes that a request is sent now.

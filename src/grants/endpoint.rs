@@ -51,16 +51,17 @@ impl EndpointState {
         self.paused_until.filter(|until| holds(*until, now))
     }
 
-    /// Nothing is waiting, in flight, paused or counted.
-    pub(super) fn is_idle(&self, now: Timestamp, at: Instant) -> bool {
+    /// Whether there is nothing to remember of this endpoint: nothing waits, is in flight, is paused or was sent lately.
+    pub(super) fn is_idle(&self, now: Instant, wall: Timestamp) -> bool {
+        let suspected = self
+            .suspicion
+            .as_ref()
+            .is_some_and(|suspicion| holds(suspicion.until, wall));
         self.queue.is_empty()
             && self.in_flight == 0
-            && self.paused_until(now).is_none()
-            && self
-                .suspicion
-                .as_ref()
-                .is_none_or(|suspicion| suspicion.until <= now)
-            && self.budget.is_idle(at)
+            && self.paused_until(wall).is_none()
+            && !suspected
+            && self.budget.is_unused(now)
     }
 
     /// Takes the next grant that may be sent now, budget apart.

@@ -105,9 +105,10 @@ impl Entry {
         waiter.since
     }
 
-    /// Notes that an attempt goes past a latch or a back-off.
-    pub(super) fn note_pass(&mut self, now: Timestamp, at: Instant) {
-        if self.is_held(now) {
+    /// Notes that an attempt goes past a latch or a back-off: one that is known here, or one that a status `remembered`
+    /// from before a restart.
+    pub(super) fn note_pass(&mut self, remembered: bool, now: Timestamp, at: Instant) {
+        if remembered || self.is_held(now) {
             self.passed = Some((now, at));
         }
     }

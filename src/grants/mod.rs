@@ -44,6 +44,10 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A process that does not lead looks this often whether it does.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
 
+/// More endpoints than this are only kept while there is something to remember of them: a tenant may name any region
+/// of 6clicks', also regions that do not exist.
+const MOST_IDLE_ENDPOINTS: usize = 64;
+
 /// Namespace and name of a VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
@@ -418,9 +422,12 @@ impl Grants {
             return None;
         }
         entry.count = entry.count.max(ask.failures_before);
-        entry.note_pass(wall, now);
+        entry.note_pass(requested && ask.failures_before > 0, wall, now);
         entry.endpoint = Some(ask.endpoint.clone());
         let vendor = ask.grant.vendor();
+        if inner.endpoints.len() >= MOST_IDLE_ENDPOINTS {
+            inner.endpoints.retain(|_, endpoint| !endpoint.is_idle(now, wall));
+        }
         let endpoint = inner.endpoints.entry(ask.endpoint.clone()).or_insert_with(|| {
             EndpointState::new(vendor, self.options.per_minute.get(&vendor).copied(), now)
         });
@@ -572,7 +579,7 @@ impl Inner {
             entry.token.take_if(|token| token.expires <= now);
             !entry.is_forgotten(now)
         });
-        self.endpoints.retain(|_, endpoint| !endpoint.is_idle(now, at));
+        self.endpoints.retain(|_, endpoint| !endpoint.is_idle(at, now));
         self.accounts.sweep(now);
     }
 

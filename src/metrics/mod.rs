@@ -132,7 +132,7 @@ impl Metrics {
             vendor_throttled_until: register_seconds_with(
                 &mut registry,
                 "vendortoken_vendor_throttled_until_timestamp",
-                "Until when an endpoint of the vendor is paused after it asked to wait; absent when none is",
+                "Until when the vendor has asked to wait at the latest; in the past once that is over",
                 Family::default(),
             ),
             vendor_budget_required: register(
@@ -218,6 +218,11 @@ impl Metrics {
         self.inner.objects.remove(namespace, name);
     }
 
+    /// This process looks after no VendorToken any more: another that leads has their series now.
+    pub fn all_objects_removed(&self) {
+        self.inner.objects.clear();
+    }
+
     /// One request to a vendor has ended: with a token, or with a failure of this class.
     pub fn vendor_request(&self, vendor: Vendor, outcome: Result<(), FailureClass>, duration: Duration) {
         let (vendor, outcome) = (
@@ -234,26 +239,17 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// The latest pause of any endpoint of this vendor; `None` when none is paused.
-    pub fn vendor_throttled_until(&self, vendor: Vendor, until: Option<Timestamp>) {
+    /// The vendor asked to wait until this time. Of several waits the latest is shown.
+    pub fn vendor_throttled_until(&self, vendor: Vendor, until: Timestamp) {
         let labels = VendorLabels {
             vendor: vendor.as_str(),
         };
-        match until {
-            Some(until) => {
-                self.inner
-                    .vendor_throttled_until
-                    .get_or_create(&labels)
-                    .set(until.as_second());
-            }
-            None => {
-                self.inner.vendor_throttled_until.remove(&labels);
-            }
-        }
+        let gauge = self.inner.vendor_throttled_until.get_or_create(&labels);
+        gauge.set(gauge.get().max(until.as_second()));
     }
 
-    /// What the present tokens of this vendor need, in requests a minute, and what is allowed (`None`: no limit).
-    pub fn vendor_budget(&self, vendor: Vendor, required: f64, allowed: Option<u32>) {
+    /// What the present tokens of this vendor need, in requests a minute.
+    pub fn vendor_budget_required(&self, vendor: Vendor, required: f64) {
         let labels = VendorLabels {
             vendor: vendor.as_str(),
         };
@@ -261,6 +257,13 @@ impl Metrics {
             .vendor_budget_required
             .get_or_create(&labels)
             .set(required);
+    }
+
+    /// What the rate limit allows to one endpoint of this vendor, in requests a minute (`None`: no limit).
+    pub fn vendor_budget(&self, vendor: Vendor, allowed: Option<u32>) {
+        let labels = VendorLabels {
+            vendor: vendor.as_str(),
+        };
         match allowed {
             Some(allowed) => {
                 self.inner
@@ -279,7 +282,7 @@ impl Metrics {
         self.inner.refresh_lateness.observe(lateness.as_secs_f64());
     }
 
-    /// A reconcile has ended. `result` is a text of a closed set: a reason, `Unchanged`, or `Error`.
+    /// A reconcile has ended. `result` is `ok` or `error`.
     pub fn reconciled(&self, result: &'static str, duration: Duration) {
         self.inner
             .reconciles
@@ -379,10 +382,11 @@ mod tests {
             Err(FailureClass::Throttled),
             Duration::from_millis(120),
         );
-        metrics.vendor_throttled_until(Vendor::Mapiq, time(1_800_000_289));
-        metrics.vendor_budget(Vendor::Mapiq, 12.5, Some(20));
+        metrics.vendor_throttled_until(Vendor::Mapiq, Timestamp::from_second(1_800_000_289).unwrap());
+        metrics.vendor_budget_required(Vendor::Mapiq, 12.5);
+        metrics.vendor_budget(Vendor::Mapiq, Some(20));
         metrics.refreshed(Duration::from_secs(2));
-        metrics.reconciled("Published", Duration::from_millis(3));
+        metrics.reconciled("ok", Duration::from_millis(3));
         metrics.leader(true);
         metrics.watch_event("secrets", Timestamp::from_second(1_800_000_001).unwrap());
         metrics.watch_failure("secrets");
@@ -412,7 +416,7 @@ mod tests {
             r#"vendortoken_vendor_budget_per_minute{vendor="Mapiq"} 20.0"#,
             r#"vendortoken_refresh_lateness_seconds_sum 2.0"#,
             r#"vendortoken_api_requests_total{verb="PATCH",resource="vendortokens/status",code="200"} 1"#,
-            r#"vendortoken_reconcile_total{result="Published"} 1"#,
+            r#"vendortoken_reconcile_total{result="ok"} 1"#,
             r#"vendortoken_reconcile_duration_seconds_count 1"#,
             r#"vendortoken_leader 1"#,
             r#"vendortoken_watch_failures_total{watch="secrets"} 1"#,
@@ -462,16 +466,36 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_is_over_and_a_limit_that_is_off_have_no_series() {
+    fn a_limit_that_is_off_has_no_series() {
         let metrics = filled();
-        metrics.vendor_throttled_until(Vendor::Mapiq, None);
-        metrics.vendor_budget(Vendor::Mapiq, 1.0, None);
+        metrics.vendor_budget(Vendor::Mapiq, None);
         let text = metrics.encode().unwrap();
-        assert_eq!(
-            series(&text, "vendortoken_vendor_throttled_until_timestamp_seconds{").len(),
-            0
-        );
         assert_eq!(series(&text, "vendortoken_vendor_budget_per_minute{").len(), 0);
+    }
+
+    #[test]
+    fn of_several_waits_the_latest_is_shown() {
+        let metrics = filled();
+        for second in [1_800_000_300, 1_800_000_001] {
+            metrics.vendor_throttled_until(Vendor::Mapiq, Timestamp::from_second(second).unwrap());
+        }
+        assert_eq!(
+            series(
+                &metrics.encode().unwrap(),
+                "vendortoken_vendor_throttled_until_timestamp_seconds{"
+            ),
+            [r#"vendortoken_vendor_throttled_until_timestamp_seconds{vendor="Mapiq"} 1800000300"#]
+        );
+    }
+
+    #[test]
+    fn a_process_that_stands_down_shows_no_object() {
+        let metrics = filled();
+        metrics.all_objects_removed();
+        assert_eq!(
+            series(&metrics.encode().unwrap(), "vendortoken_ready{"),
+            Vec::<String>::new()
+        );
     }
 
     #[cfg(target_os = "linux")]

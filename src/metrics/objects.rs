@@ -59,6 +59,10 @@ impl Objects {
         };
     }
 
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn remove(&self, namespace: &str, name: &str) {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(objects) = records.get_mut(namespace) {

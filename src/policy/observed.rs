@@ -194,9 +194,7 @@ impl PastFailure {
     /// Reads `status.failure`; `None` when somebody else wrote it in another form.
     pub fn from_status(failure: &FailureStatus) -> Option<Self> {
         Some(Self {
-            reason: Reason::ALL
-                .into_iter()
-                .find(|reason| reason.as_str() == failure.reason)?,
+            reason: Reason::from_text(&failure.reason)?,
             message: failure.message.clone(),
             count: failure.count.max(1),
             last_attempt: failure.last_attempt_time.0,

@@ -101,7 +101,7 @@ async fn the_operator_has_the_rights_that_it_needs() {
         ("create", "events.k8s.io", "events", "team", ""),
         ("patch", "events.k8s.io", "events", "team", "a"),
         (
-            "update",
+            "create",
             "",
             "secrets",
             OPERATOR,
@@ -110,7 +110,6 @@ async fn the_operator_has_the_rights_that_it_needs() {
         ("create", "coordination.k8s.io", "leases", OPERATOR, ""),
         ("get", "coordination.k8s.io", "leases", OPERATOR, OPERATOR),
         ("update", "coordination.k8s.io", "leases", OPERATOR, OPERATOR),
-        ("patch", "coordination.k8s.io", "leases", OPERATOR, OPERATOR),
     ] {
         wait_for(&format!("the right to {right:?}"), DEADLINE, || async {
             if operator_may(control_plane, right).await {
@@ -139,6 +138,14 @@ async fn the_operator_has_no_right_that_it_does_not_need() {
         ("deletecollection", "", "secrets", "team", ""),
         ("update", "", "secrets", "team", "a"),
         ("update", "", "secrets", OPERATOR, "another"),
+        (
+            "update",
+            "",
+            "secrets",
+            OPERATOR,
+            "vendor-token-operator-fingerprint-key",
+        ),
+        ("patch", "coordination.k8s.io", "leases", OPERATOR, OPERATOR),
         ("create", "vendortoken.io", "vendortokens", "team", ""),
         ("update", "vendortoken.io", "vendortokens", "team", "a"),
         ("patch", "vendortoken.io", "vendortokens", "team", "a"),

@@ -170,6 +170,19 @@ async fn a_latch_is_passed_once_in_15_minutes_whoever_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_latch_that_only_a_status_remembers_is_passed_once_too() {
+    let bench = bench(|_| rejected());
+    bench.grants.ask(Ask {
+        failures_before: 1,
+        refresh_request: Some("monday".to_owned()),
+        ..ask("o", 1, grant_of(Vendor::CheckmarxSca))
+    });
+    bench.settle().await;
+    assert_eq!(bench.calls().len(), 1);
+    assert!(!bench.state("o").may_pass_latch);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_that_is_not_known_may_pass_and_knows_nothing() {
     let bench = bench(|_| token("t", 3600));
     let expected = GrantState {

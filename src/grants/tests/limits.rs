@@ -238,3 +238,22 @@ async fn a_budget_is_measured_by_the_timer_and_not_by_the_wall_clock() {
     assert_eq!(bench.calls().len(), 18);
     assert_eq!(most_in_a_minute(&bench.calls()), 6);
 }
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_that_nothing_is_to_be_remembered_of_are_forgotten_when_they_are_many() {
+    let bench = bench(|call| match call.grant {
+        0 => throttled(3600),
+        _ => token("t", 3600),
+    });
+    bench.ask("throttled", 0, Vendor::Picus);
+    for number in 1..=200_u8 {
+        let region = Grant::six_clicks(format!("r{number}")).unwrap();
+        bench.grants.ask(ask(&format!("o{number}"), number, region));
+        bench.settle().await;
+    }
+    assert_eq!(bench.calls().len(), 201);
+    let kept = bench.grants.lock().endpoints.len();
+    assert!(kept <= super::super::MOST_IDLE_ENDPOINTS, "{kept}");
+    // A pause is something to remember.
+    assert!(bench.state("throttled").paused_until.is_some());
+}

@@ -1,0 +1,104 @@
+//! A context for tests, with an API server that hands out no Secret and vendors that nobody reaches.
+
+#![allow(clippy::unwrap_used)] // tests only: a fake that cannot be set up fails its test
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use jiff::Timestamp;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tower::service_fn;
+
+use super::context::{Context, Parts, Settings};
+use crate::clock::SystemClock;
+use crate::election::Leadership;
+use crate::failure::{Failure, FailureClass};
+use crate::fingerprint::FingerprintKey;
+use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey};
+use crate::http::Transport;
+use crate::metrics::Metrics;
+use crate::server::Health;
+use crate::vendor::{TokenRequest, TokenResponse, Vendor};
+
+struct NoVendor;
+
+impl Transport for NoVendor {
+    fn send(&self, _: TokenRequest) -> BoxFuture<'static, Result<TokenResponse, Failure>> {
+        async { Err(Failure::new(FailureClass::Transient, "nobody is there")) }.boxed()
+    }
+}
+
+struct Nobody;
+
+impl GrantObserver for Nobody {
+    fn request_ended(&self, _: Vendor, _: Result<(), FailureClass>, _: Duration) {}
+    fn throttled_until(&self, _: Vendor, _: Timestamp) {}
+}
+
+/// The statuses that were written.
+pub(super) type Writes = Arc<Mutex<Vec<Value>>>;
+/// The objects that are to be reconciled.
+pub(super) type Triggers = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
+
+/// An API server that hands out no Secret, and takes statuses: `answer` makes the object it answers with.
+pub(super) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggers) {
+    let writes = Writes::default();
+    let taken = Arc::clone(&writes);
+    let service = service_fn(move |request: Request<Body>| {
+        let taken = Arc::clone(&taken);
+        async move {
+            let is_status = request.method() == Method::PATCH && request.uri().path().ends_with("/status");
+            let sent = request.into_body().collect().await.unwrap().to_bytes();
+            let (code, body) = if is_status {
+                let sent: Value = serde_json::from_slice(&sent).unwrap();
+                taken.lock().unwrap().push(sent["status"].clone());
+                (200, answer(sent))
+            } else {
+                let message = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500,
+                    "reason": "InternalError", "message": "failed to decrypt" });
+                (500, message)
+            };
+            let response = Response::builder()
+                .status(code)
+                .body(Body::from(body.to_string().into_bytes()));
+            Ok::<_, Infallible>(response.unwrap())
+        }
+    });
+    let (triggers, triggered) = tokio::sync::mpsc::unbounded_channel();
+    let clock = Arc::new(SystemClock);
+    let grants = Grants::new(
+        GrantsOptions {
+            per_minute: BTreeMap::new(),
+            max_concurrent: 1,
+        },
+        Arc::new(NoVendor),
+        clock.clone(),
+        Arc::new(Nobody),
+        triggers.clone(),
+        Leadership::always(clock.clone()),
+    );
+    let context = Context::new(Parts {
+        client: kube::Client::new(service, "default"),
+        settings: Settings {
+            operator_namespace: "operator".to_owned(),
+            watch_namespaces: Vec::new(),
+            secret_watch: true,
+            endpoints: BTreeMap::new(),
+            concurrency: 1,
+        },
+        clock,
+        grants,
+        metrics: Metrics::new(),
+        health: Health::new(&[]),
+        triggers,
+    });
+    context.set_key(FingerprintKey::new(&[7; 32]).unwrap());
+    (Arc::new(context), writes, triggered)
+}
