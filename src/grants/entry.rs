@@ -74,6 +74,8 @@ pub(super) struct Entry {
     granted: Option<(Timestamp, Instant)>,
     /// When the request of the last attempt was sent, where it was a success.
     succeeded: Option<Timestamp>,
+    /// Since when nobody uses it.
+    pub(super) left: Option<Instant>,
     /// When a refresh request last went past a latch, by both clocks.
     passed: Option<(Timestamp, Instant)>,
 }

@@ -10,7 +10,7 @@ mod endpoint;
 mod entry;
 mod queue;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,6 +36,12 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// A process that does not lead looks this often whether it does.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
+
+/// A latch without a deadline outlives the last VendorToken that used its grant by this long: deleting a VendorToken and
+/// making it anew, or editing it there and back, must not try a rejected password again.
+const LATCH_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
+/// So many grants that nobody uses are kept for their latch or back-off at most.
+const MOST_KEPT: usize = 10_000;
 
 /// Namespace and name of a VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,6 +117,8 @@ struct Inner {
     entries: HashMap<Fingerprint, Entry>,
     endpoints: BTreeMap<Endpoint, EndpointState>,
     objects: HashMap<ObjectKey, Fingerprint>,
+    /// Grants that nobody uses, kept because a vendor refused them, in the order in which they were left.
+    kept: VecDeque<Fingerprint>,
     in_flight: usize,
     draining: bool,
 }
@@ -179,7 +187,7 @@ impl Grants {
         if inner.objects.get(object) == Some(&fingerprint) {
             return;
         }
-        inner.leave(object);
+        inner.leave(object, self.clock.now(), Instant::now());
         inner.objects.insert(object.clone(), fingerprint);
         inner
             .entries
@@ -202,7 +210,7 @@ impl Grants {
 
     /// `object` is gone, or its credentials are.
     pub fn release(&self, object: &ObjectKey) {
-        self.lock().leave(object);
+        self.lock().leave(object, self.clock.now(), Instant::now());
     }
 
     /// `object` no longer waits for a grant (it was suspended, say); a request in flight goes on.
@@ -415,7 +423,7 @@ impl Grants {
                 }
             }
             if entry.users.is_empty() {
-                inner.entries.remove(&fingerprint);
+                inner.give_back(fingerprint, now, Instant::now());
             }
             for object in woken {
                 // The receiver is gone at shutdown only.
@@ -427,7 +435,7 @@ impl Grants {
 }
 
 impl Inner {
-    fn leave(&mut self, object: &ObjectKey) {
+    fn leave(&mut self, object: &ObjectKey, wall: Timestamp, now: Instant) {
         let Some(fingerprint) = self.objects.remove(object) else {
             return;
         };
@@ -436,8 +444,40 @@ impl Inner {
             entry.users.remove(object);
             entry.completed.remove(object);
             if entry.users.is_empty() && !matches!(entry.phase, Phase::InFlight) {
-                self.entries.remove(&fingerprint);
+                self.give_back(fingerprint, wall, now);
             }
+        }
+    }
+
+    /// Forgets a grant that nobody uses, but for its latch or back-off.
+    fn give_back(&mut self, fingerprint: Fingerprint, wall: Timestamp, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&fingerprint)
+            && entry.is_held(wall)
+        {
+            entry.token = None;
+            entry.left = Some(now);
+            self.kept.retain(|kept| *kept != fingerprint);
+            self.kept.push_back(fingerprint);
+        } else {
+            self.entries.remove(&fingerprint);
+        }
+        while let Some(oldest) = self.kept.front().copied() {
+            let is_over = match self.entries.get(&oldest) {
+                None => true,
+                Some(entry) if !entry.users.is_empty() || !matches!(entry.phase, Phase::Idle) => true,
+                Some(entry) => {
+                    let outlived = entry.left.is_some_and(|left| now - left >= LATCH_OUTLIVES);
+                    let is_over = outlived || !entry.is_held(wall) || self.kept.len() > MOST_KEPT;
+                    if is_over {
+                        self.entries.remove(&oldest);
+                    }
+                    is_over
+                }
+            };
+            if !is_over {
+                break;
+            }
+            self.kept.pop_front();
         }
     }
 
