@@ -34,6 +34,9 @@ use crate::vendor::{Endpoint, Grant, Vendor, scrub};
 /// A wall clock that was stepped is noticed this soon.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// An ask that came too late is decided again after this.
+const DECIDE_AGAIN: Duration = Duration::from_secs(1);
+
 /// A process that does not lead looks this often whether it does.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
 
@@ -304,9 +307,14 @@ impl Grants {
         let requested = ask.refresh_request.is_some();
         let held = !requested && entry.is_held(wall);
         if held || entry.earliest(requested, wall, now).is_some() {
-            // An attempt ended between the decision and this: decide again.
+            // An attempt ended between the decision and this: decide again. A little later, so that no disagreement
+            // between the two can spin.
             entry.waiters.remove(&ask.object);
-            let _ = self.wake.send(ask.object);
+            let wake = self.wake.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(DECIDE_AGAIN).await;
+                let _ = wake.send(ask.object);
+            });
             return since;
         }
         entry.count = entry.count.max(ask.failures_before);

@@ -190,6 +190,10 @@ pub(super) enum Currency {
     Unknown,
 }
 
+fn same_credential(one: &Inputs, other: &Inputs) -> bool {
+    one.key_id == other.key_id && one.fingerprint == other.fingerprint
+}
+
 impl Observed<'_> {
     pub(super) fn stored(&self) -> Option<&Stored> {
         match &self.target {
@@ -231,9 +235,7 @@ impl Observed<'_> {
             .as_ref()
             .and_then(PastFailure::from_status)
             .filter(|failure| {
-                let same_fingerprint = |inputs: &Inputs| {
-                    inputs.key_id == failure.inputs.key_id && inputs.fingerprint == failure.inputs.fingerprint
-                };
+                let same_fingerprint = |inputs: &Inputs| same_credential(inputs, &failure.inputs);
                 let same_grant = self.spec_problem.is_some()
                     || failure.inputs.key_id != self.key_id
                     || failure.inputs.parameters == self.parameters;
@@ -250,17 +252,6 @@ impl Observed<'_> {
                     },
                 }
             });
-        // A success that is still to come tells of a clock that was set back, and excuses no failure.
-        let succeeded = [
-            self.stored().map(|stored| stored.issued),
-            self.grant.token.as_ref().map(|token| token.issued),
-            self.grant.succeeded,
-        ]
-        .into_iter()
-        .flatten()
-        .filter(|time| *time <= self.now)
-        .max()
-        .unwrap_or(Timestamp::MIN);
         let newest = match (self.grant.failure.clone(), remembered) {
             // An attempt that is still to come is nobody's: it must not hide what this process has seen.
             (Some(memory), Some(status))
@@ -273,7 +264,23 @@ impl Observed<'_> {
             (None, Some(status)) if status.last_attempt > self.now && self.grant.succeeded.is_some() => None,
             (None, status) => status,
         };
-        newest.filter(|failure| failure.last_attempt >= succeeded)
+        let newest = newest?;
+        // Success with another credential, as before a rotation, excuses nothing.
+        let stored = self
+            .stored()
+            .filter(|stored| same_credential(&stored.inputs, &newest.inputs));
+        // A success that is still to come tells of a clock that was set back, and excuses no failure.
+        let succeeded = [
+            stored.map(|stored| stored.issued),
+            self.grant.token.as_ref().map(|token| token.issued),
+            self.grant.succeeded,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|time| *time <= self.now)
+        .max()
+        .unwrap_or(Timestamp::MIN);
+        (newest.last_attempt >= succeeded).then_some(newest)
     }
 
     /// The refresh request, unless it was handled.

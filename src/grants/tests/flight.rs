@@ -172,6 +172,12 @@ async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
     }
     bench.settle().await;
     assert_eq!(bench.order(), [1, 2, 3]);
-    assert_eq!(bench.woken(), ["a/late1", "a/late2", "a/late3"]);
+    // A moment later: who decides the same again and again must not spin.
+    assert_eq!(bench.woken(), Vec::<String>::new());
+    bench.pass(1).await;
+    bench.settle().await;
+    let mut woken = bench.woken();
+    woken.sort();
+    assert_eq!(woken, ["a/late1", "a/late2", "a/late3"]);
     assert_eq!(bench.token("late1").as_deref(), Some("t"));
 }
