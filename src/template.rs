@@ -76,14 +76,30 @@ pub fn check(template: &str) -> Result<(), String> {
     pieces(template).map(|_| ())
 }
 
+/// The length of what [`render`] gives, in bytes.
+pub fn rendered_length(template: &str, token: &AccessToken) -> usize {
+    pieces(template).map_or(template.len(), |pieces| length_of(&pieces, token))
+}
+
+fn length_of(pieces: &[Piece<'_>], token: &AccessToken) -> usize {
+    let length = |piece: &Piece<'_>| match piece {
+        Piece::Text(text) => text.len(),
+        Piece::Dollars(count) => *count,
+        Piece::Placeholder(Placeholder::Token) => token.value.expose_secret().len(),
+        Piece::Placeholder(Placeholder::TokenType) => token.token_type.len(),
+        Piece::Placeholder(Placeholder::ExpirationTime) => token.expires.to_string().len(),
+        Piece::Placeholder(Placeholder::IssuedTime) => token.issued.to_string().len(),
+    };
+    pieces.iter().map(length).sum()
+}
+
 /// Fills in `template`. A template that [`check`] refuses gives its own text, placeholders and all.
 pub fn render(template: &str, token: &AccessToken) -> Zeroizing<String> {
     let Ok(pieces) = pieces(template) else {
         return Zeroizing::new(template.to_owned());
     };
-    // Enough for every piece, so that the text is not moved (and left behind in freed memory) while it grows.
-    let room = template.len() + pieces.len() * (token.value.expose_secret().len() + 64);
-    let mut text = Zeroizing::new(String::with_capacity(room));
+    // All of it at once, so that the text is not moved (and left behind in freed memory) while it grows.
+    let mut text = Zeroizing::new(String::with_capacity(length_of(&pieces, token)));
     for piece in pieces {
         match piece {
             Piece::Text(piece) => text.push_str(piece),
@@ -133,6 +149,7 @@ mod tests {
     fn a_template_is_filled_in(#[case] template: &str, #[case] expected: &str) {
         assert_eq!(check(template), Ok(()));
         assert_eq!(*render(template, &token()), expected);
+        assert_eq!(rendered_length(template, &token()), expected.len());
     }
 
     #[rstest]

@@ -33,6 +33,19 @@ pub mod condition {
     pub const TOKEN_NOT_YET_VALID: &str = "TokenNotYetValid";
     /// The long-lived credential itself is about to expire.
     pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
+
+    /// All of them.
+    pub const ALL: [&str; 9] = [
+        READY,
+        RECONCILING,
+        STALLED,
+        REFRESH_FAILING,
+        SUSPENDED,
+        EXPIRY_ASSUMED,
+        CLOCK_SKEW_SUSPECTED,
+        TOKEN_NOT_YET_VALID,
+        CREDENTIAL_EXPIRING,
+    ];
 }
 
 /// Why a condition has its status: one set of words for conditions, events and metric labels.

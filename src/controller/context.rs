@@ -9,7 +9,7 @@ use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc};
 
 use super::secrets::SecretIndex;
-use super::tokens::{Tokens, key_of, target_name};
+use super::tokens::{Tokens, key_of, sources, target_name};
 use super::watch::{SecretSink, Sink, TokenSink};
 use crate::api::VendorToken;
 use crate::clock::Clock;
@@ -164,6 +164,18 @@ impl Context {
         let object = key_of(token);
         self.forget(&object);
         self.trigger_referrers(&object.namespace, &target_name(token));
+        self.trigger_claimants(&object, token);
+    }
+
+    /// Has the VendorTokens reconciled whose target is a Secret that `token` reads (or has read): while it does, they
+    /// do not make it.
+    pub(super) fn trigger_claimants(&self, object: &ObjectKey, token: &VendorToken) {
+        for secret in sources(token) {
+            for (name, _) in self.tokens.rivals(object, &secret) {
+                let namespace = object.namespace.clone();
+                self.trigger(ObjectKey { namespace, name });
+            }
+        }
     }
 
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.

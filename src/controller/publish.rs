@@ -11,11 +11,12 @@ use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 
-use super::checked::Checked;
+use super::checked::{Checked, DesiredTarget};
 use super::context::{BlockMemo, Context};
 use super::error::{Error, withholding, write_problem};
 use super::secrets;
 use super::view::{View, read_record};
+use crate::api::names::Reason;
 use crate::api::{VendorToken, names};
 use crate::error_text::with_causes;
 use crate::inputs::Inputs;
@@ -28,6 +29,9 @@ use kube::Resource;
 
 /// An apply with this version creates when the Secret is absent and conflicts when it is present.
 pub(super) const CREATE_ONLY: &str = "1";
+
+/// The bytes that the values of a Secret's data may have together; the API server refuses more.
+const LARGEST_DATA: usize = 1024 * 1024;
 
 /// What became of a write.
 pub(super) enum Published {
@@ -49,6 +53,9 @@ pub(super) async fn publish(
         return Ok(Published::Conflict);
     };
     let (namespace, name) = (view.object.namespace.clone(), checked.target.name.clone());
+    if let Some(problem) = too_large(&checked.target, token) {
+        return Ok(refuse(view, problem, context));
+    }
     let body = body(
         checked,
         &view.token,
@@ -75,7 +82,17 @@ pub(super) async fn publish(
         }
         Err(kube::Error::Api(status)) if status.is_conflict() => {
             // Somebody else wrote it, or it was deleted or created meanwhile: see what is there.
+            let seen = view.target_version();
             view.record = read_record(context, &namespace, &name).await?;
+            if view.target_version() == seen {
+                // Nobody did: an admission webhook or a quota says so, and asking again at once changes nothing.
+                let source = withholding(kube::Error::Api(status), &written(token, &body));
+                return Err(Error::WriteTarget {
+                    namespace,
+                    name,
+                    source,
+                });
+            }
             match &view.record {
                 Some(record) => {
                     context.secrets.put(&namespace, &name, record.clone());
@@ -86,28 +103,7 @@ pub(super) async fn publish(
             Ok(Published::Conflict)
         }
         Err(source) => match refused(source, token, &body, &name) {
-            Ok(problem) => {
-                let count = view
-                    .present_block(context)
-                    .map_or(1, |memo| memo.count.saturating_add(1));
-                let next_attempt =
-                    backoff::after_no_answer(count, 0, context.clock.now()).unwrap_or(Timestamp::MAX);
-                let block = PublishBlock {
-                    problem,
-                    next_attempt,
-                };
-                view.block = Some(block.clone());
-                context.set_block(
-                    &view.object,
-                    Some(BlockMemo {
-                        block,
-                        count,
-                        generation: view.token.metadata.generation,
-                        target_version: view.target_version(),
-                    }),
-                );
-                Ok(Published::Refused)
-            }
+            Ok(problem) => Ok(refuse(view, problem, context)),
             Err(source) => Err(Error::WriteTarget {
                 namespace,
                 name,
@@ -117,6 +113,48 @@ pub(super) async fn publish(
     }
 }
 
+/// Notes that the target cannot be written, and when to try again.
+fn refuse(view: &mut View, problem: Problem, context: &Context) -> Published {
+    let count = view
+        .present_block(context)
+        .map_or(1, |memo| memo.count.saturating_add(1));
+    let block = PublishBlock {
+        problem,
+        next_attempt: backoff::after_no_answer(count, 0, context.clock.now()).unwrap_or(Timestamp::MAX),
+    };
+    view.block = Some(block.clone());
+    context.set_block(
+        &view.object,
+        Some(BlockMemo {
+            block,
+            count,
+            generation: view.token.metadata.generation,
+            target_version: view.target_version(),
+        }),
+    );
+    Published::Refused
+}
+
+/// Why the target cannot hold what its templates make of `token`. Known before anything is rendered: 16 templates of
+/// one placeholder after another can make hundreds of megabytes of a long token.
+fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
+    let size = target
+        .data
+        .values()
+        .map(|template| template::rendered_length(template, token))
+        .sum::<usize>();
+    (size > LARGEST_DATA).then(|| {
+        Problem::new(
+            Reason::TargetInvalid,
+            format!(
+                "with this token `spec.target.data` would fill Secret '{}' with {size} bytes, and a Secret holds {LARGEST_DATA} \
+                 at most: use fewer keys or placeholders",
+                target.name
+            ),
+        )
+    })
+}
+
 /// What a failed write means for the user, or the error where that is nothing; neither repeats what was written.
 fn refused(
     error: kube::Error,
@@ -124,15 +162,18 @@ fn refused(
     body: &Value,
     name: &str,
 ) -> Result<Problem, kube::Error> {
-    let mut written = vec![token.value.expose_secret()];
-    let data = body.get("data").and_then(Value::as_object);
-    written.extend(
-        data.into_iter()
-            .flat_map(|data| data.values())
-            .filter_map(Value::as_str),
-    );
-    let error = withholding(error, &written);
+    let error = withholding(error, &written(token, body));
     write_problem(&error, name).ok_or(error)
+}
+
+/// The secret texts in a write.
+fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
+    let data = body.get("data").and_then(Value::as_object);
+    data.into_iter()
+        .flat_map(|data| data.values())
+        .filter_map(Value::as_str)
+        .chain([token.value.expose_secret()])
+        .collect()
 }
 
 /// The refresh request to be kept on the target: the one that this token serves, else the one that stands there.

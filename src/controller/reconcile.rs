@@ -256,7 +256,7 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
     {
         retire(view, &former.name, context).await?;
     }
-    if status != *old {
+    if differs(&status, old) {
         let told_false = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
         match outcome
             .asked
@@ -272,6 +272,14 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
     observe(view, &status, context);
     // Not sooner than a moment from now, whatever the clocks say, so that no object can spin.
     Ok(Action::requeue(wait.max(Duration::from_millis(50))))
+}
+
+/// Whether `old` has to be written anew. Conditions of types that are not ours are their writer's, and stay.
+fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
+    let mut old = old.clone();
+    old.conditions
+        .retain(|found| condition::ALL.contains(&found.type_.as_str()));
+    *new != old
 }
 
 fn is_ready(status: &VendorTokenStatus) -> bool {
@@ -297,7 +305,22 @@ async fn write_status(
         "status": status,
     });
     let parameters = PatchParams::apply(names::STATUS_FIELD_MANAGER).force();
-    match api.patch_status(name, &parameters, &Patch::Apply(patch)).await {
+    let mut written = api.patch_status(name, &parameters, &Patch::Apply(patch)).await;
+    if let Ok(applied) = &written
+        && status.failure.is_none()
+        && applied
+            .status
+            .as_ref()
+            .is_some_and(|applied| applied.failure.is_some())
+    {
+        // Somebody else wrote it, so the apply leaves it: it would be told, and believed after a restart, for ever.
+        let nothing =
+            json!({ "metadata": { "uid": view.token.metadata.uid }, "status": { "failure": null } });
+        written = api
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(nothing))
+            .await;
+    }
+    match written {
         Ok(mut written) => {
             use kube::ResourceExt as _;
             written.managed_fields_mut().clear();

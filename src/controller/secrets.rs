@@ -13,6 +13,22 @@ use crate::inputs::Inputs;
 use crate::policy::Stored;
 use crate::policy::ownership::{Controller, OurEntry, SecretRecord};
 
+/// No name that is compared is longer, in bytes. What is cut there equals none.
+const LONGEST_NAME: usize = 254;
+/// No text that we write into an annotation is longer, in bytes.
+const LONGEST_TEXT: usize = 1024;
+
+/// The beginning of a text that anybody may have written: a record is kept of every Secret, and has to be small.
+fn cut(text: &str, bytes: usize) -> Box<str> {
+    text.get(..text.floor_char_boundary(bytes))
+        .unwrap_or_default()
+        .into()
+}
+
+fn is_short(text: &&str) -> bool {
+    text.len() <= LONGEST_TEXT
+}
+
 /// Makes the record of a Secret from its metadata. `None` for metadata without UID or resource version.
 pub(super) fn record(metadata: &ObjectMeta) -> Option<SecretRecord> {
     let annotation = |key: &str| {
@@ -29,15 +45,16 @@ pub(super) fn record(metadata: &ObjectMeta) -> Option<SecretRecord> {
         .find(|owner| owner.controller == Some(true));
     let controller = controller.map(|owner| {
         let group = owner.api_version.split('/').next().unwrap_or_default();
+        let cut = |text| cut(text, LONGEST_NAME);
         if owner.kind == "VendorToken" && group == "vendortoken.io" {
             Controller::VendorToken {
-                name: owner.name.as_str().into(),
-                uid: owner.uid.as_str().into(),
+                name: cut(&owner.name),
+                uid: cut(&owner.uid),
             }
         } else {
             Controller::Other {
-                kind: owner.kind.as_str().into(),
-                name: owner.name.as_str().into(),
+                kind: cut(&owner.kind),
+                name: cut(&owner.name),
             }
         }
     });
@@ -45,7 +62,7 @@ pub(super) fn record(metadata: &ObjectMeta) -> Option<SecretRecord> {
         uid: metadata.uid.as_deref()?.into(),
         resource_version: metadata.resource_version.as_deref()?.into(),
         controller,
-        adoptable_by: annotation(names::ADOPTABLE_BY).map(Into::into),
+        adoptable_by: annotation(names::ADOPTABLE_BY).map(|name| cut(name, LONGEST_NAME)),
         ours: metadata
             .managed_fields
             .iter()
@@ -83,14 +100,18 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
             issued: time(names::ISSUED_TIME)?,
             expires: time(names::EXPIRATION_TIME)?,
             inputs: annotation(names::INPUTS).and_then(Inputs::parse)?,
-            credentials_version: annotation(names::CREDENTIALS_VERSION).map(str::to_owned),
-            refresh_handled: annotation(names::REFRESH_HANDLED).map(str::to_owned),
+            credentials_version: annotation(names::CREDENTIALS_VERSION)
+                .filter(is_short)
+                .map(str::to_owned),
+            refresh_handled: annotation(names::REFRESH_HANDLED)
+                .filter(is_short)
+                .map(str::to_owned),
         })
     };
     Some(OurEntry {
         name: label(names::NAME_LABEL).map(Into::into),
         owned: owned_digest(&owned_keys(fields.get("f:data")), &labels, &annotations),
-        content: annotation(names::CONTENT).map(Into::into),
+        content: annotation(names::CONTENT).map(|content| cut(content, LONGEST_NAME)),
         stored: stored(),
     })
 }
@@ -324,6 +345,35 @@ mod tests {
             .remove("f:vendortoken.io/expiration-time");
         let record = record(&metadata(fields(owned), annotations())).unwrap();
         assert_eq!(record.ours.unwrap().stored, None);
+    }
+
+    #[test]
+    fn a_record_stays_small_whatever_stands_on_the_secret() {
+        let long = "x".repeat(250_000);
+        let mut annotations = annotations();
+        for key in [
+            names::ADOPTABLE_BY,
+            names::CONTENT,
+            names::CREDENTIALS_VERSION,
+            names::REFRESH_HANDLED,
+        ] {
+            annotations[key] = json!(long);
+        }
+        let mut owned = owned();
+        for key in annotations.as_object().unwrap().keys() {
+            owned[format!("f:{key}")] = json!({});
+        }
+        let mut metadata = metadata(fields(owned), annotations);
+        metadata.owner_references = Some(vec![
+            serde_json::from_value(json!({
+                "apiVersion": "v1", "kind": long, "name": long, "uid": long, "controller": true,
+            }))
+            .unwrap(),
+        ]);
+        let record = record(&metadata).unwrap();
+        assert!(record.ours.as_ref().unwrap().stored.is_some());
+        let size = format!("{record:?}").len();
+        assert!(size < 3000, "{size}");
     }
 
     #[test]

@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::Event;
 
 use super::secrets::is_newer;
-use crate::api::VendorToken;
+use crate::api::{VendorToken, names};
 use crate::grants::ObjectKey;
+
+/// The longest refresh request that is echoed in a status, in bytes.
+pub(super) const LONGEST_REQUEST: usize = 256;
 
 /// The namespace and name of an object.
 pub(super) fn key_of(token: &VendorToken) -> ObjectKey {
@@ -28,6 +32,32 @@ pub(super) fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
 /// The name of the target Secret: `spec.target.name`, by default the VendorToken's own.
 pub(super) fn target_name(token: &VendorToken) -> String {
     token.spec.target.name.clone().unwrap_or_else(|| token.name_any())
+}
+
+/// The Secrets that a VendorToken reads: its credentials, and its client certificate.
+pub(super) fn sources(token: &VendorToken) -> Vec<String> {
+    let credentials = &token.spec.credentials_secret_ref.name;
+    let certificate = token
+        .spec
+        .six_clicks
+        .as_ref()
+        .and_then(|spec| spec.client_certificate_secret_ref.as_ref())
+        .map(|reference| &reference.name);
+    std::iter::once(credentials).chain(certificate).cloned().collect()
+}
+
+/// Leaves out of an object what nothing here reads: annotations may have 256 kB, and anybody may write them.
+fn slim(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    metadata.labels = None;
+    metadata.owner_references = None;
+    metadata.finalizers = None;
+    let request = metadata
+        .annotations
+        .take()
+        .and_then(|mut all| all.remove(names::REFRESH_REQUESTED_AT))
+        .filter(|request| request.len() <= LONGEST_REQUEST);
+    metadata.annotations = request.map(|request| [(names::REFRESH_REQUESTED_AT.to_owned(), request)].into());
 }
 
 /// All known VendorTokens.
@@ -50,6 +80,8 @@ struct Inner {
 struct Reference {
     created: Option<Timestamp>,
     is_target: bool,
+    /// It holds credentials or a certificate.
+    is_source: bool,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -112,7 +144,8 @@ impl Tokens {
     }
 
     /// Takes a newer version of an object; false when it was known already, or older than the known one.
-    pub(super) fn put(&self, token: VendorToken) -> bool {
+    pub(super) fn put(&self, mut token: VendorToken) -> bool {
+        slim(&mut token.metadata);
         let key = key_of(&token);
         let mut inner = self.lock();
         for seen in inner.listing.values_mut() {
@@ -197,6 +230,16 @@ impl Tokens {
             .collect()
     }
 
+    /// The first of the VendorTokens other than `me` that read this Secret.
+    pub(super) fn reader_of(&self, me: &ObjectKey, secret: &str) -> Option<String> {
+        let inner = self.lock();
+        let names = inner.referrers.get(&(me.namespace.clone(), secret.to_owned()))?;
+        names
+            .iter()
+            .find(|(name, reference)| reference.is_source && **name != me.name)
+            .map(|(name, _)| name.clone())
+    }
+
     /// The VendorTokens other than `me` that name this Secret as their target, with the times they were created.
     pub(super) fn rivals(&self, me: &ObjectKey, secret: &str) -> Vec<(String, Option<Timestamp>)> {
         let inner = self.lock();
@@ -213,16 +256,8 @@ impl Tokens {
 impl Inner {
     fn note_references(&mut self, key: &ObjectKey, token: &VendorToken) {
         let created = token.creation_timestamp().map(|time| time.0);
-        let certificate = token
-            .spec
-            .six_clicks
-            .as_ref()
-            .and_then(|spec| spec.client_certificate_secret_ref.as_ref());
-        let mut named = vec![
-            (target_name(token), true),
-            (token.spec.credentials_secret_ref.name.clone(), false),
-        ];
-        named.extend(certificate.map(|reference| (reference.name.clone(), false)));
+        let mut named = vec![(target_name(token), true)];
+        named.extend(sources(token).into_iter().map(|secret| (secret, false)));
         for (secret, is_target) in &named {
             let referrers = self
                 .referrers
@@ -231,8 +266,10 @@ impl Inner {
             let reference = referrers.entry(key.name.clone()).or_insert(Reference {
                 created,
                 is_target: false,
+                is_source: false,
             });
             reference.is_target |= is_target;
+            reference.is_source |= !is_target;
         }
         self.secrets
             .insert(key.clone(), named.into_iter().map(|(secret, _)| secret).collect());

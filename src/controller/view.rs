@@ -11,7 +11,7 @@ use super::checked::Checked;
 use super::context::{BlockMemo, Context, Memo};
 use super::error::{Error, read_problem};
 use super::secrets::{self, Lookup};
-use super::tokens::{key_of, target_name};
+use super::tokens::{LONGEST_REQUEST, key_of, target_name};
 use super::{checked, credentials};
 use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
@@ -22,9 +22,6 @@ use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
 use crate::policy::schedule::RefreshPolicy;
 use crate::policy::{Credentials, GrantState, Observed, PastFailure, Problem, PublishBlock, Target};
 use crate::token;
-
-/// The longest refresh request that is echoed in a status.
-const LONGEST_REQUEST: usize = 256;
 
 /// What is known of one VendorToken.
 pub(super) struct View {
@@ -191,6 +188,19 @@ impl View {
             uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
         };
         self.target = judge(self.record.as_ref(), me, &rivals, &desired, context.clock.now());
+        // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
+        if self.target == Target::Free
+            && let Some(reader) = context.tokens.reader_of(&self.object, &checked.target.name)
+        {
+            self.target = Target::Blocked(Problem::new(
+                Reason::TargetConflict,
+                format!(
+                    "Secret '{}' is named by VendorToken '{reader}' for its credentials, and is not written: give one of the \
+                     two another Secret",
+                    checked.target.name
+                ),
+            ));
+        }
     }
 
     fn look_at_credentials(&mut self, context: &Context) {

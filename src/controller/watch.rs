@@ -77,7 +77,7 @@ impl Sink<DeserializeGuard<VendorToken>> for TokenSink {
     }
 
     fn applied(&self, object: DeserializeGuard<VendorToken>) {
-        let mut token = match object.0 {
+        let token = match object.0 {
             Ok(token) => token,
             Err(invalid) => {
                 let key = ObjectKey {
@@ -88,21 +88,21 @@ impl Sink<DeserializeGuard<VendorToken>> for TokenSink {
                 return;
             }
         };
-        token.managed_fields_mut().clear();
         let key = key_of(&token);
         self.0.decodable(&key);
         let target = super::tokens::target_name(&token);
-        let before = self
-            .0
-            .tokens
-            .get(&key)
-            .map(|known| super::tokens::target_name(&known));
+        let sources = super::tokens::sources(&token);
+        let before = self.0.tokens.get(&key);
         if self.0.tokens.put(token) {
-            if let Some(before) = before
-                && before != target
-            {
-                // Who lost the former target to this object may take it over.
-                self.0.trigger_referrers(&key.namespace, &before);
+            if let Some(before) = before {
+                let former = super::tokens::target_name(&before);
+                if former != target {
+                    // Who lost the former target to this object may take it over.
+                    self.0.trigger_referrers(&key.namespace, &former);
+                }
+                if super::tokens::sources(&before) != sources {
+                    self.0.trigger_claimants(&key, &before);
+                }
             }
             self.0.trigger(key);
         }
@@ -121,7 +121,7 @@ impl Sink<DeserializeGuard<VendorToken>> for TokenSink {
                     name: invalid.metadata.name.unwrap_or_default(),
                 };
                 self.0.decodable(&key);
-                // It may have been readable once, and is gone in any case.
+                // It may have been read while it could be: what is known of it must not go on without it.
                 if let Some(known) = self.0.tokens.get(&key)
                     && self.0.tokens.remove(&known)
                 {

@@ -22,10 +22,6 @@ const PASS_EVERY: SignedDuration = SignedDuration::from_mins(15);
 /// A refresh request waits at most this long after the last grant.
 const REQUESTED_GAP: SignedDuration = SignedDuration::from_secs(30);
 
-/// A rejection outlives the last VendorToken of its grant for an hour, and where an account could be locked, for a day.
-const KEPT: SignedDuration = SignedDuration::from_hours(1);
-const KEPT_WITH_ACCOUNT: SignedDuration = SignedDuration::from_hours(24);
-
 /// What a waiting grant needs to be sent.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -86,8 +82,8 @@ pub(super) struct Entry {
     pub(super) account: Option<Account>,
     /// The credentials have brought a token.
     pub(super) proven: bool,
-    /// A rejection outlives the last user of its grant until then.
-    pub(super) keep_until: Option<Timestamp>,
+    /// Since when nobody uses it.
+    pub(super) left: Option<Instant>,
     /// When a refresh request last went past a latch, by both clocks.
     passed: Option<(Timestamp, Instant)>,
 }
@@ -237,34 +233,6 @@ impl Entry {
             account_free_at: None,
             under_way: !matches!(self.phase, Phase::Idle),
         }
-    }
-
-    /// Nobody uses the grant any more: true when it is to be kept all the same, for its rejection, and nothing else of
-    /// it. Otherwise a VendorToken that is deleted and made again would get a rejected credential sent once more.
-    pub(super) fn outlives_its_users(&mut self, now: Timestamp) -> bool {
-        let rejected = self
-            .failure
-            .as_ref()
-            .is_some_and(|failure| failure.reason == Reason::CredentialsRejected);
-        if !rejected {
-            return false;
-        }
-        let kept_for = if self.account.is_some() {
-            KEPT_WITH_ACCOUNT
-        } else {
-            KEPT
-        };
-        self.keep_until = now.checked_add(kept_for).ok();
-        self.token = None;
-        self.completed.clear();
-        true
-    }
-
-    /// Nothing of it is needed at `now`.
-    pub(super) fn is_forgotten(&self, now: Timestamp) -> bool {
-        self.users.is_empty()
-            && matches!(self.phase, Phase::Idle)
-            && self.keep_until.is_none_or(|until| until <= now)
     }
 }
 

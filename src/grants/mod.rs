@@ -11,7 +11,7 @@ mod endpoint;
 mod entry;
 mod queue;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,6 +47,11 @@ const STANDBY_LOOK: Duration = Duration::from_millis(500);
 /// More endpoints than this are only kept while there is something to remember of them: a tenant may name any region
 /// of 6clicks', also regions that do not exist.
 const MOST_IDLE_ENDPOINTS: usize = 64;
+/// A latch without a deadline outlives the last VendorToken that used its grant by this long: deleting a VendorToken and
+/// making it anew, or editing it there and back, must not try a rejected password again.
+const LATCH_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
+/// So many grants that nobody uses are kept for their latch or back-off at most.
+const MOST_KEPT: usize = 10_000;
 
 /// Namespace and name of a VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +130,8 @@ struct Inner {
     endpoints: BTreeMap<Endpoint, EndpointState>,
     objects: HashMap<ObjectKey, Fingerprint>,
     accounts: Accounts,
+    /// Grants that nobody uses, kept because a vendor refused them, in the order in which they were left.
+    kept: VecDeque<Fingerprint>,
     in_flight: usize,
     swept: Option<Instant>,
     draining: bool,
@@ -197,13 +204,16 @@ impl Grants {
         if inner.objects.get(object) == Some(&fingerprint) {
             return;
         }
-        inner.leave(object, now);
+        inner.leave(object, now, Instant::now());
         inner.objects.insert(object.clone(), fingerprint);
         let entry = inner.entries.entry(fingerprint).or_default();
-        if entry.users.is_empty() && entry.keep_until.take_if(|until| *until <= now).is_some() {
+        let outlived = entry
+            .left
+            .take()
+            .is_some_and(|left| left.elapsed() >= LATCH_OUTLIVES);
+        if outlived && entry.users.is_empty() {
             *entry = Entry::default();
         }
-        entry.keep_until = None;
         entry.account = account;
         entry.users.insert(object.clone());
     }
@@ -307,8 +317,7 @@ impl Grants {
 
     /// `object` is gone, or its credentials are.
     pub fn release(&self, object: &ObjectKey) {
-        let now = self.clock.now();
-        self.lock().leave(object, now);
+        self.lock().leave(object, self.clock.now(), Instant::now());
     }
 
     /// `object` no longer waits for a grant (it was suspended, say); a request in flight goes on.
@@ -552,8 +561,8 @@ impl Grants {
                     _ => endpoint.answered(fingerprint, succeeded),
                 }
             }
-            if entry.users.is_empty() && !entry.outlives_its_users(now) {
-                inner.entries.remove(&fingerprint);
+            if entry.users.is_empty() {
+                inner.give_back(fingerprint, now, Instant::now());
             }
             for object in woken {
                 // The receiver is gone at shutdown only.
@@ -565,8 +574,8 @@ impl Grants {
 }
 
 impl Inner {
-    /// Gives back what nobody needs: tokens that have expired, rejections that were kept long enough, endpoints that
-    /// have been idle. Tenants choose regions, so the number of endpoints has no other bound.
+    /// Gives back what nobody needs: tokens that have expired, attempts that no longer count, endpoints that have been
+    /// idle.
     fn sweep(&mut self, now: Timestamp, at: Instant) {
         if self
             .swept
@@ -575,15 +584,14 @@ impl Inner {
             return;
         }
         self.swept = Some(at);
-        self.entries.retain(|_, entry| {
+        for entry in self.entries.values_mut() {
             entry.token.take_if(|token| token.expires <= now);
-            !entry.is_forgotten(now)
-        });
+        }
         self.endpoints.retain(|_, endpoint| !endpoint.is_idle(at, now));
         self.accounts.sweep(now);
     }
 
-    fn leave(&mut self, object: &ObjectKey, now: Timestamp) {
+    fn leave(&mut self, object: &ObjectKey, wall: Timestamp, now: Instant) {
         let Some(fingerprint) = self.objects.remove(object) else {
             return;
         };
@@ -591,10 +599,41 @@ impl Inner {
         if let Some(entry) = self.entries.get_mut(&fingerprint) {
             entry.users.remove(object);
             entry.completed.remove(object);
-            let in_flight = matches!(entry.phase, Phase::InFlight);
-            if entry.users.is_empty() && !in_flight && !entry.outlives_its_users(now) {
-                self.entries.remove(&fingerprint);
+            if entry.users.is_empty() && !matches!(entry.phase, Phase::InFlight) {
+                self.give_back(fingerprint, wall, now);
             }
+        }
+    }
+
+    /// Forgets a grant that nobody uses, but for its latch or back-off.
+    fn give_back(&mut self, fingerprint: Fingerprint, wall: Timestamp, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&fingerprint)
+            && entry.is_held(wall)
+        {
+            entry.token = None;
+            entry.left = Some(now);
+            self.kept.retain(|kept| *kept != fingerprint);
+            self.kept.push_back(fingerprint);
+        } else {
+            self.entries.remove(&fingerprint);
+        }
+        while let Some(oldest) = self.kept.front().copied() {
+            let is_over = match self.entries.get(&oldest) {
+                None => true,
+                Some(entry) if !entry.users.is_empty() || !matches!(entry.phase, Phase::Idle) => true,
+                Some(entry) => {
+                    let outlived = entry.left.is_some_and(|left| now - left >= LATCH_OUTLIVES);
+                    let is_over = outlived || !entry.is_held(wall) || self.kept.len() > MOST_KEPT;
+                    if is_over {
+                        self.entries.remove(&oldest);
+                    }
+                    is_over
+                }
+            };
+            if !is_over {
+                break;
+            }
+            self.kept.pop_front();
         }
     }
 

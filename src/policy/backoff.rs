@@ -57,7 +57,9 @@ pub fn next_attempt(
     let (base, spread) = match failure.not_before {
         // The vendor's word, and a little more so that those it turned away do not come back in one second.
         Some(deadline) => {
-            let deadline = deadline.clamp(later(now, 1), later(now, 3600));
+            // A vendor that goes on saying "now" is asked ever more seldom all the same.
+            let soonest = later(now, doubling(1, 60));
+            let deadline = deadline.max(soonest).min(later(now, 3600));
             (
                 deadline,
                 (deadline.duration_since(now).as_secs() / 10).clamp(1, 30),
@@ -130,6 +132,18 @@ mod tests {
         assert!(holds(later(now(), 7200), now()));
         assert!(!holds(later(now(), 7201), now()));
         assert!(!holds(Timestamp::MAX, now()));
+    }
+
+    #[rstest]
+    #[case(1, 1)]
+    #[case(4, 8)]
+    #[case(40, 60)]
+    fn a_vendor_that_always_says_now_is_asked_ever_more_seldom(#[case] count: i32, #[case] expected: i64) {
+        for class in [FailureClass::Throttled, FailureClass::Transient] {
+            let failure = Failure::new(class, "").with_deadline(Some(now()));
+            let next = next_attempt(&failure, count, Probe::Hourly, 0, now()).unwrap();
+            assert_eq!(next, later(now(), expected));
+        }
     }
 
     #[rstest]

@@ -225,6 +225,10 @@ pub(super) enum Currency {
     Unknown,
 }
 
+fn same_credential(one: &Inputs, other: &Inputs) -> bool {
+    one.key_id == other.key_id && one.fingerprint == other.fingerprint
+}
+
 impl Observed<'_> {
     pub(super) fn stored(&self) -> Option<&Stored> {
         match &self.target {
@@ -276,9 +280,7 @@ impl Observed<'_> {
             .as_ref()
             .and_then(PastFailure::from_status)
             .filter(|failure| {
-                let same_fingerprint = |inputs: &Inputs| {
-                    inputs.key_id == failure.inputs.key_id && inputs.fingerprint == failure.inputs.fingerprint
-                };
+                let same_fingerprint = |inputs: &Inputs| same_credential(inputs, &failure.inputs);
                 let same_grant = self.spec_problem.is_some()
                     || failure.inputs.key_id != self.key_id
                     || failure.inputs.parameters == self.parameters;
@@ -295,17 +297,6 @@ impl Observed<'_> {
                     },
                 }
             });
-        // A success that is still to come tells of a clock that was set back, and excuses no failure.
-        let succeeded = [
-            self.stored().map(|stored| stored.issued),
-            self.grant.token.as_ref().map(|token| token.issued),
-            self.grant.succeeded,
-        ]
-        .into_iter()
-        .flatten()
-        .filter(|time| *time <= self.now)
-        .max()
-        .unwrap_or(Timestamp::MIN);
         let in_memory = self
             .grant
             .failure
@@ -319,13 +310,30 @@ impl Observed<'_> {
                 Some(status)
             }
             (Some(memory), _) => Some(memory),
+            // This process has succeeded since: what stands there was told by a clock that was ahead, or by somebody else.
+            (None, Some(status)) if status.last_attempt > self.now && self.grant.succeeded.is_some() => None,
             (None, status) => status,
         };
+        let newest = newest?;
+        // Success with another credential, as before a rotation, excuses nothing.
+        let stored = self
+            .stored()
+            .filter(|stored| same_credential(&stored.inputs, &newest.inputs));
+        // A success that is still to come tells of a clock that was set back, and excuses no failure.
+        let succeeded = [
+            stored.map(|stored| stored.issued),
+            self.grant.token.as_ref().map(|token| token.issued),
+            self.grant.succeeded,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|time| *time <= self.now)
+        .max()
+        .unwrap_or(Timestamp::MIN);
         // The record of an attempt bears the second in which it was sent, as the token that it brought does.
-        newest.filter(|failure| {
-            failure.last_attempt > succeeded
-                || (failure.last_attempt == succeeded && !failure.is_unanswered())
-        })
+        let stands =
+            newest.last_attempt > succeeded || (newest.last_attempt == succeeded && !newest.is_unanswered());
+        stands.then_some(newest)
     }
 
     /// The refresh request, unless it was handled.

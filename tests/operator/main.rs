@@ -10,6 +10,7 @@ mod credentials;
 mod events;
 mod forgery;
 mod freshness;
+mod hostility;
 mod key;
 mod lockout;
 mod publishing;

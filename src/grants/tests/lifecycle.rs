@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::api::names::Reason;
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_given_out_until_it_expires_and_no_longer() {
@@ -144,6 +145,44 @@ async fn a_grant_is_forgotten_with_its_last_user() {
     bench.grants.release(&object("p"));
     assert!(bench.grants.lock().entries.is_empty());
     assert!(bench.grants.lock().objects.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_latch_outlives_the_last_object_by_a_day_and_a_back_off_by_its_deadline() {
+    for (vendor, holds, over) in [
+        (Vendor::CheckmarxSca, 23 * 3600, 2 * 3600),
+        (Vendor::SixMap, 3500, 1000),
+    ] {
+        let bench = bench(|_| rejected());
+        bench.ask("o", 1, vendor);
+        bench.settle().await;
+        bench.grants.release(&object("o"));
+        bench.pass(holds).await;
+        bench.grants.uses(&object("o"), fingerprint(1), None);
+        let state = bench.state("o");
+        assert_eq!(
+            state.failure.map(|failure| failure.reason),
+            Some(Reason::CredentialsRejected)
+        );
+        bench.ask("o", 1, vendor);
+        bench.settle().await;
+        assert_eq!(bench.calls().len(), 1, "{vendor}: it was asked again");
+
+        // Editing it there and back is no way around it either.
+        bench.grants.uses(&object("o"), fingerprint(2), None);
+        bench.grants.uses(&object("o"), fingerprint(1), None);
+        assert!(bench.state("o").failure.is_some());
+        bench.grants.release(&object("o"));
+        bench.pass(over).await;
+        if vendor == Vendor::CheckmarxSca {
+            // The day is counted from the last time that somebody used it.
+            bench.pass(22 * 3600 + 1).await;
+        }
+        bench.grants.uses(&object("p"), fingerprint(3), None);
+        bench.grants.release(&object("p"));
+        assert!(bench.grants.lock().entries.is_empty(), "{vendor}");
+        assert!(bench.grants.lock().kept.is_empty(), "{vendor}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

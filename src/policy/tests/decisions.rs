@@ -147,6 +147,9 @@ use Reason::{CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavai
 #[case::a_latch_under_a_lost_key_allows_an_attempt(
     scene().free().key_lost().known('a').told_failed(CredentialsRejected, 50, None, &inputs('a')), ISSUE
 )]
+#[case::nor_does_success_with_another_credential_excuse_one(
+    scene().known('b').failed(CredentialsRejected, -5, None), wait(3600)
+)]
 #[case::a_failure_older_than_the_stored_token_is_no_failure(
     scene().known('a').at(DUE).told_failed(CredentialsRejected, -1, None, &inputs('a')), ISSUE
 )]

@@ -592,3 +592,19 @@ proptest! {
         prop_assert_eq!(status(&scene.observed(), &context), second);
     }
 }
+
+#[test]
+fn a_failure_that_was_told_by_a_clock_that_was_ahead_ends_with_the_next_success() {
+    let mut scene = scene()
+        .known('a')
+        .told_failed(VendorUnavailable, 7200, Some(7205), &inputs('a'));
+    assert_eq!(
+        summary(&status_of(&scene)),
+        "True VendorUnavailable RefreshFailing",
+        "what stands before it excuses nothing"
+    );
+    scene.grant.succeeded = Some(at(0));
+    let status = status_of(&scene);
+    assert_eq!(summary(&status), "True Published");
+    assert_eq!(status.failure, None);
+}
