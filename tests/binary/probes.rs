@@ -73,7 +73,7 @@ async fn it_is_ready_when_the_key_and_the_lists_are_there_and_not_before() {
 
     let role: Role = serde_json::from_value(json!({
         "metadata": { "name": "key" },
-        "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create"] }],
+        "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create", "patch"] }],
     }))
     .unwrap();
     Api::namespaced(world.admin.clone(), &world.namespace)
