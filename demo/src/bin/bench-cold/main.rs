@@ -22,7 +22,7 @@ use crate::world::World;
 /// Measures a cold start of the operator, and of the least possible program ("floor").
 #[derive(Debug, Parser)]
 #[command(name = "bench-cold")]
-struct Arguments {
+pub(crate) struct Arguments {
     /// VendorTokens, each with credentials of its own.
     #[arg(long, default_value_t = 1000)]
     objects: usize,
@@ -38,6 +38,13 @@ struct Arguments {
     /// Requests to the vendors and to the API server at a time that the floor makes.
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
+    /// One more argument for the operator; may be repeated.
+    #[arg(
+        long = "operator-argument",
+        value_name = "ARGUMENT",
+        allow_hyphen_values = true
+    )]
+    operator_arguments: Vec<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -108,7 +115,7 @@ async fn bench(arguments: &Arguments) -> Result<(), Error> {
     for _ in 0..arguments.repeat.max(1) {
         for program in &programs {
             world.fill(arguments.objects, &arguments.vendors).await?;
-            let measurement = measure::run(&world, *program, arguments.objects, arguments.in_flight).await?;
+            let measurement = measure::run(&world, *program, arguments).await?;
             say(&report::line(&measurement));
             measurements.push(measurement);
             world.empty().await?;

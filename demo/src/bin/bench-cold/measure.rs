@@ -15,6 +15,7 @@ use test_support::Process;
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::{VendorToken, names};
 
+use crate::Arguments;
 use crate::world::World;
 
 /// For one cold start; also on a busy machine, 10 000 objects at 10 a second.
@@ -53,12 +54,18 @@ impl Measurement {
         self.objects as f64 / self.took.as_secs_f64()
     }
 
+    /// Processor seconds of the measured program and of all that served it.
+    pub(crate) fn all_processor(&self) -> f64 {
+        self.processor.values().sum()
+    }
+
     /// Processor seconds of the measured program itself.
     pub(crate) fn own_processor(&self) -> Option<f64> {
         self.processor.get(MEASURED).copied()
     }
 }
 
+/// In [`Measurement::processor`].
 const MEASURED: &str = "measured";
 
 enum Running {
@@ -67,7 +74,7 @@ enum Running {
 }
 
 impl Running {
-    async fn start(program: Program, world: &World, in_flight: usize) -> Result<Self, Error> {
+    async fn start(program: Program, world: &World, options: &Arguments) -> Result<Self, Error> {
         let kubeconfig = world
             .plane
             .kubeconfig_for_service_account(demo::NAMESPACE, demo::SERVICE_ACCOUNT)
@@ -79,7 +86,7 @@ impl Running {
                     "floor".to_owned(),
                     format!("--kubeconfig={}", kubeconfig.display()),
                     format!("--origins={}", folder.join("simulator/origins.json").display()),
-                    format!("--in-flight={in_flight}"),
+                    format!("--in-flight={}", options.in_flight),
                 ];
                 let log = folder.join("floor.log");
                 Ok(Self::Floor(Process::start(
@@ -98,6 +105,7 @@ impl Running {
                     "--metrics-bind-address=127.0.0.1:0".to_owned(),
                     "--health-probe-bind-address=127.0.0.1:0".to_owned(),
                 ]);
+                arguments.extend(options.operator_arguments.iter().cloned());
                 Ok(Self::Operator(Operator::start(&Settings {
                     kubeconfig,
                     endpoints: world.origins.vendors.clone(),
@@ -135,18 +143,14 @@ impl Running {
 }
 
 /// Starts the program and waits until all objects are Ready.
-pub(crate) async fn run(
-    world: &World,
-    program: Program,
-    objects: usize,
-    in_flight: usize,
-) -> Result<Measurement, Error> {
+pub(crate) async fn run(world: &World, program: Program, options: &Arguments) -> Result<Measurement, Error> {
+    let objects = options.objects;
     let mut unready = Unready::watch(world, objects).await?;
     let requests_before = requests(world).await?;
     let servers_before = processor_of_servers(world);
 
     let started = Instant::now();
-    let mut running = Running::start(program, world, in_flight).await?;
+    let mut running = Running::start(program, world, options).await?;
     loop {
         match tokio::time::timeout(CHECK_EVERY, unready.next()).await {
             Ok(0) => break,
