@@ -78,7 +78,9 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                 if view.token.spec.suspend || view.checked.is_err() || is_blocked {
                     context.grants.withdraw(&view.object);
                 }
-                return Ok(Outcome { until, asked: None });
+                // The record of an attempt that is under way makes the decision wait; it is asking all the same.
+                let asked = context.grants.waits_since(&view.object);
+                return Ok(Outcome { until, asked });
             }
             Decision::ReadCredentials => view.read_credentials(context).await?,
             Decision::Publish => {

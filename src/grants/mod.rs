@@ -364,6 +364,13 @@ impl Grants {
         entry.usable(now).cloned()
     }
 
+    /// Since when `object` waits for a request that is queued or in flight.
+    pub fn waits_since(&self, object: &ObjectKey) -> Option<Instant> {
+        let inner = self.lock();
+        let entry = inner.entries.get(inner.objects.get(object)?)?;
+        entry.waiters.get(object).map(|waiter| waiter.since)
+    }
+
     /// Joins the request that is queued or in flight for the grant that `object` uses; `None` where there is none and
     /// [`Self::ask`] is needed. Takes no credentials, so none have to be read for it.
     pub fn join(
