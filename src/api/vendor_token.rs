@@ -132,7 +132,8 @@ pub struct TargetSpec {
     /// What the Secret holds: from key to text, 1 to 16 keys of up to 253 characters, each text up to 4096
     /// characters. In a text, `$(token)` is replaced by the token, `$(tokenType)` by its type (`Bearer`),
     /// `$(expirationTime)` and `$(issuedTime)` by times in RFC 3339 (UTC, whole seconds). For a literal `$(`
-    /// write `$$(`. Default: `{token: $(token)}`. Example: `{authorization: "Bearer $(token)"}`.
+    /// write `$$(`. Replaced as a whole by a server-side apply; with other ways of editing, a key that the default has
+    /// put here stays until it is removed. Default: `{token: $(token)}`. Example: `{authorization: "Bearer $(token)"}`.
     #[serde(default = "default_target_data", deserialize_with = "null_as_default_data")]
     #[schemars(transform = constraints::target_data)]
     pub data: BTreeMap<String, String>,

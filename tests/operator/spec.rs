@@ -249,3 +249,18 @@ async fn a_refresh_request_waits_for_the_end_of_a_suspension() {
     world.settle("sca", &operator).await;
     assert_eq!(world.calls(VENDOR), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_default_has_made_does_not_stay_beside_those_that_an_apply_names() {
+    let world = World::new("default").await;
+    let _operator = world.operator().await;
+    world.published(VENDOR, "sca").await;
+    let mut spec = vendors::spec(VENDOR, "sca");
+    spec["target"] = json!({ "data": { "header": "Bearer $(token)" } });
+    world.apply("sca", spec).await;
+    world
+        .until_data("sca", "header", |header| header.starts_with("Bearer "))
+        .await;
+    let keys: Vec<_> = world.secret("sca").await.data.unwrap().into_keys().collect();
+    assert_eq!(keys, ["header"]);
+}

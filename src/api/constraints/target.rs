@@ -3,7 +3,7 @@
 use schemars::Schema;
 use serde_json::json;
 
-use super::{NAME_LENGTH, Rule, rules, set, string_map};
+use super::{NAME_LENGTH, Rule, atomic, rules, set, string_map};
 
 /// The type of the target. The two refused types make the cluster's own controllers act on the Secret: one fills
 /// it with a ServiceAccount's token, the other admits nodes.
@@ -39,6 +39,8 @@ pub(in crate::api) fn target_data(schema: &mut Schema) {
         }),
     );
     set(schema, &[("minProperties", json!(1))]);
+    // Replaced as a whole: the key of the default is owned by nobody, and would stay beside those that an apply names.
+    atomic(schema);
     rules(
         schema,
         &[Rule::new(
