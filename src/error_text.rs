@@ -4,29 +4,31 @@
 
 /// An error with its causes, in one line.
 pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = text_of(error);
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = text_of(next);
-        // kube repeats the cause in some of its own texts.
-        if !text.contains(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // kube's own text repeats the API server's answer in full, as a debug text.
+        if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
+            push(
+                &mut text,
+                &format!("the API server answered {}: {}", status.code, status.message),
+            );
+            return text;
         }
-        cause = next.source();
+        push(&mut text, &error.to_string());
+        next = error.source();
     }
     text
 }
 
-/// The text of one error. kube's own repeats the API server's answer in full, as a debug text.
-fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
-    if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
-        return format!("the API server answered {}: {}", status.code, status.message);
+/// Adds a cause, unless the text repeats it already.
+fn push(text: &mut String, cause: &str) {
+    if text.is_empty() {
+        text.push_str(cause);
+    } else if !text.contains(cause) {
+        text.push_str(": ");
+        text.push_str(cause);
     }
-    if let Some(status) = error.downcast_ref::<kube::core::Status>() {
-        return status.message.clone();
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

@@ -145,6 +145,15 @@ impl Context {
         let _ = self.triggers.send(object);
     }
 
+    /// Has every VendorToken but `object` reconciled that names this Secret.
+    pub(super) fn trigger_others(&self, object: &ObjectKey, secret: &str) {
+        for other in self.tokens.referrers(&object.namespace, secret) {
+            if other != *object {
+                self.trigger(other);
+            }
+        }
+    }
+
     /// Has every VendorToken reconciled that names this Secret.
     pub(super) fn trigger_referrers(&self, namespace: &str, secret: &str) {
         for object in self.tokens.referrers(namespace, secret) {

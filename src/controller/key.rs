@@ -15,6 +15,7 @@ use super::context::Context;
 use super::credentials::wipe;
 use super::publish::CREATE_ONLY;
 use crate::api::names;
+use crate::election::NotLeading;
 use crate::error_text::with_causes;
 use crate::fingerprint::FingerprintKey;
 
@@ -46,6 +47,18 @@ pub(super) enum KeyError {
     Malformed { namespace: String },
     #[error("failed to make a random key")]
     Random,
+}
+
+impl KeyError {
+    fn is_not_leading(&self) -> bool {
+        match self {
+            Self::Create {
+                source: kube::Error::Service(source),
+                ..
+            } => source.is::<NotLeading>(),
+            _ => false,
+        }
+    }
 }
 
 /// The key's bytes, wiped on drop.
@@ -84,6 +97,11 @@ async fn obtain(context: &Context) -> KeyBytes {
                 tracing::info!(key_id = key.id(), "the fingerprint key is there");
                 context.set_key(key);
                 return bytes;
+            }
+            // A standby may not create it: the leader does.
+            Err(error) if error.is_not_leading() => {
+                tracing::debug!("the fingerprint key is made by the process that leads");
+                context.key_missing("it is made by the process that leads");
             }
             Err(error) => {
                 tracing::error!(

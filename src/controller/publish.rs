@@ -74,7 +74,10 @@ pub(super) async fn publish(
             context.set_block(&view.object, None);
             view.block = None;
             if let Some(record) = secrets::record(&written.metadata) {
-                context.secrets.put(&namespace, &name, record.clone());
+                if context.secrets.put(&namespace, &name, record.clone()) {
+                    // The watch has nothing new to tell the others that name this Secret, as their credentials, say.
+                    context.trigger_others(&view.object, &name);
+                }
                 view.record = Some(record);
             }
             view.judge_target(context);

@@ -25,8 +25,9 @@ use crate::grants::ObjectKey;
 
 /// At SIGTERM, requests in flight get this long, and then as long again what arrived is published.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
-/// A Secret list that does not come (RBAC, an outage) is waited for this long; then Secrets are read one by one.
-const SECRET_LIST_PATIENCE: Duration = Duration::from_secs(10);
+/// A list that does not come (RBAC, an outage) is waited for this long; then Secrets are read one by one, and the
+/// namespaces that could be listed are served.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
 /// Reconciles at a time, when what arrived last is published.
 const LAST_CONCURRENCY: usize = 32;
 
@@ -175,27 +176,40 @@ async fn key_is_there(context: &Context) {
 
 /// Waits until what is there is known: deciding on half a view would ask vendors for tokens that exist.
 async fn initial_lists(context: &Context) {
-    let patience = tokio::time::sleep(SECRET_LIST_PATIENCE);
+    let patience = tokio::time::sleep(LIST_PATIENCE);
     tokio::pin!(patience);
-    let mut patient = context.settings.secret_watch;
+    let mut patient = true;
     loop {
         // Waiting is work: an API server that is away must not have the process restarted.
         context.health.tick();
         let told = context.initial_lists.notified();
         let scopes = context.settings.scopes();
-        let tokens = scopes.iter().all(|scope| context.tokens.is_listed(scope));
+        let tokens = scopes
+            .iter()
+            .filter(|scope| context.tokens.is_listed(scope))
+            .count();
         let secrets = scopes.iter().all(|scope| context.secrets.is_listed(scope));
-        if tokens && (secrets || !patient) {
+        let everything = tokens == scopes.len() && (secrets || !context.settings.secret_watch);
+        // A namespace that cannot be listed does not hold up the others.
+        if everything || (!patient && tokens > 0) {
             break;
         }
         tokio::select! {
             () = told => {}
             () = &mut patience, if patient => {
                 patient = false;
-                tracing::warn!(
-                    "Secrets cannot be listed and watched; they are read one by one, and changes are seen within 5 \
-                     minutes: grant list and watch on Secrets, or set --secret-watch=false to silence this"
-                );
+                if tokens < scopes.len() {
+                    tracing::warn!(
+                        "VendorTokens cannot be listed everywhere: namespaces that can be are served, the others as soon \
+                         as they can; grant list and watch on vendortokens, or take them out of --watch-namespace"
+                    );
+                }
+                if context.settings.secret_watch && !secrets {
+                    tracing::warn!(
+                        "Secrets cannot be listed and watched; they are read one by one, and changes are seen within 5 \
+                         minutes: grant list and watch on Secrets, or set --secret-watch=false to silence this"
+                    );
+                }
             }
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }

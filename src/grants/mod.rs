@@ -133,6 +133,8 @@ struct Inner {
     /// Grants that nobody uses, kept because a vendor refused them, in the order in which they were left.
     kept: VecDeque<Fingerprint>,
     in_flight: usize,
+    /// Which endpoint is served first.
+    turn: usize,
     swept: Option<Instant>,
     draining: bool,
 }
@@ -669,7 +671,15 @@ impl Inner {
     fn ready(&mut self, options: &GrantsOptions, now: Instant, wall: Timestamp) -> (Vec<Job>, Duration) {
         let mut jobs = Vec::new();
         let mut wait = LONGEST_SLEEP;
-        for endpoint in self.endpoints.values_mut() {
+        // Another endpoint begins each time, so that some which hang cannot keep the places in all to themselves.
+        let count = self.endpoints.len().max(1);
+        self.turn = (self.turn + 1) % count;
+        let (first, last): (Vec<_>, Vec<_>) = self
+            .endpoints
+            .values_mut()
+            .enumerate()
+            .partition(|(index, _)| *index >= self.turn);
+        for (_, endpoint) in first.into_iter().chain(last) {
             while !endpoint.queue.is_empty() {
                 if endpoint.in_flight >= options.max_concurrent
                     || self.in_flight >= options.max_concurrent * 4

@@ -10,6 +10,8 @@ use super::exchange::TokenResponse;
 
 /// No token is taken to live longer than this, in seconds.
 pub(super) const LONGEST_LIFE: i64 = 400 * 24 * 60 * 60;
+/// A `Date` header farther off than this is no measure of anything, in seconds.
+const CREDIBLE_OFFSET: i64 = 86_400;
 /// A `Date` header farther off than this means that a clock is wrong, in seconds.
 const CLOCK_TOLERANCE: i64 = 60;
 /// Sources farther apart than this disagree, in seconds.
@@ -71,7 +73,9 @@ pub(super) fn settle(
         .filter(|time| *time <= latest)
         .collect();
     // A time that has passed is proof only by a clock that was compared; else our own may be the wrong one.
-    let unproven = offset.is_none() && relative.is_some_and(|time| time > now);
+    // A clock that is off by more than a day proves nothing.
+    let is_compared = offset.is_some_and(|offset| offset.abs() <= CREDIBLE_OFFSET);
+    let unproven = !is_compared && relative.is_some_and(|time| time > now);
     let credible = |time: &&i64| !unproven || **time > now;
     let candidates: Vec<i64> = relative
         .iter()
