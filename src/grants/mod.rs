@@ -9,9 +9,11 @@ mod accounts;
 mod budget;
 mod endpoint;
 mod entry;
+mod inner;
 mod queue;
+mod recall;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,18 +22,16 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use self::accounts::Accounts;
 use self::endpoint::EndpointState;
 use self::entry::{Entry, Phase};
-use crate::api::names::Reason;
+use self::inner::Inner;
 use crate::clock::Clock;
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::http::Transport;
 use crate::inputs::Inputs;
-use crate::policy::backoff::holds;
-use crate::policy::{GrantState, PastFailure};
+use crate::policy::GrantState;
 use crate::token::{AccessToken, Credentials};
 use crate::vendor::{Endpoint, Grant, Vendor, scrub};
 
@@ -124,21 +124,6 @@ impl fmt::Debug for Grants {
     }
 }
 
-#[derive(Default)]
-struct Inner {
-    entries: HashMap<Fingerprint, Entry>,
-    endpoints: BTreeMap<Endpoint, EndpointState>,
-    objects: HashMap<ObjectKey, Fingerprint>,
-    accounts: Accounts,
-    /// Grants that nobody uses, kept because a vendor refused them, in the order in which they were left.
-    kept: VecDeque<Fingerprint>,
-    in_flight: usize,
-    /// Which endpoint is served first.
-    turn: usize,
-    swept: Option<Instant>,
-    draining: bool,
-}
-
 /// Ends an attempt when it goes out of scope, so that neither a panic nor a cancelled task keeps its slot for ever.
 struct Ending<'a> {
     grants: &'a Grants,
@@ -218,82 +203,6 @@ impl Grants {
         }
         entry.account = account;
         entry.users.insert(object.clone());
-    }
-
-    /// Counts the attempts that `object`'s status tells of against its account: `inputs` names the password that was
-    /// tried, which may be another by now.
-    pub fn recall_attempts(&self, object: &ObjectKey, failure: &PastFailure) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let entry = inner
-            .objects
-            .get(object)
-            .and_then(|fingerprint| inner.entries.get(fingerprint));
-        if let Some(account) = entry.and_then(|entry| entry.account) {
-            let password = Fingerprint::of_published(&failure.inputs);
-            inner
-                .accounts
-                .recall(account, password, failure.last_attempt, failure.count);
-        }
-    }
-
-    /// Takes what `object`'s status tells of a failure of its grant from before a restart: the pause that a vendor asked
-    /// for, and, where an account could be locked, the rejection, which holds for all that share the grant. Nothing
-    /// where this process has asked or knows better.
-    pub fn recall(&self, object: &ObjectKey, endpoint: &Endpoint, vendor: Vendor, failure: &PastFailure) {
-        let now = self.clock.now();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let Some(fingerprint) = inner.objects.get(object).copied() else {
-            return;
-        };
-        let Some(entry) = inner.entries.get_mut(&fingerprint) else {
-            return;
-        };
-        if entry.sent.is_some() || entry.proven {
-            return;
-        }
-        if entry.account.is_some() && entry.failure.is_none() && failure.reason == Reason::CredentialsRejected
-        {
-            entry.failure = Some(entry::Attempt {
-                reason: failure.reason,
-                message: failure.message.clone(),
-                at: failure.last_attempt,
-                next_attempt: failure.next_attempt,
-                hearsay: true,
-            });
-            entry.count = failure.count;
-        }
-        if let Some(until) = failure.next_attempt
-            && failure.reason == Reason::RateLimited
-            && holds(until, now)
-        {
-            entry.endpoint = Some(endpoint.clone());
-            let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
-                EndpointState::new(
-                    vendor,
-                    self.options.per_minute.get(&vendor).copied(),
-                    Instant::now(),
-                )
-            });
-            state.throttled(fingerprint, until);
-        }
-    }
-
-    /// Counts requests to `endpoint` that were sent before this process began, as far as targets and statuses tell.
-    pub fn recall_requests(&self, endpoint: &Endpoint, vendor: Vendor, sent: &[Timestamp]) {
-        let (now, wall) = (Instant::now(), self.clock.now());
-        let mut inner = self.lock();
-        let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
-            EndpointState::new(vendor, self.options.per_minute.get(&vendor).copied(), now)
-        });
-        for sent in sent {
-            if let Ok(age) = Duration::try_from(wall.duration_since(*sent))
-                && let Some(at) = now.checked_sub(age)
-            {
-                state.budget.recall(at);
-            }
-        }
     }
 
     /// The credentials that `object` uses have brought a token to this process.
@@ -579,144 +488,6 @@ impl Grants {
             }
         }
         self.changed.notify_one();
-    }
-}
-
-impl Inner {
-    /// Gives back what nobody needs: tokens that have expired, attempts that no longer count, endpoints that have been
-    /// idle.
-    fn sweep(&mut self, now: Timestamp, at: Instant) {
-        if self
-            .swept
-            .is_some_and(|swept| at.duration_since(swept) < SWEEP_EVERY)
-        {
-            return;
-        }
-        self.swept = Some(at);
-        for entry in self.entries.values_mut() {
-            entry.token.take_if(|token| token.expires <= now);
-        }
-        self.endpoints.retain(|_, endpoint| !endpoint.is_idle(at, now));
-        self.accounts.sweep(now);
-    }
-
-    fn leave(&mut self, object: &ObjectKey, wall: Timestamp, now: Instant) {
-        let Some(fingerprint) = self.objects.remove(object) else {
-            return;
-        };
-        self.withdraw(object, fingerprint);
-        if let Some(entry) = self.entries.get_mut(&fingerprint) {
-            entry.users.remove(object);
-            entry.completed.remove(object);
-            if entry.users.is_empty() && !matches!(entry.phase, Phase::InFlight) {
-                self.give_back(fingerprint, wall, now);
-            }
-        }
-    }
-
-    /// Forgets a grant that nobody uses, but for its latch or back-off.
-    fn give_back(&mut self, fingerprint: Fingerprint, wall: Timestamp, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(&fingerprint)
-            && entry.is_held(wall)
-        {
-            entry.token = None;
-            entry.left = Some(now);
-            self.kept.retain(|kept| *kept != fingerprint);
-            self.kept.push_back(fingerprint);
-        } else {
-            self.entries.remove(&fingerprint);
-        }
-        while let Some(oldest) = self.kept.front().copied() {
-            let is_over = match self.entries.get(&oldest) {
-                None => true,
-                Some(entry) if !entry.users.is_empty() || !matches!(entry.phase, Phase::Idle) => true,
-                Some(entry) => {
-                    let outlived = entry.left.is_some_and(|left| now - left >= LATCH_OUTLIVES);
-                    let is_over = outlived || !entry.is_held(wall) || self.kept.len() > MOST_KEPT;
-                    if is_over {
-                        self.entries.remove(&oldest);
-                    }
-                    is_over
-                }
-            };
-            if !is_over {
-                break;
-            }
-            self.kept.pop_front();
-        }
-    }
-
-    fn withdraw(&mut self, object: &ObjectKey, fingerprint: Fingerprint) {
-        let Some(entry) = self.entries.get_mut(&fingerprint) else {
-            return;
-        };
-        entry.waiters.remove(object);
-        if entry.waiters.is_empty() && matches!(entry.phase, Phase::Queued(_)) {
-            if let Phase::Queued(pending) = std::mem::take(&mut entry.phase)
-                && let Some((account, noted)) = pending.account
-            {
-                self.accounts.withdraw(account, fingerprint, noted);
-            }
-            if let Some(endpoint) = entry
-                .endpoint
-                .as_ref()
-                .and_then(|endpoint| self.endpoints.get_mut(endpoint))
-            {
-                endpoint.queue.remove(fingerprint);
-            }
-        }
-    }
-
-    /// The requests that may be sent now, and how long to wait for the next.
-    fn ready(&mut self, options: &GrantsOptions, now: Instant, wall: Timestamp) -> (Vec<Job>, Duration) {
-        let mut jobs = Vec::new();
-        let mut wait = LONGEST_SLEEP;
-        // Another endpoint begins each time, so that some which hang cannot keep the places in all to themselves.
-        let count = self.endpoints.len().max(1);
-        self.turn = (self.turn + 1) % count;
-        let (first, last): (Vec<_>, Vec<_>) = self
-            .endpoints
-            .values_mut()
-            .enumerate()
-            .partition(|(index, _)| *index >= self.turn);
-        for (_, endpoint) in first.into_iter().chain(last) {
-            while !endpoint.queue.is_empty() {
-                if endpoint.in_flight >= options.max_concurrent
-                    || self.in_flight >= options.max_concurrent * 4
-                {
-                    break;
-                }
-                let slot = endpoint.budget.next_slot(now);
-                if slot > now {
-                    wait = wait.min(slot - now);
-                    break;
-                }
-                let Some(fingerprint) = endpoint.next(wall) else {
-                    if let Some(resumes) = endpoint.resumes_at(wall) {
-                        wait = wait.min(Duration::try_from(resumes.duration_since(wall)).unwrap_or_default());
-                    }
-                    break;
-                };
-                let Some(entry) = self.entries.get_mut(&fingerprint) else {
-                    continue;
-                };
-                if let Phase::Queued(ask) = std::mem::replace(&mut entry.phase, Phase::InFlight) {
-                    if let Some((account, noted)) = ask.account {
-                        self.accounts.sent(account, fingerprint, noted, wall);
-                    }
-                    endpoint.budget.take(now);
-                    endpoint.in_flight += 1;
-                    self.in_flight += 1;
-                    entry.sent = Some(wall);
-                    jobs.push(Job {
-                        fingerprint,
-                        ask: *ask,
-                    });
-                }
-            }
-        }
-        // A deadline that has just passed is looked at again at once, and never in a busy loop.
-        (jobs, wait.max(Duration::from_millis(1)))
     }
 }
 

@@ -1,0 +1,93 @@
+//! What a process that begins to lead takes over from the time before: requests that count against a budget, attempts
+//! that count against an account, rejections and pauses.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::endpoint::EndpointState;
+use super::{Grants, ObjectKey, entry};
+use crate::api::names::Reason;
+use crate::fingerprint::Fingerprint;
+use crate::policy::PastFailure;
+use crate::policy::backoff::holds;
+use crate::vendor::{Endpoint, Vendor};
+
+impl Grants {
+    /// Counts the attempts that `object`'s status tells of against its account: `inputs` names the password that was
+    /// tried, which may be another by now.
+    pub fn recall_attempts(&self, object: &ObjectKey, failure: &PastFailure) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let entry = inner
+            .objects
+            .get(object)
+            .and_then(|fingerprint| inner.entries.get(fingerprint));
+        if let Some(account) = entry.and_then(|entry| entry.account) {
+            let password = Fingerprint::of_published(&failure.inputs);
+            inner
+                .accounts
+                .recall(account, password, failure.last_attempt, failure.count);
+        }
+    }
+
+    /// Takes what `object`'s status tells of a failure of its grant from before a restart: the pause that a vendor asked
+    /// for, and, where an account could be locked, the rejection, which holds for all that share the grant. Nothing
+    /// where this process has asked or knows better.
+    pub fn recall(&self, object: &ObjectKey, endpoint: &Endpoint, vendor: Vendor, failure: &PastFailure) {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Some(fingerprint) = inner.objects.get(object).copied() else {
+            return;
+        };
+        let Some(entry) = inner.entries.get_mut(&fingerprint) else {
+            return;
+        };
+        if entry.sent.is_some() || entry.proven {
+            return;
+        }
+        if entry.account.is_some() && entry.failure.is_none() && failure.reason == Reason::CredentialsRejected
+        {
+            entry.failure = Some(entry::Attempt {
+                reason: failure.reason,
+                message: failure.message.clone(),
+                at: failure.last_attempt,
+                next_attempt: failure.next_attempt,
+                hearsay: true,
+            });
+            entry.count = failure.count;
+        }
+        if let Some(until) = failure.next_attempt
+            && failure.reason == Reason::RateLimited
+            && holds(until, now)
+        {
+            entry.endpoint = Some(endpoint.clone());
+            let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
+                EndpointState::new(
+                    vendor,
+                    self.options.per_minute.get(&vendor).copied(),
+                    Instant::now(),
+                )
+            });
+            state.throttled(fingerprint, until);
+        }
+    }
+
+    /// Counts requests to `endpoint` that were sent before this process began, as far as targets and statuses tell.
+    pub fn recall_requests(&self, endpoint: &Endpoint, vendor: Vendor, sent: &[Timestamp]) {
+        let (now, wall) = (Instant::now(), self.clock.now());
+        let mut inner = self.lock();
+        let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
+            EndpointState::new(vendor, self.options.per_minute.get(&vendor).copied(), now)
+        });
+        for sent in sent {
+            if let Ok(age) = Duration::try_from(wall.duration_since(*sent))
+                && let Some(at) = now.checked_sub(age)
+            {
+                state.budget.recall(at);
+            }
+        }
+    }
+}
