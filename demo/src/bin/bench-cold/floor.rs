@@ -26,10 +26,16 @@ struct Floor {
     client: Client,
     http: reqwest::Client,
     urls: HashMap<Vendor, String>,
+    same_writes: bool,
 }
 
 /// Serves all VendorTokens until it is killed.
-pub(crate) async fn run(kubeconfig: &Path, origins: &Path, in_flight: usize) -> Result<(), Error> {
+pub(crate) async fn run(
+    kubeconfig: &Path,
+    origins: &Path,
+    in_flight: usize,
+    same_writes: bool,
+) -> Result<(), Error> {
     let other =
         |what: &str, error: &dyn std::fmt::Display| Error::Other(format!("failed to {what}: {error}"));
     let origins = Origins::read(origins)?;
@@ -57,6 +63,7 @@ pub(crate) async fn run(kubeconfig: &Path, origins: &Path, in_flight: usize) -> 
             .iter()
             .map(|(vendor, origin)| (*vendor, format!("{origin}{}", vendor.path())))
             .collect(),
+        same_writes,
     };
 
     let secrets: Api<PartialObjectMeta<Secret>> = Api::all(client.clone());
@@ -91,7 +98,7 @@ async fn serve(floor: &Floor, owner: VendorToken) -> Result<(), Error> {
     let expires = issued + SignedDuration::from_hours(1);
     let (issued, expires) = (seconds(issued), seconds(expires));
 
-    let secret = json!({
+    let mut secret = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {
             "name": name,
@@ -101,13 +108,28 @@ async fn serve(floor: &Floor, owner: VendorToken) -> Result<(), Error> {
         },
         "data": { "token": k8s_openapi::ByteString(token.into_bytes()) },
     });
+    if floor.same_writes {
+        secret["type"] = json!("Opaque");
+        secret["metadata"]["resourceVersion"] = json!("1");
+        let inputs = "00000000.11111111111111111111111111111111.22222222.33333333333333333333333333333333.07";
+        for (key, value) in [
+            ("inputs", inputs),
+            ("content", "0011223344556677"),
+            (
+                "credentials-version",
+                "11111111-2222-3333-4444-555555555555/123456",
+            ),
+        ] {
+            secret["metadata"]["annotations"][format!("vendortoken.io/{key}")] = json!(value);
+        }
+    }
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let targets: Api<PartialObjectMeta<Secret>> = Api::namespaced(floor.client.clone(), &namespace);
     targets
         .patch(&name, &parameters, &Patch::Apply(secret))
         .await
         .map_err(Error::kube("apply a target"))?;
-    let status = json!({
+    let mut status = json!({
         "apiVersion": VendorToken::api_version(&()), "kind": VendorToken::kind(&()),
         "metadata": { "name": name },
         "status": {
@@ -119,12 +141,30 @@ async fn serve(floor: &Floor, owner: VendorToken) -> Result<(), Error> {
             }],
         },
     });
-    let tokens: Api<PartialObjectMeta<VendorToken>> = Api::namespaced(floor.client.clone(), &namespace);
-    tokens
-        .patch_status(&name, &parameters, &Patch::Apply(status))
-        .await
-        .map_err(Error::kube("apply a status"))?;
-    Ok(())
+    if floor.same_writes {
+        status["metadata"]["uid"] = json!(owner.uid());
+        status["status"]["nextRefreshTime"] = json!(expires);
+        status["status"]["binding"] = json!({ "name": name });
+        status["status"]["endpoint"] = json!("localhost:40000");
+        status["status"]["conditions"][0]["message"] = json!(format!(
+            "the token is in Secret '{name}' and valid until {expires}"
+        ));
+    }
+    let applied = if floor.same_writes {
+        // The operator takes the whole object from the answer.
+        let tokens: Api<VendorToken> = Api::namespaced(floor.client.clone(), &namespace);
+        let applied = tokens
+            .patch_status(&name, &parameters, &Patch::Apply(status))
+            .await;
+        applied.map(|_| ())
+    } else {
+        let tokens: Api<PartialObjectMeta<VendorToken>> = Api::namespaced(floor.client.clone(), &namespace);
+        let applied = tokens
+            .patch_status(&name, &parameters, &Patch::Apply(status))
+            .await;
+        applied.map(|_| ())
+    };
+    applied.map_err(Error::kube("apply a status"))
 }
 
 /// RFC 3339 in whole seconds.

@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use demo::{Error, vendor_name, with_causes};
 use vendor_simulator::Vendor;
 
@@ -32,9 +32,9 @@ pub(crate) struct Arguments {
     /// Vendors of the VendorTokens, in turns.
     #[arg(long, value_delimiter = ',', default_values_t = Vendor::ALL)]
     vendors: Vec<Vendor>,
-    /// Measure only this program.
-    #[arg(long)]
-    only: Option<Program>,
+    /// What is measured, in turns.
+    #[arg(long, value_delimiter = ',', default_values_t = [Program::Floor, Program::Operator])]
+    programs: Vec<Program>,
     /// Requests to the vendors and to the API server at a time that the floor makes.
     #[arg(long, default_value_t = 32)]
     in_flight: usize,
@@ -61,6 +61,9 @@ enum Command {
         origins: PathBuf,
         #[arg(long)]
         in_flight: usize,
+        /// Write as much as the operator does.
+        #[arg(long)]
+        same_writes: bool,
     },
 }
 
@@ -87,9 +90,10 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         kubeconfig,
         origins,
         in_flight,
+        same_writes,
     }) = &arguments.command
     {
-        return floor::run(kubeconfig, origins, *in_flight).await;
+        return floor::run(kubeconfig, origins, *in_flight, *same_writes).await;
     }
     tokio::select! {
         result = bench(&arguments) => result,
@@ -107,11 +111,8 @@ async fn bench(arguments: &Arguments) -> Result<(), Error> {
         arguments.repeat
     ));
     let world = World::start().await?;
-    let programs: Vec<Program> = match arguments.only {
-        Some(program) => vec![program],
-        None => Program::value_variants().to_vec(),
-    };
     let mut measurements: Vec<Measurement> = Vec::new();
+    let mut programs = arguments.programs.clone();
     for _ in 0..arguments.repeat.max(1) {
         for program in &programs {
             world.fill(arguments.objects, &arguments.vendors).await?;
@@ -120,6 +121,8 @@ async fn bench(arguments: &Arguments) -> Result<(), Error> {
             measurements.push(measurement);
             world.empty().await?;
         }
+        // etcd's data grows: neither program should always come later.
+        programs.reverse();
     }
     say(&report::table(&measurements));
     world.stop().await;

@@ -1,8 +1,8 @@
 //! One cold start, measured.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::time::{Duration, Instant};
+use std::{fmt, fs};
 
 use clap::ValueEnum;
 use demo::{Error, Operator, Settings, binary, vendor_name};
@@ -29,8 +29,26 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) enum Program {
     /// The least possible program.
     Floor,
+    /// The same, writing the fields that the operator writes: what those cost the API server.
+    FloorSameWrites,
     /// vendor-token-operator.
     Operator,
+}
+
+impl Program {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::FloorSameWrites => "floor-same-writes",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
 }
 
 /// What one cold start took.
@@ -47,6 +65,8 @@ pub(crate) struct Measurement {
     pub(crate) peak_memory: Option<u64>,
     /// Processor seconds by program.
     pub(crate) processor: BTreeMap<&'static str, f64>,
+    /// Seconds that the machine's processors had nothing to do, all together.
+    pub(crate) idle: Option<f64>,
 }
 
 impl Measurement {
@@ -81,13 +101,16 @@ impl Running {
             .await?;
         let folder = world.plane.folder();
         match program {
-            Program::Floor => {
-                let arguments = [
+            Program::Floor | Program::FloorSameWrites => {
+                let mut arguments = vec![
                     "floor".to_owned(),
                     format!("--kubeconfig={}", kubeconfig.display()),
                     format!("--origins={}", folder.join("simulator/origins.json").display()),
                     format!("--in-flight={}", options.in_flight),
                 ];
+                if program == Program::FloorSameWrites {
+                    arguments.push("--same-writes".to_owned());
+                }
                 let log = folder.join("floor.log");
                 Ok(Self::Floor(Process::start(
                     "floor",
@@ -148,6 +171,7 @@ pub(crate) async fn run(world: &World, program: Program, options: &Arguments) ->
     let mut unready = Unready::watch(world, objects).await?;
     let requests_before = requests(world).await?;
     let servers_before = processor_of_servers(world);
+    let idle_before = idle_seconds();
 
     let started = Instant::now();
     let mut running = Running::start(program, world, options).await?;
@@ -168,6 +192,9 @@ pub(crate) async fn run(world: &World, program: Program, options: &Arguments) ->
         }
     }
     let took = started.elapsed();
+    let idle = idle_before
+        .zip(idle_seconds())
+        .map(|(before, after)| after - before);
 
     let pid = running.pid();
     let peak_memory = peak_memory(pid);
@@ -201,6 +228,7 @@ pub(crate) async fn run(world: &World, program: Program, options: &Arguments) ->
         vendor_calls,
         peak_memory,
         processor,
+        idle,
     })
 }
 
@@ -335,6 +363,14 @@ fn processor_seconds(pid: u32) -> Option<f64> {
     // The program's name, in parentheses, may hold blanks.
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
+}
+
+/// Time without work of all processors since the machine's start, waiting for disks included, on Linux.
+fn idle_seconds() -> Option<f64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let mut fields = text.lines().next()?.split_whitespace().skip(4);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
     Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
 }

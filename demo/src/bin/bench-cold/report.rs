@@ -4,13 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::measure::{Measurement, Program};
 
-fn name(program: Program) -> &'static str {
-    match program {
-        Program::Floor => "floor",
-        Program::Operator => "operator",
-    }
-}
-
 /// One measurement in a line.
 pub(crate) fn line(measurement: &Measurement) -> String {
     let servers: Vec<String> = measurement
@@ -19,11 +12,12 @@ pub(crate) fn line(measurement: &Measurement) -> String {
         .map(|(program, seconds)| format!("{program} {seconds:.2}"))
         .collect();
     format!(
-        "  {:<9} {:>7.2} s  {:>7.1} objects/s  processor seconds: {}",
-        name(measurement.program),
+        "  {:<17} {:>7.2} s  {:>7.1} objects/s  processor seconds: {}, idle {:.2}",
+        measurement.program.name(),
         measurement.took.as_secs_f64(),
         measurement.rate(),
-        servers.join(", ")
+        servers.join(", "),
+        measurement.idle.unwrap_or_default()
     )
 }
 
@@ -33,7 +27,7 @@ pub(crate) fn table(measurements: &[Measurement]) -> String {
     for measurement in measurements {
         columns.entry(measurement.program).or_default().push(measurement);
     }
-    let heads = columns.keys().map(|program| name(*program).to_owned()).collect();
+    let heads = columns.keys().map(|program| program.name().to_owned()).collect();
     let mut lines = vec![String::new(), row("medians", heads)];
     let mut figure = |label: &str, digits: usize, value: &dyn Fn(&Measurement) -> Option<f64>| {
         let cells = columns
@@ -56,6 +50,9 @@ pub(crate) fn table(measurements: &[Measurement]) -> String {
     });
     figure("processor seconds of everything", 2, &|measurement| {
         Some(measurement.all_processor())
+    });
+    figure("seconds without work, all processors", 2, &|measurement| {
+        measurement.idle
     });
     figure("peak memory, MiB", 1, &|measurement| {
         measurement.peak_memory.map(|kibibytes| kibibytes as f64 / 1024.0)
@@ -97,7 +94,7 @@ pub(crate) fn table(measurements: &[Measurement]) -> String {
 }
 
 fn row(label: &str, cells: Vec<String>) -> String {
-    let cells: String = cells.iter().map(|cell| format!(" {cell:>12}")).collect();
+    let cells: String = cells.iter().map(|cell| format!(" {cell:>17}")).collect();
     format!("  {label:<38}{cells}")
 }
 
