@@ -91,6 +91,8 @@ enum Expect {
     Failure {
         class: String,
         message: String,
+        #[serde(default)]
+        explained: bool,
         not_before: Option<Timestamp>,
         request_id: Option<String>,
     },
@@ -204,6 +206,7 @@ fn assert_failure(name: &str, failure: &Failure, expected: &Expect) {
     let Expect::Failure {
         class,
         message,
+        explained,
         not_before,
         request_id,
     } = expected
@@ -212,6 +215,7 @@ fn assert_failure(name: &str, failure: &Failure, expected: &Expect) {
     };
     assert_eq!(&failure.message, message, "{name}: message");
     assert_eq!(failure.class.as_str(), class, "{name}: class");
+    assert_eq!(&failure.explained, explained, "{name}: explained");
     assert_eq!(&failure.not_before, not_before, "{name}: not before");
     assert_eq!(&failure.request_id, request_id, "{name}: request id");
 }

@@ -5,8 +5,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::schedule::later;
 use crate::failure::{Failure, FailureClass};
 
-/// A rejected credential is probed this often, where the vendor's accounts cannot be locked by it.
+/// What is not expected to pass by itself is probed this often: a rejected credential, where the vendor's accounts cannot
+/// be locked by it, and an error that lasts.
 const PROBE_SECONDS: i64 = 3600;
+
+/// After so many tries an error that the vendor's application explains is no passing trouble.
+const EXPLAINED_TRIES: i32 = 5;
 
 /// No deadline lies farther ahead than this: an hour, its jitter, and some more. One that does was made while the clock
 /// was wrong, or by somebody else, and would hold a grant for as long as the clock was off.
@@ -51,6 +55,7 @@ pub fn next_attempt(
         },
         FailureClass::Refused => doubling(300, 3600),
         FailureClass::Throttled => 60,
+        FailureClass::Transient if failure.explained && count >= EXPLAINED_TRIES => PROBE_SECONDS,
         FailureClass::Transient => doubling(5, 300),
         FailureClass::Malformed => doubling(60, 300),
     };
@@ -87,12 +92,7 @@ mod tests {
     }
 
     fn wait(class: FailureClass, count: i32, probe: Probe, jitter: u8) -> Option<i64> {
-        let failure = Failure {
-            class,
-            message: String::new(),
-            not_before: None,
-            request_id: None,
-        };
+        let failure = Failure::new(class, "");
         next_attempt(&failure, count, probe, jitter, now()).map(|time| time.as_second() - now().as_second())
     }
 
@@ -125,6 +125,19 @@ mod tests {
         assert!(wait(FailureClass::Refused, 1, Probe::Never, 0).is_some());
     }
 
+    #[rstest]
+    #[case::the_first_four_tries_as_any_trouble(4, 40)]
+    #[case::the_fifth_is_the_last_of_them(5, 3600)]
+    #[case::hourly_from_then_on(40, 3600)]
+    fn a_server_error_with_the_vendors_own_envelope_is_asked_hourly_after_five_tries(
+        #[case] count: i32,
+        #[case] expected: i64,
+    ) {
+        let failure = Failure::new(FailureClass::Transient, "").with_explanation();
+        let next = next_attempt(&failure, count, Probe::Hourly, 0, now()).unwrap();
+        assert_eq!(next, later(now(), expected));
+    }
+
     #[test]
     fn a_deadline_holds_until_its_time_unless_no_clock_that_is_right_can_have_made_it() {
         assert!(!holds(now(), now()));
@@ -153,12 +166,7 @@ mod tests {
     fn the_vendors_deadline_is_kept(#[case] asked: i64, #[case] expected: i64) {
         let deadline = later(now(), asked);
         for class in [FailureClass::Throttled, FailureClass::Transient] {
-            let failure = Failure {
-                class,
-                message: String::new(),
-                not_before: Some(deadline),
-                request_id: None,
-            };
+            let failure = Failure::new(class, "").with_deadline(Some(deadline));
             let next = next_attempt(&failure, 1, Probe::Hourly, 0, now()).unwrap();
             assert_eq!(next, later(now(), expected));
         }

@@ -26,6 +26,9 @@ const REQUEST_ID_HEADERS: [&str; 4] = [
 ];
 /// How much of a body is searched for API Management's words about its quota, in bytes.
 const QUOTA_SEARCHED: usize = 4 * 1024;
+/// The longest sentence of a vendor that is shown, and the longest word in it, in characters.
+const LONGEST_SENTENCE: usize = 80;
+const LONGEST_WORD: usize = 20;
 /// The longest host of a redirect that is shown, in characters.
 const LONGEST_HOST: usize = 80;
 
@@ -198,6 +201,7 @@ impl Answer<'_> {
                 "refused the form of the request",
                 "check --endpoint and any proxy in between",
             ),
+            500..=599 if self.has_error_envelope() => self.explained(),
             500..=599 => self.trouble(code),
             _ => self.malformed("a status that is none of HTTP's final ones", CHECK_ENDPOINT),
         }
@@ -219,6 +223,30 @@ impl Answer<'_> {
             code,
             self.profile.advice.trouble,
         )
+    }
+
+    /// ASP.NET Boilerplate answers 500 to every error that is not one of authorization, validation or a missing entity,
+    /// a wrong credential possibly among them.
+    fn explained(&self) -> Failure {
+        let told = self
+            .members
+            .and_then(|members| members.object("error")?.text("message"))
+            .and_then(shown_sentence)
+            .map(|sentence| format!(", \"{sentence}\""))
+            .unwrap_or_default();
+        let message = format!(
+            "{} is in trouble (HTTP {}{told}): {}",
+            self.vendor(),
+            self.status,
+            self.profile.advice.trouble
+        );
+        self.finish(FailureClass::Transient, &message).with_explanation()
+    }
+
+    /// Whether the answer is ASP.NET Boilerplate's envelope of an error.
+    fn has_error_envelope(&self) -> bool {
+        self.members
+            .is_some_and(|members| members.is("success", false) && members.object("error").is_some())
     }
 
     fn throttled(&self, code: Option<&Code>) -> Failure {
@@ -334,6 +362,20 @@ impl Answer<'_> {
     }
 }
 
+/// A sentence of the vendor that may be shown: of plain words only, so that it can be neither a token nor different at
+/// every attempt.
+fn shown_sentence(text: &str) -> Option<&str> {
+    let text = text.trim();
+    let plain = |word: &str| {
+        word.len() <= LONGEST_WORD
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_alphabetic() || b".,:;!?'()-".contains(&byte))
+    };
+    let shown = text.len() <= LONGEST_SENTENCE && text.contains(' ') && text.split(' ').all(plain);
+    shown.then_some(text)
+}
+
 /// The host of a redirect, without anything that could carry more than a name.
 fn redirect_host(headers: &HeaderMap) -> Option<String> {
     let location = headers.get(LOCATION)?.to_str().ok()?;
@@ -351,6 +393,24 @@ mod tests {
     use crate::failure::MESSAGE_LIMIT;
     use crate::vendor::Vendor;
     use jiff::Timestamp;
+
+    #[test]
+    fn a_sentence_is_shown_when_it_is_of_plain_words() {
+        let shown = "An internal error occurred during your request!";
+        assert_eq!(shown_sentence(&format!(" {shown} ")), Some(shown));
+        for text in [
+            "",
+            "word",
+            "Trace 4711 was written",
+            "see \"this\" there",
+            "two\nlines here",
+            "the abcdefghijklmnopqrstu is wrong",
+            "the schlüssel is wrong",
+            &"so ".repeat(30),
+        ] {
+            assert_eq!(shown_sentence(text), None, "{text:?}");
+        }
+    }
 
     /// The longest codes that are shown must not push the advice out of the message.
     #[test]
@@ -392,6 +452,19 @@ mod tests {
                 let message = Answer { status, ..answer }.failure().message;
                 assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
             }
+            let envelope = serde_json::json!({
+                "success": false,
+                "error": { "message": "so long that it just fits ".repeat(3).trim() },
+            });
+            let body = Body::parse(envelope.to_string().as_bytes(), None);
+            let explained = Answer {
+                status: 500,
+                members: body.members(),
+                ..answer
+            };
+            let message = explained.failure().message;
+            assert!(message.contains("just fits"), "{vendor}: {message}");
+            assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
         }
     }
 }
