@@ -93,6 +93,15 @@ fn length_of(pieces: &[Piece<'_>], token: &AccessToken) -> usize {
     pieces.iter().map(length).sum()
 }
 
+/// Where the token begins in what [`render`] gives, in bytes; `None` where the template has no `$(token)`.
+pub fn token_start(template: &str, token: &AccessToken) -> Option<usize> {
+    let pieces = pieces(template).ok()?;
+    let before = pieces
+        .iter()
+        .position(|piece| matches!(piece, Piece::Placeholder(Placeholder::Token)))?;
+    Some(length_of(pieces.get(..before)?, token))
+}
+
 /// Fills in `template`. A template that [`check`] refuses gives its own text, placeholders and all.
 pub fn render(template: &str, token: &AccessToken) -> Zeroizing<String> {
     let Ok(pieces) = pieces(template) else {
@@ -150,6 +159,7 @@ mod tests {
         assert_eq!(check(template), Ok(()));
         assert_eq!(*render(template, &token()), expected);
         assert_eq!(rendered_length(template, &token()), expected.len());
+        assert_eq!(token_start(template, &token()), expected.find("T0K"));
     }
 
     #[rstest]

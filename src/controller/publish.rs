@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::checked::{Checked, DesiredTarget};
 use super::context::{BlockMemo, Context};
+use super::credentials::wipe;
 use super::error::{Error, withholding, write_problem};
 use super::secrets;
 use super::view::{View, read_record};
@@ -22,9 +23,9 @@ use crate::error_text::with_causes;
 use crate::inputs::Inputs;
 use crate::policy::backoff;
 use crate::policy::ownership::{self, SecretRecord};
-use crate::policy::{Problem, PublishBlock, Target};
+use crate::policy::{Problem, PublishBlock, Stored, Target, TokenPlace};
 use crate::template;
-use crate::token::{AccessToken, ExposeSecret};
+use crate::token::{AccessToken, ExposeSecret, SecretString};
 use kube::Resource;
 
 /// An apply with this version creates when the Secret is absent and conflicts when it is present.
@@ -49,24 +50,113 @@ pub(super) async fn publish(
     token: &AccessToken,
     context: &Context,
 ) -> Result<Published, Error> {
-    let (Ok(checked), Some(inputs)) = (&view.checked, view.inputs()) else {
+    let Some(inputs) = view.inputs() else {
+        return Ok(Published::Conflict);
+    };
+    let facts = Facts {
+        inputs,
+        credentials_version: view.credentials_version.clone(),
+        refresh_handled: handled(view, context),
+    };
+    write(view, token, &facts, context).await
+}
+
+/// Writes the target anew with the token that is in it, and takes the answer into `view`: its owner, labels or
+/// templates are others than they should be, and memory has no token to write.
+pub(super) async fn repair(view: &mut View, context: &Context) -> Result<Published, Error> {
+    let Target::Ours {
+        stored: Some(stored), ..
+    } = &view.target
+    else {
+        return Ok(Published::Conflict);
+    };
+    let stored = stored.clone();
+    let (namespace, name) = (view.object.namespace.clone(), view.target_name.clone());
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let found = api.get_opt(&name).await.map_err(|source| Error::ReadSecret {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        source,
+    })?;
+    let Some(mut secret) = found else {
+        take_record(view, None, context);
+        return Ok(Published::Conflict);
+    };
+    let record = secrets::record(&secret.metadata);
+    let seen = view.target_version();
+    let token = stored_token(&stored, &secret);
+    wipe(&mut secret.data);
+    take_record(view, record, context);
+    if view.target_version() != seen {
+        return Ok(Published::Conflict);
+    }
+    let Some(token) = token else {
+        // What stands there is no token, whoever wrote it: a grant brings one.
+        if let Some(stored) = view
+            .record
+            .as_mut()
+            .and_then(|record| record.ours.as_mut()?.stored.as_mut())
+        {
+            stored.place = None;
+        }
+        view.judge_target(context);
+        return Ok(Published::Conflict);
+    };
+    let facts = Facts {
+        // Under a lost key nobody knows whether the present credentials have brought it, so nobody says so.
+        inputs: view
+            .inputs()
+            .filter(|inputs| inputs.key_id == stored.inputs.key_id)
+            .unwrap_or(stored.inputs),
+        credentials_version: view.credentials_version.clone().or(stored.credentials_version),
+        refresh_handled: stored.refresh_handled,
+    };
+    write(view, &token, &facts, context).await
+}
+
+/// The token that a target holds.
+fn stored_token(stored: &Stored, secret: &Secret) -> Option<AccessToken> {
+    let place = stored.place.as_ref()?;
+    let value = place.token(&secret.data.as_ref()?.get(&place.key)?.0)?;
+    Some(AccessToken {
+        value: SecretString::from(value),
+        token_type: place.token_type.clone(),
+        issued: stored.issued,
+        expires: stored.expires,
+        expiry_assumed: false,
+        clock_skew_suspected: false,
+        not_before: None,
+    })
+}
+
+/// Takes in what the API server says of the target.
+fn take_record(view: &mut View, record: Option<SecretRecord>, context: &Context) {
+    let (namespace, name) = (&view.object.namespace, &view.target_name);
+    match &record {
+        Some(record) => {
+            context.secrets.put(namespace, name, record.clone());
+        }
+        None => context.secrets.forget(namespace, name),
+    }
+    view.record = record;
+    view.judge_target(context);
+}
+
+/// Applies the target with this token, and takes the answer into `view`.
+async fn write(
+    view: &mut View,
+    token: &AccessToken,
+    facts: &Facts,
+    context: &Context,
+) -> Result<Published, Error> {
+    let Ok(checked) = &view.checked else {
         return Ok(Published::Conflict);
     };
     let (namespace, name) = (view.object.namespace.clone(), checked.target.name.clone());
     if let Some(problem) = too_large(&checked.target, token) {
         return Ok(refuse(view, problem, context));
     }
-    let body = body(
-        checked,
-        &view.token,
-        view.record.as_ref(),
-        token,
-        &Facts {
-            inputs: &inputs,
-            credentials_version: view.credentials_version.as_deref(),
-            refresh_handled: handled(view, context).as_deref(),
-        },
-    );
+    let body = body(checked, &view.token, view.record.as_ref(), token, facts);
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
@@ -86,7 +176,8 @@ pub(super) async fn publish(
         Err(kube::Error::Api(status)) if status.is_conflict() => {
             // Somebody else wrote it, or it was deleted or created meanwhile: see what is there.
             let seen = view.target_version();
-            view.record = read_record(context, &namespace, &name).await?;
+            let found = read_record(context, &namespace, &name).await?;
+            take_record(view, found, context);
             if view.target_version() == seen {
                 // Nobody did: an admission webhook or a quota says so, and asking again at once changes nothing.
                 let source = withholding(kube::Error::Api(status), &written(token, &body));
@@ -96,13 +187,6 @@ pub(super) async fn publish(
                     source,
                 });
             }
-            match &view.record {
-                Some(record) => {
-                    context.secrets.put(&namespace, &name, record.clone());
-                }
-                None => context.secrets.forget(&namespace, &name),
-            }
-            view.judge_target(context);
             Ok(Published::Conflict)
         }
         Err(source) => match refused(source, token, &body, &name) {
@@ -218,7 +302,7 @@ pub(super) async fn retire(view: &View, former: &str, context: &Context) -> Resu
     let Some(mut secret) = api.get_opt(former).await.map_err(read_error)? else {
         return Ok(());
     };
-    super::credentials::wipe(&mut secret.data);
+    wipe(&mut secret.data);
     let mut metadata =
         json!({ "name": former, "uid": record.uid, "resourceVersion": record.resource_version });
     if let (Some(_), Some(mut reference)) = (&record.controller, view.token.controller_owner_ref(&())) {
@@ -251,10 +335,24 @@ pub(super) async fn retire(view: &View, former: &str, context: &Context) -> Resu
     }
 }
 
-struct Facts<'a> {
-    inputs: &'a Inputs,
-    credentials_version: Option<&'a str>,
-    refresh_handled: Option<&'a str>,
+/// What is told about the token, beside its times.
+struct Facts {
+    inputs: Inputs,
+    credentials_version: Option<String>,
+    refresh_handled: Option<String>,
+}
+
+/// Where the target will hold the token: in the first key whose template has it.
+fn place(target: &DesiredTarget, token: &AccessToken) -> Option<TokenPlace> {
+    let length = token.value.expose_secret().len();
+    target.data.iter().find_map(|(key, template)| {
+        TokenPlace::new(
+            key,
+            template::token_start(template, token)?,
+            length,
+            &token.token_type,
+        )
+    })
 }
 
 /// The whole of what we want to own of the target: token, facts about it, labels, owner.
@@ -263,7 +361,7 @@ fn body(
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
     token: &AccessToken,
-    facts: &Facts<'_>,
+    facts: &Facts,
 ) -> Value {
     let target = &checked.target;
     let adopted = ownership::is_adopted(seen);
@@ -291,13 +389,14 @@ fn body(
     annotate(names::ISSUED_TIME, token.issued.to_string());
     annotate(names::EXPIRATION_TIME, token.expires.to_string());
     annotate(names::INPUTS, facts.inputs.to_string());
-    annotate(names::CONTENT, ownership::content(adopted, &target.content));
+    let content = ownership::content(adopted, &target.content, place(target, token).as_ref());
+    annotate(names::CONTENT, content);
     annotate(
         names::CREDENTIALS_VERSION,
-        facts.credentials_version.unwrap_or_default().to_owned(),
+        facts.credentials_version.clone().unwrap_or_default(),
     );
-    if let Some(handled) = facts.refresh_handled {
-        annotate(names::REFRESH_HANDLED, handled.to_owned());
+    if let Some(handled) = &facts.refresh_handled {
+        annotate(names::REFRESH_HANDLED, handled.clone());
     }
     let mut metadata = json!({
         "name": target.name,

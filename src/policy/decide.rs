@@ -21,6 +21,8 @@ pub enum Decision {
     ReadCredentials,
     /// Write the token that is in memory to the target.
     Publish,
+    /// Write the target anew with the token that is in it, since memory has none.
+    Repair,
     /// Ask the vendor for a token.
     Issue,
 }
@@ -60,6 +62,14 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     let is_due = due.is_none_or(|due| now >= due);
     if current && as_desired && !is_due && !requested {
         return newer_in_memory(observed).unwrap_or_else(|| wait(now, [expiry, due]));
+    }
+    if current
+        && !is_due
+        && !requested
+        && observed.grant.token.is_none()
+        && stored.is_some_and(|stored| stored.place.is_some())
+    {
+        return Decision::Repair;
     }
     if !matches!(observed.credentials, Credentials::Known { .. }) {
         return Decision::ReadCredentials;

@@ -12,6 +12,7 @@ mod conditions;
 mod decide;
 mod observed;
 pub mod ownership;
+mod place;
 pub mod schedule;
 mod status;
 
@@ -21,6 +22,7 @@ pub use observed::{
     Credentials, GrantState, GrantToken, Observed, PastFailure, Problem, PublishBlock, Stored, Target,
     Warnings,
 };
+pub use place::TokenPlace;
 pub use status::{ACCOUNT_WINDOW, StatusContext, status, status_before_asking};
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::place::TokenPlace;
 use super::schedule::{self, RefreshPolicy};
 use crate::api::names::Reason;
 use crate::api::{FailureStatus, VendorTokenStatus};
@@ -76,6 +77,8 @@ pub struct Stored {
     /// `uid/resourceVersion` of the credentials that were used.
     pub credentials_version: Option<String>,
     pub refresh_handled: Option<String>,
+    /// Where the target holds the token; `None` when that is not known, or somebody else wrote there.
+    pub place: Option<TokenPlace>,
 }
 
 impl Stored {

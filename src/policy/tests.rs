@@ -84,6 +84,7 @@ impl Scene {
                     inputs: inputs('a'),
                     credentials_version: Some("uid/1".to_owned()),
                     refresh_handled: None,
+                    place: None,
                 }),
                 as_desired: true,
             },
@@ -171,6 +172,11 @@ impl Scene {
             *as_desired = false;
         }
         self
+    }
+
+    /// The key that holds the token is ours and unchanged.
+    fn readable(self) -> Self {
+        self.stored(|stored| stored.place = TokenPlace::new("token", 0, 3, "Bearer"))
     }
 
     /// Our annotations were edited by others: what is in the Secret is not known.

@@ -16,6 +16,7 @@ mod lockout;
 mod publishing;
 mod rejection;
 mod renaming;
+mod repair;
 mod responses;
 mod restart;
 mod spec;

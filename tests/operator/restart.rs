@@ -141,20 +141,3 @@ async fn a_restart_does_not_cut_a_back_off_short() {
     })
     .await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_template_that_was_changed_meanwhile_is_seen() {
-    let world = World::new("template").await;
-    let operator = world.operator().await;
-    world.published(Vendor::Mapiq, "mapiq").await;
-    operator.stop().await;
-    let edit = json!({ "spec": { "target": { "data": { "token": "Bearer $(token)" } } } });
-    world.edit("mapiq", edit).await;
-    let operator = world.operator().await;
-    world
-        .until_data("mapiq", "token", |value| value.starts_with("Bearer "))
-        .await;
-    world.settle("mapiq", &operator).await;
-    // No token is kept anywhere but in targets, which are not read: one call, and no more.
-    assert_eq!(world.calls(Vendor::Mapiq), 2);
-}

@@ -53,15 +53,25 @@ fn any_problem(reasons: &'static [Reason]) -> impl Strategy<Value = Problem> {
 }
 
 fn any_target() -> impl Strategy<Value = Target> {
-    let stored = (any_time(), any_time(), any_inputs(), any_version(), any_request()).prop_map(
-        |(issued, expires, inputs, credentials_version, refresh_handled)| Stored {
-            issued,
-            expires,
-            inputs,
-            credentials_version,
-            refresh_handled,
-        },
-    );
+    let place = option::of(Just(()).prop_map(|()| TokenPlace::new("token", 0, 3, "Bearer")));
+    let stored = (
+        any_time(),
+        any_time(),
+        any_inputs(),
+        any_version(),
+        any_request(),
+        place,
+    )
+        .prop_map(
+            |(issued, expires, inputs, credentials_version, refresh_handled, place)| Stored {
+                issued,
+                expires,
+                inputs,
+                credentials_version,
+                refresh_handled,
+                place: place.flatten(),
+            },
+        );
     prop_oneof![
         1 => Just(Target::Free),
         1 => any_problem(&[Reason::TargetNotOwned, Reason::TargetConflict]).prop_map(Target::Blocked),
@@ -218,11 +228,14 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
         .prop_map(
             |(now, flags, refresh, request, status, target, credentials, grant)| {
                 let (deleting, suspended, spec_problem, publish_block) = flags;
-                // The component tells of a grant only where the credentials are known.
-                let grant = match credentials {
+                // The component tells of a grant only where the credentials are known, and of that one.
+                let mut grant = match credentials {
                     Credentials::Known { .. } => grant,
                     _ => GrantState::default(),
                 };
+                if let (Some(failure), Credentials::Known { inputs }) = (&mut grant.failure, &credentials) {
+                    failure.inputs.clone_from(inputs);
+                }
                 Scene {
                     now,
                     deleting,
@@ -273,9 +286,20 @@ impl World {
                         },
                         credentials_version: Some("uid/1".to_owned()),
                         refresh_handled: self.scene.grant.completed_request.clone(),
+                        place: TokenPlace::new("token", 0, 3, "Bearer"),
                     }),
                     as_desired: true,
                 };
+            }
+            Decision::Repair => {
+                let Target::Ours {
+                    stored: Some(_),
+                    as_desired,
+                } = &mut self.scene.target
+                else {
+                    panic!("repaired without a token");
+                };
+                *as_desired = true;
             }
             Decision::Issue => {
                 self.asked.push(now);
