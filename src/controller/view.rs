@@ -167,8 +167,9 @@ impl View {
             self.target = Target::Blocked(problem.clone());
             return;
         }
-        let Ok(checked) = &self.checked else { return };
-        let rivals = context.tokens.rivals(&self.object, &checked.target.name);
+        // A spec that cannot be used has no templates, but what stands in its target is told all the same.
+        let target = self.checked.as_ref().ok().map(|checked| &checked.target);
+        let rivals = context.tokens.rivals(&self.object, &self.target_name);
         let rivals: Vec<_> = rivals
             .iter()
             .map(|(name, created)| Claimant {
@@ -181,23 +182,23 @@ impl View {
             created: self.token.creation_timestamp().map(|time| time.0),
         };
         let desired = Desired {
-            secret_name: &checked.target.name,
-            content: &checked.target.content,
-            owned: checked.target.owned,
-            delete_with_owner: checked.target.delete_with_owner,
+            secret_name: &self.target_name,
+            content: target.map_or("", |target| &target.content),
+            owned: target.map_or(0, |target| target.owned),
+            delete_with_owner: target.is_some_and(|target| target.delete_with_owner),
             uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
         };
         self.target = judge(self.record.as_ref(), me, &rivals, &desired, context.clock.now());
         // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
         if self.target == Target::Free
-            && let Some(reader) = context.tokens.reader_of(&self.object, &checked.target.name)
+            && let Some(reader) = context.tokens.reader_of(&self.object, &self.target_name)
         {
             self.target = Target::Blocked(Problem::new(
                 Reason::TargetConflict,
                 format!(
                     "Secret '{}' is named by VendorToken '{reader}' for its credentials, and is not written: give one of the \
                      two another Secret",
-                    checked.target.name
+                    self.target_name
                 ),
             ));
         }

@@ -13,6 +13,9 @@ pub const ACCOUNT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
 /// Days before the end of a credential at which users are warned (design, section 2).
 const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
 
+/// How the message of `TokenNotYetValid` begins, before the time.
+const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
+
 /// Bounds of the schema, in characters.
 const CONDITION_MESSAGE_LIMIT: usize = 2048;
 const FAILURE_MESSAGE_LIMIT: usize = 1024;
@@ -218,12 +221,23 @@ fn warnings(
                 .to_owned();
             warn(condition::CLOCK_SKEW_SUSPECTED, message);
         }
-        if let Some(not_before) = in_memory.and_then(|token| token.warnings.not_before)
-            && not_before > observed.now
-        {
+        let said = || {
+            let old = observed
+                .status
+                .conditions
+                .iter()
+                .find(|old| old.type_ == condition::TOKEN_NOT_YET_VALID)?;
+            old.message.strip_prefix(NOT_USABLE_BEFORE)?.parse().ok()
+        };
+        let not_before = match in_memory {
+            Some(token) => token.warnings.not_before,
+            None if was_said(condition::TOKEN_NOT_YET_VALID) => said(),
+            None => None,
+        };
+        if let Some(not_before) = not_before.filter(|time| *time > observed.now) {
             warn(
                 condition::TOKEN_NOT_YET_VALID,
-                format!("the token is not usable before {not_before}"),
+                format!("{NOT_USABLE_BEFORE}{not_before}"),
             );
         }
     }

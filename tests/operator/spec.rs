@@ -264,3 +264,36 @@ async fn a_key_that_the_default_has_made_does_not_stay_beside_those_that_an_appl
     let keys: Vec<_> = world.secret("sca").await.data.unwrap().into_keys().collect();
     assert_eq!(keys, ["header"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spec_that_cannot_be_used_is_explained_and_loses_nothing() {
+    let world = World::new("invalid-spec").await;
+    let operator = world.operator().await;
+    let value = world.published(Vendor::SixClicks, "sixclicks").await;
+    let good = world.ready("sixclicks", "True Published").await.status.unwrap();
+    // The schema cannot tell: it is a region by its form.
+    let region = |region: &str| json!({ "spec": { "sixClicks": { "region": region } } });
+    world.edit("sixclicks", region("app-au")).await;
+    let stalled = world
+        .ready("sixclicks", "False InvalidSpec +Stalled")
+        .await
+        .status
+        .unwrap();
+    let message = world.message("sixclicks").await;
+    assert!(
+        message.contains("sixClicks.region") && message.contains("write only the part after it"),
+        "{message}"
+    );
+    assert_eq!(stalled.binding, good.binding);
+    assert_eq!(stalled.expiration_time, good.expiration_time);
+    world.settle("sixclicks", &operator).await;
+    assert_eq!(world.data("sixclicks", "token").await, Some(value.clone()));
+    assert_eq!(world.calls(Vendor::SixClicks), 1);
+
+    // What was there before is good again.
+    let before = vendors::spec(Vendor::SixClicks, "sixclicks")["sixClicks"]["region"].clone();
+    world.edit("sixclicks", region(before.as_str().unwrap())).await;
+    world.ready("sixclicks", "True Published").await;
+    assert_eq!(world.data("sixclicks", "token").await, Some(value));
+    assert_eq!(world.calls(Vendor::SixClicks), 1);
+}

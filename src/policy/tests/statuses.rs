@@ -377,7 +377,12 @@ fn warnings_are_carried_over_a_restart_for_the_same_token_only() {
     let restarted = scene.clone().unread(Some("uid/1"));
     assert_eq!(
         summary(&status_of(&restarted)),
-        "True Published ExpiryAssumed ClockSkewSuspected"
+        "True Published ExpiryAssumed ClockSkewSuspected TokenNotYetValid"
+    );
+    assert_eq!(
+        summary(&status_of(&restarted.clone().at(200))),
+        "True Published ExpiryAssumed ClockSkewSuspected",
+        "the token is usable by now"
     );
     let another = restarted.clone().stored(|stored| stored.issued = at(5));
     assert_eq!(summary(&status_of(&another)), "True Published");
