@@ -108,7 +108,10 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
             refresh_handled: annotation(names::REFRESH_HANDLED)
                 .filter(is_short)
                 .map(str::to_owned),
-            place: place.flatten().filter(|place| data.contains(&place.key.as_str())),
+            place: place
+                .flatten()
+                .filter(|place| data.contains(&place.key.as_str()))
+                .map(Box::new),
         })
     };
     Some(OurEntry {

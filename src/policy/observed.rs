@@ -78,7 +78,7 @@ pub struct Stored {
     pub credentials_version: Option<String>,
     pub refresh_handled: Option<String>,
     /// Where the target holds the token; `None` when that is not known, or somebody else wrote there.
-    pub place: Option<TokenPlace>,
+    pub place: Option<Box<TokenPlace>>,
 }
 
 impl Stored {

@@ -176,7 +176,7 @@ impl Scene {
 
     /// The key that holds the token is ours and unchanged.
     fn readable(self) -> Self {
-        self.stored(|stored| stored.place = TokenPlace::new("token", 0, 3, "Bearer"))
+        self.stored(|stored| stored.place = TokenPlace::new("token", 0, 3, "Bearer").map(Box::new))
     }
 
     /// Our annotations were edited by others: what is in the Secret is not known.

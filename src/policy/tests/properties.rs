@@ -69,7 +69,7 @@ fn any_target() -> impl Strategy<Value = Target> {
                 inputs,
                 credentials_version,
                 refresh_handled,
-                place: place.flatten(),
+                place: place.flatten().map(Box::new),
             },
         );
     prop_oneof![
@@ -286,7 +286,7 @@ impl World {
                         },
                         credentials_version: Some("uid/1".to_owned()),
                         refresh_handled: self.scene.grant.completed_request.clone(),
-                        place: TokenPlace::new("token", 0, 3, "Bearer"),
+                        place: TokenPlace::new("token", 0, 3, "Bearer").map(Box::new),
                     }),
                     as_desired: true,
                 };
