@@ -168,6 +168,7 @@ async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked, Error> {
     let proven = view.observed(context).is_proven() || context.grants.is_proven(&view.object);
     let account = view.account.filter(|_| !proven);
     let failures_before = failures_before(view, &inputs, account.is_some(), now);
+    let mut unrecorded = None;
     if account.is_some() {
         let count = failures_before.saturating_add(1);
         let next = backoff::after_no_answer(count, inputs.jitter, now);
@@ -177,6 +178,10 @@ async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked, Error> {
             &status_context(view, Progress::Asked),
             attempt,
         );
+        unrecorded = Some(VendorTokenStatus {
+            failure: view.status().failure.clone(),
+            ..status.clone()
+        });
         if !write_status(view, &status, context).await? {
             return Ok(Asked::Changed);
         }
@@ -198,6 +203,14 @@ async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked, Error> {
         failures_before,
         refresh_request,
     });
+    if let (None, Some(unrecorded)) = (asked, unrecorded) {
+        // Others were quicker, and the attempt is not made: what was recorded of it would be told as a failure.
+        if write_status(view, &unrecorded, context).await?
+            && let Some(written) = context.tokens.get(&view.object)
+        {
+            view.token = written;
+        }
+    }
     Ok(asked.map_or(Asked::Changed, Asked::Waiting))
 }
 

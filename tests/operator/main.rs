@@ -6,11 +6,13 @@
     reason = "a test fails by panicking"
 )]
 
+mod attempts;
 mod credentials;
 mod events;
 mod forgery;
 mod freshness;
 mod hostility;
+mod in_flight;
 mod key;
 mod lockout;
 mod publishing;

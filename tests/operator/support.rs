@@ -21,7 +21,7 @@ use vendor_token_operator::api::VendorToken;
 use vendor_token_operator::clock::Clock;
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::grants::GrantsOptions;
-use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting};
+use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
 use vendor_token_operator::metrics::Metrics;
 use vendor_token_operator::server::Health;
 use vendor_token_operator::vendor::{Endpoint, Vendor};
@@ -128,6 +128,15 @@ impl World {
     }
 
     pub(crate) async fn operator_with(&self, change: impl FnOnce(&mut Settings)) -> Operator {
+        self.operator_through(change, |transport| transport).await
+    }
+
+    /// An operator whose requests to vendors go through what `wrap` makes of its transport.
+    pub(crate) async fn operator_through(
+        &self,
+        change: impl FnOnce(&mut Settings),
+        wrap: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport>,
+    ) -> Operator {
         let config = operators_config(self.plane).await;
         let metrics = Metrics::new();
         let client = ClientBuilder::try_from(config)
@@ -162,7 +171,7 @@ impl World {
                 per_minute: BTreeMap::new(),
                 max_concurrent: 32,
             },
-            transport: Arc::new(transport),
+            transport: wrap(Arc::new(transport)),
             clock: Arc::clone(&clock),
             metrics: metrics.clone(),
             health: Health::new(&["fingerprint-key", "watches"]),
