@@ -90,7 +90,7 @@ impl Clock for TestClock {
 pub(crate) struct World {
     pub(crate) plane: &'static ControlPlane,
     pub(crate) admin: Client,
-    pub(crate) simulator: Simulator,
+    pub(crate) simulator: Arc<Simulator>,
     pub(crate) namespace: String,
     pub(crate) clock: Arc<TestClock>,
 }
@@ -108,10 +108,33 @@ impl World {
         Self {
             plane,
             admin: plane.admin().unwrap(),
-            simulator: Simulator::start(options).await.unwrap(),
+            simulator: Arc::new(Simulator::start(options).await.unwrap()),
             namespace: plane.namespace(prefix).await.unwrap(),
             clock: Arc::default(),
         }
+    }
+
+    /// Another namespace with the same vendors and the same clock; an operator that is to work in both is started
+    /// with [`Self::operator_in`].
+    pub(crate) async fn beside(&self, prefix: &str) -> Self {
+        Self {
+            plane: self.plane,
+            admin: self.admin.clone(),
+            simulator: Arc::clone(&self.simulator),
+            namespace: self.plane.namespace(prefix).await.unwrap(),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    /// Starts an operator for the namespaces of these worlds, with its own Secret in the first.
+    pub(crate) async fn operator_in(worlds: &[Self]) -> Operator {
+        let namespaces: Vec<_> = worlds.iter().map(|world| world.namespace.clone()).collect();
+        worlds[0]
+            .operator_with(|settings| {
+                settings.operator_namespace = namespaces[0].clone();
+                settings.watch_namespaces = namespaces;
+            })
+            .await
     }
 
     pub(crate) fn tokens(&self) -> Api<VendorToken> {
