@@ -187,6 +187,17 @@ impl Context {
         }
     }
 
+    /// A VendorToken names other Secrets than before: who lost one to it may take that over.
+    pub(super) fn references_changed(&self, object: &ObjectKey, before: &VendorToken, after: &VendorToken) {
+        let former = target_name(before);
+        if former != target_name(after) {
+            self.trigger_referrers(&object.namespace, &former);
+        }
+        if sources(before) != sources(after) {
+            self.trigger_claimants(object, before);
+        }
+    }
+
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
     pub(super) fn stands_down(&self) {
         self.health.watch_ended(TokenSink::WATCH);
@@ -209,6 +220,13 @@ impl Context {
             .collect();
         for object in gone {
             self.forget(&object);
+        }
+    }
+
+    /// Gives back what a reconcile has noted of an object that was deleted meanwhile.
+    pub(super) fn forget_if_gone(&self, object: &ObjectKey) {
+        if self.tokens.get(object).is_none() {
+            self.forget(object);
         }
     }
 

@@ -46,6 +46,13 @@ pub(super) fn write_problem(error: &kube::Error, secret: &str) -> Option<Problem
         400..500 if told.contains(" is forbidden: ") || told.contains("admission webhook") => {
             Some(denied(&told, secret))
         }
+        500..600 if told.contains("failed calling webhook") => Some(Problem::new(
+            Reason::ApiDenied,
+            format!(
+                "the API server could not ask an admission webhook about Secret '{secret}': {told}; mend that webhook, \
+                 or exempt this namespace from it"
+            ),
+        )),
         404 => Some(Problem::new(
             Reason::ApiDenied,
             format!(
@@ -184,6 +191,11 @@ mod tests {
         Some(Reason::TargetInvalid)
     )]
     #[case(413, "request is too large", Some(Reason::TargetInvalid))]
+    #[case(
+        500,
+        "Internal error occurred: failed calling webhook \"w\": no endpoints available",
+        Some(Reason::ApiDenied)
+    )]
     #[case(500, "etcdserver: request timed out", None)]
     fn a_refused_write_has_a_reason(
         #[case] code: u16,

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::context::Context;
 use super::credentials::wipe;
-use super::publish::CREATE_ONLY;
+use super::target::CREATE_ONLY;
 use crate::api::names;
 use crate::election::NotLeading;
 use crate::error_text::with_causes;

@@ -2,6 +2,7 @@
 //!
 //! May use everything but `main`. The only module that talks to the API server.
 
+mod ask;
 mod checked;
 mod context;
 mod credentials;
@@ -13,8 +14,12 @@ mod key;
 mod publish;
 mod recall;
 mod reconcile;
+mod record;
+mod retire;
 mod secrets;
 mod session;
+mod status;
+mod target;
 mod tokens;
 mod view;
 mod watch;

@@ -1,38 +1,23 @@
-//! Act: writes the token to the target Secret. The one place that writes Secrets.
+//! Act: writes the token to the target Secret.
 
-use std::collections::BTreeMap;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::checked::{Checked, DesiredTarget};
 use super::context::{BlockMemo, Context};
 use super::credentials::wipe;
 use super::error::{Error, withholding, write_problem};
 use super::secrets;
+use super::target::{Facts, body, too_large};
 use super::view::{View, read_record};
+use crate::api::names;
 use crate::api::names::Reason;
-use crate::api::{VendorToken, names};
-use crate::error_text::with_causes;
-use crate::inputs::Inputs;
-use crate::policy::backoff;
-use crate::policy::ownership::{self, SecretRecord};
-use crate::policy::{Problem, PublishBlock, Stored, Target, TokenPlace};
-use crate::template;
+use crate::policy::ownership::SecretRecord;
+use crate::policy::{Problem, PublishBlock, Stored, Target, backoff};
 use crate::token::{AccessToken, ExposeSecret, SecretString};
-use kube::Resource;
-
-/// An apply with this version creates when the Secret is absent and conflicts when it is present.
-pub(super) const CREATE_ONLY: &str = "1";
-
-/// The bytes that the values of a Secret's data may have together; the API server refuses more.
-const LARGEST_DATA: usize = 1024 * 1024;
 
 /// What became of a write.
 pub(super) enum Published {
@@ -134,9 +119,14 @@ fn take_record(view: &mut View, record: Option<SecretRecord>, context: &Context)
     let (namespace, name) = (&view.object.namespace, &view.target_name);
     match &record {
         Some(record) => {
-            context.secrets.put(namespace, name, record.clone());
+            if context.secrets.put(namespace, name, record.clone()) {
+                context.trigger_others(&view.object, name);
+            }
         }
-        None => context.secrets.forget(namespace, name),
+        None => {
+            context.secrets.forget(namespace, name);
+            context.trigger_others(&view.object, name);
+        }
     }
     view.record = record;
     view.judge_target(context);
@@ -161,8 +151,6 @@ async fn write(
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
         Ok(written) => {
-            context.set_block(&view.object, None);
-            view.block = None;
             if let Some(record) = secrets::record(&written.metadata) {
                 if context.secrets.put(&namespace, &name, record.clone()) {
                     // The watch has nothing new to tell the others that name this Secret, as their credentials, say.
@@ -171,6 +159,11 @@ async fn write(
                 view.record = Some(record);
             }
             view.judge_target(context);
+            if !matches!(view.target, Target::Ours { as_desired: true, .. }) {
+                return Ok(refuse(view, does_not_keep(&name), context));
+            }
+            context.set_block(&view.object, None);
+            view.block = None;
             Ok(Published::Written)
         }
         Err(kube::Error::Api(status)) if status.is_conflict() => {
@@ -200,6 +193,17 @@ async fn write(
     }
 }
 
+/// The API server took the write, and what stands there is something else: written again, it would be so again.
+fn does_not_keep(name: &str) -> Problem {
+    Problem::new(
+        Reason::TargetInvalid,
+        format!(
+            "Secret '{name}' was written and does not keep what was written to it: look for an admission webhook or policy that \
+             changes it, and for another owner of its labels, annotations or owner references in its `managedFields`"
+        ),
+    )
+}
+
 /// Notes that the target cannot be written, and when to try again.
 fn refuse(view: &mut View, problem: Problem, context: &Context) -> Published {
     let count = view
@@ -220,26 +224,6 @@ fn refuse(view: &mut View, problem: Problem, context: &Context) -> Published {
         }),
     );
     Published::Refused
-}
-
-/// Why the target cannot hold what its templates make of `token`. Known before anything is rendered: 16 templates of
-/// one placeholder after another can make hundreds of megabytes of a long token.
-fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
-    let size = target
-        .data
-        .values()
-        .map(|template| template::rendered_length(template, token))
-        .sum::<usize>();
-    (size > LARGEST_DATA).then(|| {
-        Problem::new(
-            Reason::TargetInvalid,
-            format!(
-                "with this token `spec.target.data` would fill Secret '{}' with {size} bytes, and a Secret holds {LARGEST_DATA} \
-                 at most: use fewer keys or placeholders",
-                target.name
-            ),
-        )
-    })
 }
 
 /// What a failed write means for the user, or the error where that is nothing; neither repeats what was written.
@@ -274,146 +258,4 @@ fn handled(view: &View, context: &Context) -> Option<String> {
         } => stored.refresh_handled.clone(),
         _ => None,
     })
-}
-
-/// Empties the former target of a VendorToken whose target was renamed: an apply without data, so that what others
-/// have put there stays. The operator has no right to delete Secrets; garbage collection takes it with its owner.
-///
-/// # Errors
-/// When the API server could not be asked; a refusal that a person must mend is only logged, for the token itself is
-/// where the spec wants it.
-pub(super) async fn retire(view: &View, former: &str, context: &Context) -> Result<(), Error> {
-    let namespace = &view.object.namespace;
-    let read_error = |source| Error::ReadSecret {
-        namespace: namespace.clone(),
-        name: former.to_owned(),
-        source,
-    };
-    let Some(record) = read_record(context, namespace, former).await? else {
-        return Ok(());
-    };
-    let is_ours = record.ours.as_ref().and_then(|ours| ours.name.as_deref()) == Some(&view.object.name)
-        && ownership::is_controlled_by(&record, &view.object.name);
-    if !is_ours {
-        return Ok(());
-    }
-    // The type cannot be left out of the apply: it would be set back to the default, which is refused.
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let Some(mut secret) = api.get_opt(former).await.map_err(read_error)? else {
-        return Ok(());
-    };
-    wipe(&mut secret.data);
-    let mut metadata =
-        json!({ "name": former, "uid": record.uid, "resourceVersion": record.resource_version });
-    if let (Some(_), Some(mut reference)) = (&record.controller, view.token.controller_owner_ref(&())) {
-        reference.block_owner_deletion = Some(false);
-        metadata["ownerReferences"] = json!([reference]);
-    }
-    let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type_ });
-    let metadata_api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
-    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
-    match metadata_api.patch(former, &parameters, &Patch::Apply(body)).await {
-        Ok(written) => {
-            if let Some(record) = secrets::record(&written.metadata) {
-                context.secrets.put(namespace, former, record);
-            }
-            tracing::info!(object = %view.object, former, "emptied the former target");
-            Ok(())
-        }
-        Err(source) if write_problem(&source, former).is_some() => {
-            tracing::warn!(
-                object = %view.object, former, error = with_causes(&source),
-                "the former target could not be emptied: delete that Secret"
-            );
-            Ok(())
-        }
-        Err(source) => Err(Error::WriteTarget {
-            namespace: namespace.clone(),
-            name: former.to_owned(),
-            source,
-        }),
-    }
-}
-
-/// What is told about the token, beside its times.
-struct Facts {
-    inputs: Inputs,
-    credentials_version: Option<String>,
-    refresh_handled: Option<String>,
-}
-
-/// Where the target will hold the token: in the first key whose template has it.
-fn place(target: &DesiredTarget, token: &AccessToken) -> Option<TokenPlace> {
-    let length = token.value.expose_secret().len();
-    target.data.iter().find_map(|(key, template)| {
-        TokenPlace::new(
-            key,
-            template::token_start(template, token)?,
-            length,
-            &token.token_type,
-        )
-    })
-}
-
-/// The whole of what we want to own of the target: token, facts about it, labels, owner.
-fn body(
-    checked: &Checked,
-    owner: &VendorToken,
-    seen: Option<&SecretRecord>,
-    token: &AccessToken,
-    facts: &Facts,
-) -> Value {
-    let target = &checked.target;
-    let adopted = ownership::is_adopted(seen);
-    let data: BTreeMap<&str, String> = target
-        .data
-        .iter()
-        .map(|(key, template)| {
-            (
-                key.as_str(),
-                STANDARD.encode(template::render(template, token).as_bytes()),
-            )
-        })
-        .collect();
-    let mut labels = target.labels.clone();
-    labels.insert(
-        names::MANAGED_BY_LABEL.to_owned(),
-        names::FIELD_MANAGER.to_owned(),
-    );
-    labels.insert(
-        names::NAME_LABEL.to_owned(),
-        owner.metadata.name.clone().unwrap_or_default(),
-    );
-    let mut annotations = target.annotations.clone();
-    let mut annotate = |key: &str, value: String| annotations.insert(key.to_owned(), value);
-    annotate(names::ISSUED_TIME, token.issued.to_string());
-    annotate(names::EXPIRATION_TIME, token.expires.to_string());
-    annotate(names::INPUTS, facts.inputs.to_string());
-    let content = ownership::content(adopted, &target.content, place(target, token).as_ref());
-    annotate(names::CONTENT, content);
-    annotate(
-        names::CREDENTIALS_VERSION,
-        facts.credentials_version.clone().unwrap_or_default(),
-    );
-    if let Some(handled) = &facts.refresh_handled {
-        annotate(names::REFRESH_HANDLED, handled.clone());
-    }
-    let mut metadata = json!({
-        "name": target.name,
-        // The write carries what was seen, so that a race is a conflict and never an overwrite.
-        "resourceVersion": seen.map_or(CREATE_ONLY, |record| &record.resource_version),
-        "labels": labels,
-        "annotations": annotations,
-    });
-    if let Some(record) = seen {
-        metadata["uid"] = json!(record.uid);
-    }
-    if target.delete_with_owner
-        && !adopted
-        && let Some(mut reference) = owner.controller_owner_ref(&())
-    {
-        reference.block_owner_deletion = Some(false);
-        metadata["ownerReferences"] = json!([reference]);
-    }
-    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": target.type_, "data": data })
 }

@@ -47,7 +47,7 @@ pub(super) fn sources(token: &VendorToken) -> Vec<String> {
 }
 
 /// Leaves out of an object what nothing here reads: annotations may have 256 kB, and anybody may write them.
-fn slim(metadata: &mut ObjectMeta) {
+pub(super) fn slim(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
     metadata.labels = None;
     metadata.owner_references = None;

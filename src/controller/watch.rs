@@ -90,19 +90,10 @@ impl Sink<DeserializeGuard<VendorToken>> for TokenSink {
         };
         let key = key_of(&token);
         self.0.decodable(&key);
-        let target = super::tokens::target_name(&token);
-        let sources = super::tokens::sources(&token);
         let before = self.0.tokens.get(&key);
         if self.0.tokens.put(token) {
-            if let Some(before) = before {
-                let former = super::tokens::target_name(&before);
-                if former != target {
-                    // Who lost the former target to this object may take it over.
-                    self.0.trigger_referrers(&key.namespace, &former);
-                }
-                if super::tokens::sources(&before) != sources {
-                    self.0.trigger_claimants(&key, &before);
-                }
+            if let (Some(before), Some(after)) = (before, self.0.tokens.get(&key)) {
+                self.0.references_changed(&key, &before, &after);
             }
             self.0.trigger(key);
         }

@@ -160,6 +160,39 @@ async fn a_condition_of_another_writer_stays_and_costs_no_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_others_leave_in_our_part_of_a_status_is_taken_out_once() {
+    let world = World::new("foreign-leftovers").await;
+    let operator = world.operator().await;
+    // As kubectl applies it: with an annotation, which the operator does not keep.
+    world.published(Vendor::SixMap, "sixmap").await;
+    let annotation = json!({ "metadata": { "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "{}" } } });
+    world.edit("sixmap", annotation).await;
+    world.settle("sixmap", &operator).await;
+    let good = world.ready("sixmap", "True Published").await.status.unwrap();
+    let mut forged = serde_json::to_value(&good).unwrap();
+    forged["conditions"].as_array_mut().unwrap().push(json!({
+        "type": "Stalled", "status": "True", "reason": "Forged", "message": "",
+        "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    }));
+    forged["failure"] = json!({ "reason": "RateLimited", "message": "forged", "count": 1, "inputs": "",
+        "lastAttemptTime": "2026-01-01T00:00:00Z" });
+    let mark = world.mark().await;
+    world.forge_status("sixmap", forged).await;
+    world
+        .until("the status to be ours alone", async || {
+            let found = world.token("sixmap").await.status.unwrap();
+            (found == good).then_some(()).ok_or_else(|| format!("{found:?}"))
+        })
+        .await;
+    for _ in 0..3 {
+        world.settle("sixmap", &operator).await;
+    }
+    // The apply, and what takes out the leftovers.
+    let writes = world.requests_since(mark).await.count(|entry| entry.is_write());
+    assert_eq!(writes, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_credential_that_comes_back_after_a_good_one_is_not_tried_again_and_nothing_spins() {
     const VENDOR: Vendor = Vendor::SixMap;
     let world = World::new("latch-returns").await;

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod admission;
 mod attempts;
 mod credentials;
 mod events;

@@ -1,0 +1,140 @@
+//! Record: writes the status that tells what was seen and done, when it is another one than before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+
+use super::context::Context;
+use super::error::Error;
+use super::retire::retire;
+use super::status::write_status;
+use super::view::View;
+use crate::api::VendorTokenStatus;
+use crate::api::names::condition;
+use crate::metrics::ObjectLabels;
+use crate::policy::{self, Progress, StatusContext};
+
+/// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
+/// moves no timer.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// A first status waits this long for the token, so that a quick grant costs one status write and not two.
+const FIRST_STATUS_AFTER: Duration = Duration::from_secs(2);
+
+/// What the steps of one reconcile came to.
+pub(super) struct Outcome {
+    /// When to look again.
+    pub(super) until: Option<Timestamp>,
+    /// Since when the object waits for the vendor.
+    pub(super) asked: Option<Instant>,
+}
+
+/// What a status says beside what was observed.
+pub(super) fn status_context(view: &View, progress: Progress) -> StatusContext<'_> {
+    let checked = view.checked.as_ref().ok();
+    StatusContext {
+        generation: view.token.metadata.generation.unwrap_or_default(),
+        target_name: &view.target_name,
+        endpoint: checked.map(|checked| checked.endpoint.origin.trim_start_matches("https://")),
+        credential_expires: checked.and_then(|checked| checked.credential_expires),
+        progress,
+    }
+}
+
+/// Writes the status where it is another one than before, and tells when to look again.
+pub(super) async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Result<Action, Error> {
+    let observed = view.observed(context);
+    if observed.deleting {
+        return Ok(Action::await_change());
+    }
+    let now = observed.now;
+    let progress = match (
+        outcome.asked,
+        observed.grant.paused_until,
+        observed.grant.account_free_at,
+    ) {
+        (Some(_), Some(until), _) => Progress::Paused(until),
+        (Some(_), None, _) => Progress::Asked,
+        (None, _, Some(until)) if !observed.is_proven() => Progress::Held(until),
+        (None, _, _) => Progress::None,
+    };
+    let mut status = policy::status(&observed, &status_context(view, progress));
+    let mut wait = outcome
+        .until
+        .map_or(LONGEST_WAIT, |until| {
+            Duration::try_from(until.duration_since(now)).unwrap_or_default()
+        })
+        .min(LONGEST_WAIT);
+    if let Some(expires) = status
+        .expiration_time
+        .as_ref()
+        .map(|time| time.0)
+        .filter(|expires| *expires > now)
+    {
+        wait = wait.min(Duration::try_from(expires.duration_since(now)).unwrap_or_default());
+    }
+    let old = view.status();
+    let mut retired = Ok(());
+    if let (Some(former), Some(binding)) = (&old.binding, &status.binding)
+        && former.name != binding.name
+    {
+        retired = retire(view, &former.name, context).await;
+        if retired.is_err() {
+            // It is the name by which the next look finds what is to be emptied.
+            status.binding = Some(former.clone());
+        }
+    }
+    if differs(&status, old) {
+        let told_false = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
+        match outcome
+            .asked
+            .map(|since| since.elapsed())
+            .filter(|waited| *waited < FIRST_STATUS_AFTER)
+        {
+            Some(waited) if !told_false => wait = wait.min(FIRST_STATUS_AFTER - waited),
+            _ => {
+                if !write_status(view, &status, context).await? {
+                    return Ok(Action::requeue(LONGEST_WAIT));
+                }
+            }
+        }
+    }
+    observe(view, &status, context);
+    retired?;
+    // Not sooner than a moment from now, whatever the clocks say, so that no object can spin.
+    Ok(Action::requeue(wait.max(Duration::from_millis(50))))
+}
+
+/// Whether `old` has to be written anew. Conditions of types that are not ours are their writer's, and stay.
+fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
+    let mut old = old.clone();
+    old.conditions
+        .retain(|found| condition::ALL.contains(&found.type_.as_str()));
+    *new != old
+}
+
+fn is_ready(status: &VendorTokenStatus) -> bool {
+    status
+        .conditions
+        .iter()
+        .any(|found| found.type_ == condition::READY && found.status == "True")
+}
+
+fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
+    let labels = ObjectLabels {
+        namespace: view.object.namespace.clone(),
+        name: view.object.name.clone(),
+        vendor: super::checked::vendor(&view.token).as_str(),
+    };
+    let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
+        time.as_ref().map(|time| time.0)
+    };
+    context.metrics.object_observed(
+        &labels,
+        is_ready(status),
+        time(&status.expiration_time),
+        time(&status.next_refresh_time),
+    );
+}
