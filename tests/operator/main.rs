@@ -7,6 +7,7 @@
 )]
 
 mod attempts;
+mod clock_steps;
 mod credentials;
 mod events;
 mod forgery;
