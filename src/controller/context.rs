@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn what_the_clock_was_set_back_by_adds_up_and_sleep_takes_nothing_away() {
-        let second = |second| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let second = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
         let started = Instant::now();
         let mut sighting = Sighting::first(second(0), second(10), started);
         let mut lost = Vec::new();

@@ -251,20 +251,8 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
         (None, _, _) => Progress::None,
     };
     let status = policy::status(&observed, &status_context(view, progress));
-    let mut wait = outcome
-        .until
-        .map_or(LONGEST_WAIT, |until| {
-            Duration::try_from(until.duration_since(now)).unwrap_or_default()
-        })
-        .min(LONGEST_WAIT);
-    if let Some(expires) = status
-        .expiration_time
-        .as_ref()
-        .map(|time| time.0)
-        .filter(|expires| *expires > now)
-    {
-        wait = wait.min(Duration::try_from(expires.duration_since(now)).unwrap_or_default());
-    }
+    let expires = status.expiration_time.as_ref().map(|time| time.0);
+    let mut wait = next_look(now, outcome.until, expires);
     let old = view.status();
     if let (Some(former), Some(binding)) = (&old.binding, &status.binding)
         && former.name != binding.name
@@ -287,6 +275,16 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
     observe(view, &status, context);
     // Not sooner than a moment from now, whatever the clocks say, so that no object can spin.
     Ok(Action::requeue(wait.max(Duration::from_millis(50))))
+}
+
+/// How long until the next look: until the time that is waited for or the token's expiry, and never for long.
+fn next_look(now: Timestamp, until: Option<Timestamp>, expires: Option<Timestamp>) -> Duration {
+    let times = [until, expires.filter(|expires| *expires > now)];
+    times
+        .into_iter()
+        .flatten()
+        .map(|time| Duration::try_from(time.duration_since(now)).unwrap_or_default())
+        .fold(LONGEST_WAIT, Duration::min)
 }
 
 /// Whether `old` has to be written anew. Conditions of types that are not ours are their writer's, and stay.
@@ -403,6 +401,7 @@ pub(super) fn after_error(token: &VendorToken, error: &Error) -> Action {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::Value;
 
     use super::super::fake;
@@ -411,13 +410,18 @@ mod tests {
 
     /// A token in the target that has just expired, and a status that still calls it ready.
     fn expired(context: &Context) -> Arc<VendorToken> {
+        stored(context, -1, false)
+    }
+
+    /// A token in the target that ends in as many seconds, and a status that calls it ready.
+    fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
         let now = context.clock.now();
-        let ended = policy::schedule::later(now, -1).to_string();
-        let begun = policy::schedule::later(now, -3601).to_string();
+        let ended = policy::schedule::later(now, ends_in).to_string();
+        let begun = policy::schedule::later(now, -3600).to_string();
         let token: VendorToken = serde_json::from_value(json!({
             "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
             "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
-            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "suspend": suspend },
             "status": { "observedGeneration": 1, "expirationTime": ended, "conditions": [{ "type": "Ready",
                 "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun }] },
         }))
@@ -495,6 +499,49 @@ mod tests {
         seen.metadata.resource_version = Some("8".to_owned());
         assert!(!context.tokens.put(seen));
         assert_eq!(triggered.try_recv(), Ok(object));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_lives_for_a_year_is_looked_at_again_in_five_minutes() {
+        let (context, _, _) = fake::context(|sent| answered(sent, 1));
+        let token = stored(&context, 400 * 86_400, true);
+        let action = reconcile(token, Arc::clone(&context)).await.unwrap();
+        assert_eq!(action, Action::requeue(Duration::from_secs(300)));
+    }
+
+    fn any_time() -> impl Strategy<Value = Timestamp> {
+        prop_oneof![
+            1 => Just(Timestamp::MIN),
+            1 => Just(Timestamp::MAX),
+            2 => any::<i64>().prop_map(|second| {
+                Timestamp::from_second(second % 253_402_207_200).unwrap_or(Timestamp::MAX)
+            }),
+            6 => (0..800_000_i64).prop_map(|millisecond| {
+                Timestamp::from_millisecond(1_800_000_000_000 + millisecond).unwrap()
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_ends_within_five_minutes_and_at_each_time_that_matters(
+            now in any_time(), until in prop::option::of(any_time()), expires in prop::option::of(any_time())
+        ) {
+            let wait = next_look(now, until, expires);
+            prop_assert!(wait <= Duration::from_secs(300));
+            let looked = now.checked_add(jiff::SignedDuration::try_from(wait).unwrap()).unwrap_or(Timestamp::MAX);
+            if let Some(until) = until {
+                prop_assert!(looked <= until.max(now));
+            }
+            if let Some(expires) = expires {
+                prop_assert!(looked <= expires || expires <= now);
+            }
+            // And not for nothing.
+            let matters = wait == Duration::from_secs(300)
+                || until.is_some_and(|until| looked >= until)
+                || expires.is_some_and(|expires| looked == expires);
+            prop_assert!(matters, "{wait:?}");
+        }
     }
 
     fn edited(change: Value) -> VendorToken {
