@@ -333,6 +333,45 @@ mod tests {
     }
 
     #[test]
+    fn an_account_is_an_endpoint_a_tenant_and_a_user_whatever_the_password_and_the_case() {
+        let account = |origin: &str, tenant: &str, user: &str, password: &str, scope: &str| {
+            let endpoint = Endpoint {
+                origin: origin.to_owned(),
+            };
+            let scopes = vec![scope.to_owned()];
+            let grant = Grant::checkmarx_sca(crate::vendor::CheckmarxRegion::Eu, tenant, scopes).unwrap();
+            let credentials = Credentials {
+                values: BTreeMap::from([
+                    ("username", SecretString::from(user)),
+                    ("password", SecretString::from(password)),
+                ]),
+                client_certificate: None,
+            };
+            key(1).account(&endpoint, &grant, &credentials).unwrap()
+        };
+        let one = account("https://eu", "acme", "robot", "a", "sca_api");
+        for same in [
+            account("https://eu", "acme", "robot", "b", "sca_api"),
+            account("https://eu", "acme", "robot", "a", "access_control_api"),
+            account("https://eu", "ACME", "Robot", "a", "sca_api"),
+        ] {
+            assert!(same == one);
+        }
+        for other in [
+            account("https://us", "acme", "robot", "a", "sca_api"),
+            account("https://eu", "other", "robot", "a", "sca_api"),
+            account("https://eu", "acme", "person", "a", "sca_api"),
+        ] {
+            assert!(other != one);
+        }
+        assert!(
+            key(1)
+                .account(&endpoint(), &Grant::Mapiq, &credentials("a"))
+                .is_none()
+        );
+    }
+
+    #[test]
     fn a_key_of_another_length_is_refused() {
         assert!(FingerprintKey::new(&[0; 31]).is_none());
     }

@@ -510,6 +510,15 @@ async fn a_body_over_one_mebibyte_is_malformed() {
 }
 
 #[tokio::test]
+async fn a_body_in_chunks_arrives_whole() {
+    let authority = Authority::new();
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\n{\"a\"\r\n3\r\n:1}\r\n0\r\n\r\n";
+    let server = Server::answering(authority.good(), answer).await;
+    let response = send(&authority, &server.url()).await.unwrap();
+    assert_eq!(*response.body, br#"{"a":1}"#);
+}
+
+#[tokio::test]
 async fn a_compressed_body_is_passed_on_as_it_came() {
     let authority = Authority::new();
     let answer = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\u{1f}abc";

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::secrets::SecretIndex;
 use super::tokens::{Tokens, key_of, sources, target_name};
@@ -67,6 +69,41 @@ pub(super) struct BlockMemo {
     pub(super) target_version: Option<String>,
 }
 
+/// When this process last looked at the token in a target, by both clocks: the wall clock may be set back meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Sighting {
+    /// Which token it is.
+    issued: Timestamp,
+    wall: Timestamp,
+    timer: Instant,
+    set_back: SignedDuration,
+}
+
+impl Sighting {
+    fn first(issued: Timestamp, wall: Timestamp, timer: Instant) -> Self {
+        Self {
+            issued,
+            wall,
+            timer,
+            // A token that was issued in the future tells of a step from before.
+            set_back: issued.duration_since(wall).max(SignedDuration::ZERO),
+        }
+    }
+
+    /// Looks again. A clock that went ahead by more than the timer takes nothing away: the machine may have slept.
+    fn again(self, wall: Timestamp, timer: Instant) -> Self {
+        let passed =
+            SignedDuration::try_from(timer.saturating_duration_since(self.timer)).unwrap_or_default();
+        let lost = passed.saturating_sub(wall.duration_since(self.wall));
+        Self {
+            issued: self.issued,
+            wall,
+            timer,
+            set_back: self.set_back.saturating_add(lost.max(SignedDuration::ZERO)),
+        }
+    }
+}
+
 /// What all reconciles share.
 pub(super) struct Context {
     pub(super) client: Client,
@@ -88,6 +125,7 @@ pub(super) struct Context {
     key: Mutex<Option<Arc<FingerprintKey>>>,
     memos: Mutex<HashMap<ObjectKey, Memo>>,
     blocks: Mutex<HashMap<ObjectKey, BlockMemo>>,
+    sightings: Mutex<HashMap<ObjectKey, Sighting>>,
     undecodable: Mutex<HashSet<ObjectKey>>,
 }
 
@@ -135,6 +173,7 @@ impl Context {
             key: Mutex::default(),
             memos: Mutex::default(),
             blocks: Mutex::default(),
+            sightings: Mutex::default(),
             undecodable: Mutex::default(),
         }
     }
@@ -212,6 +251,7 @@ impl Context {
         let known: HashSet<ObjectKey> = lock(&self.memos)
             .keys()
             .chain(lock(&self.blocks).keys())
+            .chain(lock(&self.sightings).keys())
             .cloned()
             .collect();
         let gone: Vec<_> = known
@@ -234,6 +274,7 @@ impl Context {
         self.grants.release(object);
         lock(&self.memos).remove(object);
         lock(&self.blocks).remove(object);
+        lock(&self.sightings).remove(object);
         self.metrics.object_removed(&object.namespace, &object.name);
     }
 
@@ -303,6 +344,19 @@ impl Context {
         };
     }
 
+    /// How far the wall clock was set back since the token in `object`'s target was `issued`, as far as this process
+    /// can tell.
+    pub(super) fn set_back(&self, object: &ObjectKey, issued: Timestamp) -> SignedDuration {
+        let (now, at) = (self.clock.now(), Instant::now());
+        let mut all = lock(&self.sightings);
+        let sighting = match all.get(object).filter(|sighting| sighting.issued == issued) {
+            Some(sighting) => sighting.again(now, at),
+            None => Sighting::first(issued, now, at),
+        };
+        all.insert(object.clone(), sighting);
+        sighting.set_back
+    }
+
     pub(super) fn block(&self, object: &ObjectKey) -> Option<BlockMemo> {
         lock(&self.blocks).get(object).cloned()
     }
@@ -312,5 +366,38 @@ impl Context {
             Some(block) => lock(&self.blocks).insert(object.clone(), block),
             None => lock(&self.blocks).remove(object),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_the_clock_was_set_back_by_adds_up_and_sleep_takes_nothing_away() {
+        let second = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let started = Instant::now();
+        let mut sighting = Sighting::first(second(0), second(10), started);
+        let mut lost = Vec::new();
+        for (timer, wall) in [
+            (300, 310),
+            (600, 370),
+            (601, 90_371),
+            (700, 90_470),
+            (700, 90_410),
+        ] {
+            sighting = sighting.again(second(wall), started + Duration::from_secs(timer));
+            lost.push(sighting.set_back.as_secs());
+        }
+        assert_eq!(lost, [0, 240, 240, 240, 300]);
+        assert_eq!(
+            Sighting::first(second(100), second(10), started)
+                .set_back
+                .as_secs(),
+            90,
+            "it was issued before the step"
+        );
     }
 }

@@ -144,13 +144,18 @@ mod tests {
 
     /// A token in the target that has just expired, and a status that still calls it ready.
     fn expired(context: &Context) -> Arc<VendorToken> {
+        stored(context, -1, false)
+    }
+
+    /// A token in the target that ends in as many seconds, and a status that calls it ready.
+    fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
         let now = context.clock.now();
-        let ended = policy::schedule::later(now, -1).to_string();
-        let begun = policy::schedule::later(now, -3601).to_string();
+        let ended = policy::schedule::later(now, ends_in).to_string();
+        let begun = policy::schedule::later(now, -3600).to_string();
         let token: VendorToken = serde_json::from_value(json!({
             "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
             "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
-            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "suspend": suspend },
             "status": { "observedGeneration": 1, "expirationTime": ended, "conditions": [{ "type": "Ready",
                 "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun }] },
         }))
@@ -228,5 +233,13 @@ mod tests {
         seen.metadata.resource_version = Some("8".to_owned());
         assert!(!context.tokens.put(seen));
         assert_eq!(triggered.try_recv(), Ok(object));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_lives_for_a_year_is_looked_at_again_in_five_minutes() {
+        let (context, _, _) = fake::context(|sent| answered(sent, 1));
+        let token = stored(&context, 400 * 86_400, true);
+        let action = reconcile(token, Arc::clone(&context)).await.unwrap();
+        assert_eq!(action, Action::requeue(Duration::from_secs(300)));
     }
 }

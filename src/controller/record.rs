@@ -61,20 +61,8 @@ pub(super) async fn record(view: &View, outcome: &Outcome, context: &Arc<Context
         (None, _, _) => Progress::None,
     };
     let mut status = policy::status(&observed, &status_context(view, progress));
-    let mut wait = outcome
-        .until
-        .map_or(LONGEST_WAIT, |until| {
-            Duration::try_from(until.duration_since(now)).unwrap_or_default()
-        })
-        .min(LONGEST_WAIT);
-    if let Some(expires) = status
-        .expiration_time
-        .as_ref()
-        .map(|time| time.0)
-        .filter(|expires| *expires > now)
-    {
-        wait = wait.min(Duration::try_from(expires.duration_since(now)).unwrap_or_default());
-    }
+    let expires = status.expiration_time.as_ref().map(|time| time.0);
+    let mut wait = next_look(now, outcome.until, expires);
     let old = view.status();
     let mut retired = Ok(());
     if let (Some(former), Some(binding)) = (&old.binding, &status.binding)
@@ -107,6 +95,16 @@ pub(super) async fn record(view: &View, outcome: &Outcome, context: &Arc<Context
     Ok(Action::requeue(wait.max(Duration::from_millis(50))))
 }
 
+/// How long until the next look: until the time that is waited for or the token's expiry, and never for long.
+fn next_look(now: Timestamp, until: Option<Timestamp>, expires: Option<Timestamp>) -> Duration {
+    let times = [until, expires.filter(|expires| *expires > now)];
+    times
+        .into_iter()
+        .flatten()
+        .map(|time| Duration::try_from(time.duration_since(now)).unwrap_or_default())
+        .fold(LONGEST_WAIT, Duration::min)
+}
+
 /// Whether `old` has to be written anew. Conditions of types that are not ours are their writer's, and stay.
 fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
     let mut old = old.clone();
@@ -137,4 +135,46 @@ fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
         time(&status.expiration_time),
         time(&status.next_refresh_time),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_time() -> impl Strategy<Value = Timestamp> {
+        prop_oneof![
+            1 => Just(Timestamp::MIN),
+            1 => Just(Timestamp::MAX),
+            2 => any::<i64>().prop_map(|second| {
+                Timestamp::from_second(second % 253_402_207_200).unwrap_or(Timestamp::MAX)
+            }),
+            6 => (0..800_000_i64).prop_map(|millisecond| {
+                Timestamp::from_millisecond(1_800_000_000_000 + millisecond).unwrap()
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_ends_within_five_minutes_and_at_each_time_that_matters(
+            now in any_time(), until in prop::option::of(any_time()), expires in prop::option::of(any_time())
+        ) {
+            let wait = next_look(now, until, expires);
+            prop_assert!(wait <= Duration::from_secs(300));
+            let looked = now.checked_add(jiff::SignedDuration::try_from(wait).unwrap()).unwrap_or(Timestamp::MAX);
+            if let Some(until) = until {
+                prop_assert!(looked <= until.max(now));
+            }
+            if let Some(expires) = expires {
+                prop_assert!(looked <= expires || expires <= now);
+            }
+            // And not for nothing.
+            let matters = wait == Duration::from_secs(300)
+                || until.is_some_and(|until| looked >= until)
+                || expires.is_some_and(|expires| looked == expires);
+            prop_assert!(matters, "{wait:?}");
+        }
+    }
 }

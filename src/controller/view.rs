@@ -127,6 +127,12 @@ impl View {
                 .filter(|request| !request.is_empty() && request.len() <= LONGEST_REQUEST),
             status: self.status(),
             target: self.target.clone(),
+            set_back: match &self.target {
+                Target::Ours {
+                    stored: Some(stored), ..
+                } => context.set_back(&self.object, stored.issued),
+                _ => jiff::SignedDuration::ZERO,
+            },
             key_id: self.key.id(),
             parameters: &self.known.parameters,
             sources: &self.known.sources,

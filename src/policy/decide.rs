@@ -33,7 +33,9 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     if observed.deleting {
         return Decision::Nothing;
     }
-    let expiry = observed.stored().map(|stored| stored.expires);
+    let expiry = observed
+        .stored()
+        .map(|stored| observed.by_this_clock(stored.expires));
     if observed.suspended || observed.spec_problem.is_some() {
         return wait(now, [expiry]);
     }
@@ -52,7 +54,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     }
 
     let stored = observed.stored();
-    let due = stored.map(|stored| stored.due(observed.refresh));
+    let due = stored.map(|stored| observed.by_this_clock(stored.due(observed.refresh)));
     let requested = observed.pending_request().is_some();
     let current = match stored.map(|stored| observed.currency(stored)) {
         Some(Currency::Unknown) => return Decision::ReadCredentials,
@@ -76,10 +78,10 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     }
     if let Some(token) = &observed.grant.token {
         let repairs = !current || !as_desired;
-        if let Some(usable_from) = not_usable_yet(token, stored.filter(|_| current), now) {
+        if let Some(usable_from) = not_usable_yet(observed, token, stored.filter(|_| current)) {
             return wait(now, [expiry, Some(usable_from)]);
         }
-        if repairs || is_newer(token, stored) {
+        if repairs || is_newer(observed, token, stored) {
             return Decision::Publish;
         }
     }
@@ -117,20 +119,22 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
 fn newer_in_memory(observed: &Observed<'_>) -> Option<Decision> {
     let token = observed.grant.token.as_ref()?;
     let stored = observed.stored();
-    (is_newer(token, stored) && not_usable_yet(token, stored, observed.now).is_none())
+    (is_newer(observed, token, stored) && not_usable_yet(observed, token, stored).is_none())
         .then_some(Decision::Publish)
 }
 
-fn is_newer(token: &GrantToken, stored: Option<&Stored>) -> bool {
-    stored.is_none_or(|stored| token.issued > stored.issued)
+fn is_newer(observed: &Observed<'_>, token: &GrantToken, stored: Option<&Stored>) -> bool {
+    stored.is_none_or(|stored| {
+        token.issued != stored.issued && token.issued > observed.by_this_clock(stored.issued)
+    })
 }
 
 /// The time from which `token` is usable, where waiting for it costs nothing because the stored one is good. Waits end
 /// at the stored one's expiry in any case.
-fn not_usable_yet(token: &GrantToken, stored: Option<&Stored>, now: Timestamp) -> Option<Timestamp> {
+fn not_usable_yet(observed: &Observed<'_>, token: &GrantToken, stored: Option<&Stored>) -> Option<Timestamp> {
     let not_before = token.warnings.not_before?;
-    stored.filter(|stored| stored.is_valid(now) && token.issued > stored.issued)?;
-    (not_before > later(now, NOT_BEFORE_TOLERANCE_SECONDS)).then_some(not_before)
+    stored.filter(|stored| observed.is_valid(stored) && is_newer(observed, token, Some(stored)))?;
+    (not_before > later(observed.now, NOT_BEFORE_TOLERANCE_SECONDS)).then_some(not_before)
 }
 
 /// Waits for the soonest of these times that is still to come.

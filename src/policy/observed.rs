@@ -1,6 +1,6 @@
 //! What was observed of one VendorToken: everything a decision may depend on.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::place::TokenPlace;
 use super::schedule::{self, RefreshPolicy};
@@ -39,6 +39,9 @@ pub struct Observed<'a> {
     pub refresh_request: Option<&'a str>,
     pub status: &'a VendorTokenStatus,
     pub target: Target,
+    /// How far the clock was set back since the token in the target was issued, as far as that is known: by what the
+    /// clock shows now, the token's times are earlier by this.
+    pub set_back: SignedDuration,
     /// The id of the key that fingerprints are made with.
     pub key_id: &'a str,
     /// Over the grant part of the present spec (see [`Inputs::parameters`]).
@@ -238,6 +241,16 @@ impl Observed<'_> {
             Target::Ours { stored, .. } => stored.as_ref(),
             Target::Free | Target::Blocked(_) => None,
         }
+    }
+
+    /// One of the stored token's times, by the clock as it goes now.
+    pub(super) fn by_this_clock(&self, time: Timestamp) -> Timestamp {
+        time.saturating_sub(self.set_back).unwrap_or(Timestamp::MIN)
+    }
+
+    /// Whether the stored token has not expired.
+    pub(super) fn is_valid(&self, stored: &Stored) -> bool {
+        self.now < self.by_this_clock(stored.expires)
     }
 
     pub(super) fn currency(&self, stored: &Stored) -> Currency {

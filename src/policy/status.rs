@@ -68,7 +68,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
         blocked,
         stored: stored.map(|stored| StoredFacts {
             expires: stored.expires,
-            valid: stored.is_valid(observed.now),
+            valid: observed.is_valid(stored),
             of_present_grant: observed.currency(stored) != Currency::OtherGrant,
         }),
         failure: problem,

@@ -3,6 +3,7 @@
 mod decisions;
 mod properties;
 mod statuses;
+mod times;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -59,6 +60,7 @@ struct Scene {
     request: Option<String>,
     status: VendorTokenStatus,
     target: Target,
+    set_back: SignedDuration,
     key_id: &'static str,
     parameters: &'static str,
     sources: &'static str,
@@ -88,6 +90,7 @@ impl Scene {
                 }),
                 as_desired: true,
             },
+            set_back: SignedDuration::ZERO,
             key_id: KEY,
             parameters: PARAMETERS,
             sources: SOURCES,
@@ -112,6 +115,7 @@ impl Scene {
             refresh_request: self.request.as_deref(),
             status: &self.status,
             target: self.target.clone(),
+            set_back: self.set_back,
             key_id: self.key_id,
             parameters: self.parameters,
             sources: self.sources,
@@ -123,6 +127,12 @@ impl Scene {
 
     fn at(mut self, second: i64) -> Self {
         self.now = at(second);
+        self
+    }
+
+    /// The clock was set back by these seconds since the stored token was issued.
+    fn set_back(mut self, seconds: i64) -> Self {
+        self.set_back = SignedDuration::from_secs(seconds);
         self
     }
 

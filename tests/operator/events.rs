@@ -1,5 +1,6 @@
 //! Events tell transitions, and nothing else.
 
+use serde_json::json;
 use vendor_simulator::Vendor;
 
 use crate::support::World;
@@ -63,4 +64,58 @@ async fn a_refresh_tells_no_event() {
     world.until_data("mapiq", "token", |value| value != first).await;
     world.settle("mapiq", &operator).await;
     assert_eq!(world.events("mapiq").await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_refresh_token_is_told_30_14_and_3_days_before_and_when_it_has_come() {
+    const DAY: i64 = 24 * 3600;
+    let world = World::new("refresh-token-ends").await;
+    let operator = world.operator().await;
+    let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(31 * DAY);
+    let mut spec = vendors::spec(Vendor::Picus, "picus");
+    let ends = ends.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    spec["picus"] = json!({ "refreshTokenExpirationTime": ends });
+    world.register(Vendor::Picus, "picus").await;
+    world.apply("picus", spec).await;
+    world.ready("picus", "True Published").await;
+    // No access token is refreshed over all of these days.
+    world.edit("picus", json!({ "spec": { "suspend": true } })).await;
+    let stages = [
+        (0, 0, None),
+        (2, 1, Some("in less than 30 days")),
+        (1, 1, Some("in less than 30 days")),
+        (14, 2, Some("in less than 14 days")),
+        (1, 2, Some("in less than 14 days")),
+        (11, 3, Some("in less than 3 days")),
+        (1, 3, Some("in less than 3 days")),
+        (2, 4, Some("expired at")),
+        (5, 4, Some("expired at")),
+    ];
+    for (days, told, words) in stages {
+        world.clock.step(days * DAY);
+        world.settle("picus", &operator).await;
+        // Told so soon after one another, they are one event that counts.
+        world
+            .until(&format!("{told} events"), async || {
+                let events = world.events("picus").await.into_iter();
+                let counts =
+                    events.filter_map(|(reason, count)| (reason == "CredentialExpiring").then_some(count));
+                match counts.sum::<i32>() {
+                    count if count == told => Ok(()),
+                    count => Err(count.to_string()),
+                }
+            })
+            .await;
+        let conditions = world.token("picus").await.status.unwrap().conditions;
+        let message = conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "CredentialExpiring")
+            .map(|condition| condition.message);
+        match (&message, words) {
+            (None, None) => {}
+            (Some(message), Some(words)) => assert!(message.contains(words), "{message}"),
+            _ => panic!("{message:?} instead of {words:?}"),
+        }
+    }
+    assert_eq!(world.calls(Vendor::Picus), 1);
 }

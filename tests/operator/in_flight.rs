@@ -118,21 +118,6 @@ async fn a_token_that_comes_after_its_tenant_its_password_or_its_user_was_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_comes_after_its_credentials_were_deleted_is_published_nowhere() {
-    let world = World::new("in-flight-deleted").await;
-    let (operator, permits) = world.operator_with_late_answers().await;
-    world.create(VENDOR, "sca").await;
-    world.until_issued(1).await;
-    world.delete_secret("sca-credentials").await;
-    world.ready("sca", "False CredentialsNotFound +Reconciling").await;
-    permits.add_permits(1);
-    operator.quiet().await;
-    world.settle("sca", &operator).await;
-    assert!(world.secrets().get_opt("sca").await.unwrap().is_none());
-    assert_eq!(world.calls(VENDOR), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_same_token_again_is_written_nowhere_and_asked_for_again_after_the_least_gap_only() {
     let world = &World::new("same-token").await;
     let operator = &world.operator().await;

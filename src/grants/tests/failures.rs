@@ -238,3 +238,52 @@ async fn no_credential_that_a_vendor_sends_back_is_kept() {
     let failure = bench.state("o").failure.unwrap();
     assert!(!failure.message.contains("hush1"), "{}", failure.message);
 }
+
+/// Lines of a log, kept.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_with_each_refusal_is_in_the_log_and_not_in_what_is_shown() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let bench = bench(|call| {
+        let body = serde_json::json!({
+            "error": "invalid_client",
+            "error_description": format!(
+                "AADB2C90081: The secret does not match.\r\nCorrelation ID: id-{}\r\nTimestamp: {:?}\r\n", call.grant, call.at
+            ),
+        });
+        status(400, &body.to_string())
+    });
+    let mut shown = Vec::new();
+    for (name, number) in [("one", 1), ("two", 2)] {
+        bench.ask(name, number, Vendor::Mapiq);
+        bench.pass(7).await;
+        shown.push(bench.state(name).failure.unwrap().message);
+    }
+    assert_eq!(
+        shown[0], shown[1],
+        "a status that changes is written, seen and written again"
+    );
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for id in ["id-1", "id-2"] {
+        assert!(text.contains(id), "{text}");
+        assert!(!shown[0].contains(id), "{}", shown[0]);
+    }
+}

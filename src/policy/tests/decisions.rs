@@ -43,6 +43,18 @@ use Reason::{CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavai
 #[case::a_wait_ends_at_the_expiry_where_that_is_sooner_than_the_next_attempt(
     scene().known('a').at(DUE).failed(VendorUnavailable, DUE, Some(EXPIRES + 100)), wait(EXPIRES)
 )]
+// A clock that was set back.
+#[case::a_token_is_due_by_its_age_though_the_clock_was_set_back(scene().known('a').at(DUE - 600).set_back(600), ISSUE)]
+#[case::and_not_a_second_sooner(scene().known('a').at(DUE - 601).set_back(600), wait(DUE - 600))]
+#[case::a_wait_ends_at_the_expiry_by_its_age(
+    scene().known('a').at(DUE).set_back(600).failed(VendorUnavailable, DUE, Some(EXPIRES)), wait(EXPIRES - 600)
+)]
+#[case::a_token_that_was_issued_since_is_newer(
+    scene().known('a').at(-100).set_back(3000).memory(-100, 3500), PUBLISH
+)]
+#[case::the_token_in_the_target_is_not_newer_than_itself(
+    scene().known('a').at(100).set_back(600).memory(0, EXPIRES), wait(DUE - 600)
+)]
 // After a restart, metadata alone decides.
 #[case::a_restart_with_a_fresh_token_reads_nothing(scene(), wait(DUE))]
 #[case::a_restart_with_a_due_token_reads_the_credentials(scene().at(DUE), READ)]

@@ -245,6 +245,7 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
                     request,
                     status,
                     target,
+                    set_back: SignedDuration::ZERO,
                     key_id: KEY,
                     parameters: PARAMETERS,
                     sources: SOURCES,

@@ -106,6 +106,10 @@ use Reason::{
 #[case::the_grant_was_edited(scene().grant_edited(), "False Progressing Reconciling")]
 #[case::the_facts_of_the_target_are_lost(scene().facts_lost().known('a'), "False Progressing Reconciling")]
 #[case::expired_and_no_cause_is_known(scene().known('a').at(EXPIRES), "False TokenExpired Reconciling")]
+#[case::expired_by_its_age_though_the_clock_was_set_back(
+    scene().known('a').at(EXPIRES - 600).set_back(600), "False TokenExpired Reconciling"
+)]
+#[case::valid_for_a_second_more_by_its_age(scene().known('a').at(EXPIRES - 601).set_back(600), "True Published")]
 #[case::expired_and_a_cause_is_known(
     scene().known('a').at(EXPIRES).failed(RateLimited, DUE, Some(EXPIRES + 60)), "False RateLimited Reconciling"
 )]

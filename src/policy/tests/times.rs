@@ -1,0 +1,366 @@
+//! Time: tokens of any life, clocks that are stepped, machines that sleep, and deadlines made at any moment.
+
+use proptest::option;
+use proptest::prelude::*;
+
+use super::super::backoff::{Probe, after_no_answer, holds, next_attempt};
+use super::super::schedule::{self, due, later, least_gap};
+use super::*;
+use crate::failure::{Failure, FailureClass};
+
+/// The shortest and the longest life that is promised for, in seconds.
+const SHORTEST: i64 = 40;
+const LONGEST: i64 = 400 * 86_400;
+/// Timers are looked at again after as much awake time, in seconds.
+const LONGEST_WAIT: i64 = 300;
+
+fn any_policy() -> impl Strategy<Value = RefreshPolicy> {
+    prop_oneof![
+        (10..=90_i64).prop_map(RefreshPolicy::AtLifetimePercent),
+        (30..=86_400_i64).prop_map(RefreshPolicy::BeforeExpirySeconds),
+    ]
+}
+
+/// Lives of all magnitudes alike, not mostly of months.
+fn any_life(shortest: i64) -> impl Strategy<Value = i64> {
+    let (low, high) = ((shortest.max(1) as f64).ln(), (LONGEST as f64).ln());
+    prop_oneof![
+        1 => Just(shortest),
+        1 => Just(LONGEST),
+        8 => (low..high).prop_map(move |power| (power.exp() as i64).clamp(shortest, LONGEST)),
+    ]
+}
+
+fn seconds_to_due(policy: RefreshPolicy, life: i64, jitter: u8) -> i64 {
+    due(policy, at(0), at(life), jitter).as_second() - at(0).as_second()
+}
+
+/// The formula of the design, in fractions of seconds.
+fn formula(policy: RefreshPolicy, life: f64, jitter: f64) -> f64 {
+    let nominal = match policy {
+        RefreshPolicy::AtLifetimePercent(percent) => percent as f64 / 100.0 * life,
+        RefreshPolicy::BeforeExpirySeconds(seconds) => life - seconds as f64,
+    };
+    let reserve = f64::max(f64::min(120.0, life / 2.0), life / 10.0);
+    let soonest = f64::max(life / 10.0, f64::min(30.0, life / 2.0)).max(5.0);
+    f64::min(nominal - jitter * 0.05 * life, life - reserve).max(soonest)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_token_is_due_when_the_formula_says_for_all_lives_and_settings(
+        policy in any_policy(), life in any_life(0), jitter in any::<u8>()
+    ) {
+        let expected = formula(policy, life as f64, f64::from(jitter) / 255.0);
+        let found = seconds_to_due(policy, life, jitter);
+        prop_assert!((found as f64 - expected).abs() < 2.0, "{found} and not {expected}");
+        prop_assert!(found >= 5, "no setting asks again at once");
+        if life > 5 {
+            prop_assert!(found < life, "due {found} of {life}");
+        }
+    }
+
+    #[test]
+    fn jitter_only_brings_it_forward_and_by_a_twentieth_of_the_life_at_most(
+        policy in any_policy(), life in any_life(0), one in any::<u8>(), other in any::<u8>()
+    ) {
+        let (less, more) = (one.min(other), one.max(other));
+        let (late, soon) = (seconds_to_due(policy, life, less), seconds_to_due(policy, life, more));
+        prop_assert!(soon <= late);
+        prop_assert!(late - soon <= life / 20 + 1);
+    }
+
+    #[test]
+    fn at_the_default_a_life_costs_no_more_grants_than_it_may(life in any_life(10), jitter in any::<u8>()) {
+        let default = RefreshPolicy::from_spec(None);
+        let grants = life as f64 / seconds_to_due(default, life, jitter) as f64;
+        let most = if life >= 600 { 1.4 } else { 2.0 };
+        prop_assert!(grants <= most, "{grants} grants in a life of {life} s");
+    }
+
+    #[test]
+    fn the_least_gap_never_holds_a_refresh_up(policy in any_policy(), life in any_life(0), jitter in any::<u8>()) {
+        let gap = least_gap(at(0), at(life)).as_secs();
+        prop_assert!(gap <= seconds_to_due(policy, life, jitter));
+        prop_assert!(gap >= 5);
+    }
+}
+
+fn any_time() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![
+        6 => (-100_000..100_000_i64).prop_map(at),
+        1 => Just(Timestamp::MIN),
+        1 => Just(Timestamp::MAX),
+        4 => any::<i64>().prop_map(|second| {
+            Timestamp::from_second(second % 253_402_207_200).unwrap_or(Timestamp::MAX)
+        }),
+    ]
+}
+
+fn any_class() -> impl Strategy<Value = FailureClass> {
+    prop::sample::select(vec![
+        FailureClass::Rejected,
+        FailureClass::Refused,
+        FailureClass::Throttled,
+        FailureClass::Transient,
+        FailureClass::Malformed,
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_deadline_lies_ahead_and_holds_whatever_the_vendor_said_and_whenever(
+        class in any_class(), told in option::of(any_time()), count in any::<i32>(), jitter in any::<u8>(),
+        never in any::<bool>(), now in any_time()
+    ) {
+        let failure = Failure::new(class, "").with_deadline(told);
+        let probe = if never { Probe::Never } else { Probe::Hourly };
+        let next = next_attempt(&failure, count, probe, jitter, now);
+        prop_assert_eq!(next.is_none(), class == FailureClass::Rejected && never);
+        for next in [next, after_no_answer(count, jitter, now)].into_iter().flatten() {
+            // At the end of time there is no later.
+            prop_assert!(next > now || now >= later(Timestamp::MAX, -1), "{next} at {now}");
+            prop_assert!(holds(next, now) || now >= later(Timestamp::MAX, -1), "{next} at {now}");
+        }
+    }
+
+    #[test]
+    fn a_failure_of_any_kind_holds_until_its_deadline_and_then_no_longer(
+        reason in prop::sample::select(vec![
+            Reason::CredentialsRejected, Reason::EndpointRefused, Reason::RateLimited, Reason::VendorUnavailable,
+            Reason::InvalidResponse,
+        ]),
+        wait in 1..7200_i64, told in any::<bool>(), asks in any::<bool>(), may_pass in any::<bool>(), free in any::<bool>()
+    ) {
+        let mut scene = Scene::new().known('a').at(DUE);
+        scene = if free { scene.free() } else { scene };
+        scene.request = asks.then(|| "friday".to_owned());
+        scene.grant.may_pass_latch = may_pass;
+        scene = if told {
+            scene.told_failed(reason, DUE, Some(DUE + wait), &inputs('a'))
+        } else {
+            scene.failed(reason, DUE, Some(DUE + wait))
+        };
+        let passes = asks && may_pass && reason != Reason::RateLimited;
+        for (second, issues) in [(DUE, passes), (DUE + wait - 1, passes), (DUE + wait, true)] {
+            let decision = decide(&scene.clone().at(second).observed());
+            prop_assert_eq!(decision == Decision::Issue, issues, "at {}", second - DUE);
+        }
+    }
+
+    #[test]
+    fn after_a_good_grant_it_waits_for_a_time_that_comes(
+        policy in any_policy(), life in any_life(1), now in 0..400_000_i64, jitter in any::<u8>(),
+        asks in any::<bool>(), free in any::<bool>(), not_before in option::weighted(0.2, 0..2000_i64)
+    ) {
+        let mut scene = Scene::new().known('a').at(now);
+        scene = if free { scene.free() } else { scene };
+        scene.refresh = policy;
+        scene.request = asks.then(|| "friday".to_owned());
+        prop_assume!(decide(&scene.observed()) == Decision::Issue);
+        let (issued, expires) = (now, now + life);
+        scene = scene.memory(issued, expires);
+        if let Some(not_before) = not_before.filter(|seconds| *seconds < life) {
+            scene = scene.not_before(now + not_before);
+        }
+        scene.grant.succeeded = Some(at(issued));
+        scene.grant.completed_request.clone_from(&scene.request);
+        scene.grant.earliest_next = Some(later(at(now), least_gap(at(issued), at(expires)).as_secs()));
+        scene.grant.earliest_on_request = scene.grant.earliest_next;
+        for step in 0..3 {
+            match decide(&scene.observed()) {
+                Decision::Publish => scene.target = Target::Ours {
+                    stored: Some(Stored {
+                        issued: at(issued), expires: at(expires), inputs: Inputs { jitter, ..inputs('a') },
+                        credentials_version: Some("uid/1".to_owned()), refresh_handled: scene.request.clone(), place: None,
+                    }),
+                    as_desired: true,
+                },
+                Decision::Wait { until: Some(until) } => {
+                    prop_assert!(until > scene.now && until <= at(expires).max(at(EXPIRES)).max(at(now + 5)));
+                    return Ok(());
+                }
+                other => prop_assert!(false, "{other:?} in step {step}"),
+            }
+        }
+        prop_assert!(false, "it did not come to rest");
+    }
+}
+
+/// What happens to a machine while it waits.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Nothing,
+    /// Its clock is set ahead, or back.
+    Step(i64),
+    /// It sleeps: the clock goes on, timers do not.
+    Sleep(i64),
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => Just(Event::Nothing),
+        2 => prop::sample::select(vec![-3600, -600, -240, -60, 60, 240, 600, 3600]).prop_map(Event::Step),
+        1 => prop::sample::select(vec![600, 86_400]).prop_map(Event::Sleep),
+    ]
+}
+
+/// A machine with a clock that may be wrong, timers that stand still while it sleeps, and the true time.
+struct Machine {
+    scene: Scene,
+    life: i64,
+    jitter: u8,
+    truth: i64,
+    timer: i64,
+    ahead: i64,
+    /// By the timer and by the clock: when this process last looked at the token that is in the target.
+    seen: Option<(i64, i64)>,
+    /// By the timer and by the clock: when the last token came.
+    granted: Option<(i64, i64)>,
+    /// When the token in the target, and the one in memory, truly end.
+    ends: Option<i64>,
+    ends_in_memory: i64,
+    grants: usize,
+}
+
+impl Machine {
+    fn clock(&self) -> i64 {
+        self.truth + self.ahead
+    }
+
+    /// What the controller and the component observe, from both clocks.
+    fn look(&mut self) {
+        let (clock, timer) = (self.clock(), self.timer);
+        let now = at(clock);
+        self.scene.now = now;
+        if let Target::Ours { stored, as_desired } = &mut self.scene.target
+            && stored
+                .as_ref()
+                .is_some_and(|stored| !schedule::is_credible_issue(stored.issued, now))
+        {
+            (*stored, *as_desired) = (None, false);
+        }
+        let in_memory = self.scene.grant.token.take();
+        self.scene.grant.token =
+            in_memory.filter(|token| now < token.expires && schedule::is_credible_issue(token.issued, now));
+        if let Target::Ours {
+            stored: Some(stored), ..
+        } = &self.scene.target
+        {
+            let lost = match self.seen {
+                Some((seen_timer, seen_clock)) => (timer - seen_timer) - (clock - seen_clock),
+                None => stored.issued.as_second() - now.as_second(),
+            };
+            self.seen = Some((timer, clock));
+            self.scene.set_back += SignedDuration::from_secs(lost.max(0));
+        }
+        let gap = least_gap(at(0), at(self.life)).as_secs();
+        self.scene.grant.earliest_next = self.granted.and_then(|(granted_timer, granted_clock)| {
+            let left = gap - (timer - granted_timer).max(clock - granted_clock);
+            (left > 0 && self.scene.grant.token.is_some()).then(|| at(clock + left))
+        });
+    }
+
+    /// Carries out what is decided, until it waits; gives the seconds of the wait.
+    fn act(&mut self) -> i64 {
+        for _ in 0..5 {
+            self.look();
+            match decide(&self.scene.observed()) {
+                Decision::Issue => {
+                    self.grants += 1;
+                    self.granted = Some((self.timer, self.clock()));
+                    self.ends_in_memory = self.truth + self.life;
+                    let clock = self.clock();
+                    self.scene.grant.token = Some(memory_token(clock, clock + self.life));
+                    self.scene.grant.succeeded = Some(at(clock));
+                }
+                Decision::Publish => {
+                    let token = self.scene.grant.token.clone().unwrap();
+                    self.ends = Some(self.ends_in_memory);
+                    self.seen = None;
+                    self.scene.set_back = SignedDuration::ZERO;
+                    self.scene.target = Target::Ours {
+                        stored: Some(Stored {
+                            issued: token.issued,
+                            expires: token.expires,
+                            inputs: Inputs {
+                                jitter: self.jitter,
+                                ..inputs('a')
+                            },
+                            credentials_version: Some("uid/1".to_owned()),
+                            refresh_handled: None,
+                            place: None,
+                        }),
+                        as_desired: true,
+                    };
+                }
+                Decision::Wait { until } => {
+                    let clock = at(self.clock());
+                    let wait = until.map_or(LONGEST_WAIT, |until| until.as_second() - clock.as_second());
+                    return wait.clamp(1, LONGEST_WAIT);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it does not come to rest: {:?}", self.scene);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_step_of_the_clock_and_no_sleep_leaves_an_expired_token_for_longer_than_a_look_takes(
+        policy in any_policy(), life in any_life(SHORTEST), jitter in any::<u8>(),
+        events in prop::collection::vec((any_event(), 0..=100_i64), 1..40)
+    ) {
+        let mut scene = Scene::new().free().known('a');
+        scene.refresh = policy;
+        let mut machine = Machine {
+            scene, life, jitter, truth: 0, timer: 0, ahead: 0, seen: None, granted: None, ends: None, ends_in_memory: 0,
+            grants: 0,
+        };
+        let disturbances = events.iter().filter(|(event, _)| !matches!(event, Event::Nothing)).count();
+        // Long enough for some lives, with the events spread over them.
+        let rests = 3 * life / LONGEST_WAIT + 40;
+        let mut events = events.into_iter();
+        let mut woke = i64::MIN;
+        for rest in 0..rests.min(600) {
+            let wait = machine.act();
+            let (event, part) = match rest % (rests / 40).clamp(1, 30) {
+                0 => events.next().unwrap_or((Event::Nothing, 0)),
+                _ => (Event::Nothing, 0),
+            };
+            let before = wait * part / 100;
+            for passes in [before, wait - before] {
+                machine.truth += passes;
+                machine.timer += passes;
+                let left = machine.ends.unwrap_or(i64::MAX) - machine.truth;
+                prop_assert!(
+                    left > 0 || machine.truth - woke <= LONGEST_WAIT,
+                    "expired {} s ago, awake for {} s, clock {} s ahead, life {life}", -left, machine.truth - woke, machine.ahead
+                );
+                if passes == before {
+                    match event {
+                        Event::Nothing => {}
+                        Event::Step(step) => machine.ahead += step,
+                        Event::Sleep(sleep) => {
+                            machine.truth += sleep;
+                            woke = machine.truth;
+                        }
+                    }
+                }
+            }
+        }
+        let gap = least_gap(at(0), at(life)).as_secs();
+        let most = machine.truth / gap + 1 + i64::try_from(disturbances).unwrap();
+        prop_assert!(
+            i64::try_from(machine.grants).unwrap() <= most,
+            "{} grants in {} s, with {disturbances} disturbances", machine.grants, machine.truth
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! The node's clock is set ahead or back, or the machine sleeps: no target holds an expired token for it, and no vendor is
+//! asked more often than tokens end.
+
+use std::time::Duration;
+
+use test_support::wait_for;
+use vendor_simulator::{Options, Vendor};
+
+use crate::support::World;
+use crate::vendors::for_every_vendor;
+
+const LIFE: u64 = 14;
+const PATIENCE: Duration = Duration::from_secs(45);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_stepped_leaves_no_expired_token_in_a_target() {
+    let options = Vendor::ALL
+        .into_iter()
+        .fold(Options::default(), |options, vendor| {
+            options.lifetime(vendor, LIFE)
+        });
+    let world = &World::with("clock-steps", options).await;
+    let _operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.published(vendor, &object).await;
+    })
+    .await;
+    // A few minutes are what clocks differ by anyway; an hour is not, and after a day the machine was asleep.
+    for step in [-240, 3600, -3600, 24 * 3600] {
+        world.clock.step(step);
+        for_every_vendor(async |vendor, object| {
+            let calls = world.calls(vendor);
+            wait_for("two refreshes", PATIENCE, || async {
+                let value = world.data(&object, "token").await.unwrap();
+                assert!(
+                    world.simulator.validate(vendor, &value).valid,
+                    "{vendor}: an expired token stays published after a step of {step} s"
+                );
+                match world.calls(vendor) - calls {
+                    2.. => Ok(()),
+                    made => Err(format!("{made} calls")),
+                }
+            })
+            .await
+            .unwrap();
+        })
+        .await;
+    }
+    // Each step may bring one grant forward, and no more.
+    for (vendor, times) in Vendor::ALL.map(|vendor| (vendor, call_times(world, vendor))) {
+        let hasty = times
+            .windows(2)
+            .filter(|pair| pair[1] - pair[0] < LIFE * 1000 / 2 - 500)
+            .count();
+        assert!(
+            hasty <= 4,
+            "{vendor}: {hasty} grants came soon after another: {times:?}"
+        );
+    }
+}
+
+fn call_times(world: &World, vendor: Vendor) -> Vec<u64> {
+    let calls = world.simulator.calls().into_iter();
+    calls
+        .filter(|call| call.vendor == vendor)
+        .map(|call| call.time_ms)
+        .collect()
+}
