@@ -52,15 +52,15 @@ async fn grants_of_one_endpoint_run_side_by_side_up_to_the_bound_and_not_above()
 
 #[tokio::test(start_paused = true)]
 async fn all_endpoints_together_have_four_times_the_bound_of_one() {
-    let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
-    for (number, vendor) in Vendor::ALL.into_iter().enumerate() {
+    let bench = bench_with(&[], 2, |_| token("t", 3600).after(Duration::from_secs(1)));
+    for (number, vendor) in Vendor::ALL.into_iter().chain(Vendor::ALL).enumerate() {
         bench.ask(&format!("o{number}"), number as u8, vendor);
     }
     bench.settle().await;
-    assert_eq!(bench.calls().len(), 4);
+    assert_eq!(bench.calls().len(), 8);
     bench.pass(5).await;
-    assert_eq!(bench.times(), [0, 0, 0, 0, 1]);
-    assert_eq!(bench.most_in_flight(), 4);
+    assert_eq!(bench.times(), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+    assert_eq!(bench.most_in_flight(), 8);
 }
 
 #[tokio::test(start_paused = true)]
