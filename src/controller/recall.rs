@@ -18,7 +18,7 @@ use super::view::View;
 use crate::api::VendorToken;
 use crate::api::names::Reason;
 use crate::error_text::with_causes;
-use crate::grants::RECALLED_FOR;
+use crate::grants::{RECALLED_FOR, requests_before};
 use crate::policy::PastFailure;
 use crate::policy::schedule::RefreshPolicy;
 use crate::vendor::{Endpoint, Vendor};
@@ -69,18 +69,6 @@ fn last_requests(
     let failure = failure.and_then(PastFailure::from_status);
     let failure = failure.map(|failure| (failure.inputs.fingerprint, failure.last_attempt));
     stored.chain(failure)
-}
-
-/// The last request, and those before it not before `oldest`, where each was at least `between` after the one before.
-fn requests_before(
-    last: Timestamp,
-    between: SignedDuration,
-    oldest: Timestamp,
-) -> impl Iterator<Item = Timestamp> {
-    std::iter::successors(Some(last), move |sent| {
-        let before = sent.checked_sub(between.max(SignedDuration::from_secs(1))).ok()?;
-        (before >= oldest).then_some(before)
-    })
 }
 
 fn recall_requests(context: &Context) {
@@ -135,28 +123,4 @@ async fn recall_failures(context: &Arc<Context>) {
             }
         })
         .await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn time(second: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + second).unwrap()
-    }
-
-    #[test]
-    fn a_token_that_lives_a_minute_has_had_two_requests_in_it() {
-        let requests = |last, between, oldest| -> Vec<i64> {
-            requests_before(time(last), SignedDuration::from_secs(between), time(oldest))
-                .map(|sent| sent.as_second() - 1_800_000_000)
-                .collect()
-        };
-        assert_eq!(requests(-10, 30, -65), [-10, -40]);
-        assert_eq!(requests(-10, 5, -20), [-10, -15, -20]);
-        assert_eq!(requests(-10, 2880, -65), [-10]);
-        // It was created since, or is older than what counts.
-        assert_eq!(requests(-10, 30, -12), [-10]);
-        assert_eq!(requests(-100, 30, -65), [-100]);
-    }
 }

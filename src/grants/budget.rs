@@ -87,12 +87,24 @@ impl Budget {
     /// In the first minute: when the next request may be sent at the even pace.
     fn paced_from(&self, now: Instant) -> Option<Instant> {
         let last = self.last_sent?;
-        (now.duration_since(self.began) < WINDOW).then(|| last + self.pace())
+        (now.duration_since(self.began) < WINDOW).then(|| last + self.even_pace())
     }
 
-    fn pace(&self) -> Duration {
-        let left = (self.per_minute.unwrap_or_default() as usize).saturating_sub(self.unknown());
-        WINDOW / u32::try_from(left.max(1)).unwrap_or(u32::MAX)
+    /// When the next request may be sent that has time: once half of the window is used up, they are sent evenly, so
+    /// that whoever comes in a hurry finds a slot soon. What was sent in one moment comes free in one moment.
+    pub(super) fn even_slot(&self, now: Instant) -> Instant {
+        let used = self.ended.len() + self.in_flight;
+        match (self.per_minute, self.last_sent) {
+            (Some(per_minute), Some(last)) if used * 2 >= per_minute as usize => {
+                now.max(last + self.even_pace())
+            }
+            _ => now,
+        }
+    }
+
+    /// The time between two requests when the whole budget is used evenly.
+    pub(super) fn even_pace(&self) -> Duration {
+        WINDOW / self.per_minute.unwrap_or(u32::MAX).max(1)
     }
 
     /// How many requests can be sent until `then` after one that is sent now.
@@ -103,7 +115,7 @@ impl Budget {
         let counting = self.ended.iter().filter(|ended| **ended + WINDOW > then).count();
         let left = (per_minute as usize).saturating_sub(counting + self.in_flight + 1);
         if now.duration_since(self.began) < WINDOW {
-            let paced = then.duration_since(now).as_millis() / self.pace().as_millis().max(1);
+            let paced = then.duration_since(now).as_millis() / self.even_pace().as_millis().max(1);
             left.min(usize::try_from(paced).unwrap_or(usize::MAX))
         } else {
             left
@@ -249,7 +261,7 @@ mod tests {
         budget.sent(start);
         budget.ended(start);
         let pace = budget.next_slot(start).unwrap() - start;
-        assert_eq!(pace, Duration::from_secs(4), "a quarter may have been in flight");
+        assert_eq!(pace, Duration::from_secs(3));
         let later = start + Duration::from_secs(120);
         for _ in 0..20 {
             assert_eq!(budget.next_slot(later), Some(later));
@@ -301,7 +313,26 @@ mod tests {
         assert_eq!(budget.left_until(at(669), at(610)), 18);
         let mut paced = Budget::new(Some(20), 32, start, start);
         paced.sent(start);
-        assert_eq!(paced.left_until(at(30), start), 7);
+        assert_eq!(paced.left_until(at(30), start), 10);
+        assert_eq!(
+            paced.left_until(at(59), start),
+            13,
+            "a quarter may have been in flight"
+        );
+    }
+
+    #[test]
+    fn half_of_the_window_is_for_who_comes_first_and_the_rest_is_spread() {
+        let began = Instant::now();
+        let now = began + Duration::from_secs(600);
+        let mut budget = Budget::new(Some(20), 32, began, now);
+        for _ in 0..10 {
+            assert_eq!(budget.even_slot(now), now);
+            budget.sent(now);
+            budget.ended(now);
+        }
+        assert_eq!(budget.even_slot(now), now + Duration::from_secs(3));
+        assert_eq!(budget.next_slot(now), Some(now), "there is room for a hurry");
     }
 
     #[test]
@@ -312,5 +343,6 @@ mod tests {
             budget.sent(now);
         }
         assert_eq!(budget.next_slot(now), Some(now));
+        assert_eq!(budget.even_slot(now), now);
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct EndpointState {
     /// Nothing is sent before this time.
     paused_until: Option<Timestamp>,
     suspicion: Option<Suspicion>,
+    /// Nobody who waits is in a hurry until then.
+    unhurried_until: Option<Instant>,
 }
 
 /// One grant was throttled, and whether the endpoint is meant is not known: one other grant finds out.
@@ -51,6 +53,7 @@ impl EndpointState {
             in_flight: 0,
             paused_until: None,
             suspicion: None,
+            unhurried_until: None,
         }
     }
 
@@ -98,6 +101,22 @@ impl EndpointState {
             suspicion.probe = Some(turn.fingerprint);
         }
         Some(turn.fingerprint)
+    }
+
+    /// How long to wait though the budget has a slot: until the even pace allows one, unless somebody is in a hurry. That
+    /// is looked at once for each slot.
+    pub(super) fn pace_left(&mut self, at: Instant, now: Timestamp) -> Option<Duration> {
+        let even = self.budget.even_slot(at);
+        if even <= at {
+            return None;
+        }
+        if self.unhurried_until.is_none_or(|until| until <= at) {
+            if self.queue.is_in_a_hurry(self.budget.even_pace(), now) {
+                return None;
+            }
+            self.unhurried_until = Some(even);
+        }
+        Some(even - at)
     }
 
     /// How long to wait where [`Self::next`] gave none: until a pause may end, or a look later where a slot is kept.

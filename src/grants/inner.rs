@@ -195,6 +195,10 @@ impl Inner {
                     }
                     None => break,
                 }
+                if let Some(left) = endpoint.pace_left(now, wall) {
+                    wait = wait.min(left);
+                    break;
+                }
                 let Some(fingerprint) = endpoint.next(now, wall) else {
                     wait = wait.min(endpoint.pause_left(wall));
                     break;

@@ -15,7 +15,7 @@ mod queue;
 mod recall;
 mod upcoming;
 
-pub(crate) use self::recall::RECALLED_FOR;
+pub(crate) use self::recall::{RECALLED_FOR, requests_before};
 
 use std::collections::BTreeMap;
 use std::fmt;

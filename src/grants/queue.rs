@@ -2,10 +2,13 @@
 //! for expired and first-time grants, round robin by namespace, so that neither starves the other.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::upcoming::LEAD_SECONDS;
 use crate::fingerprint::Fingerprint;
+use crate::policy::schedule::later;
 
 /// After so many live tokens, the next slot goes to those who have none.
 const LIVE_IN_A_ROW: u32 = 4;
@@ -125,6 +128,26 @@ impl Queue {
         }
     }
 
+    /// Whether a token would end before its turn comes, were one grant served every `pace` from `now` on.
+    pub(super) fn is_in_a_hurry(&self, pace: Duration, now: Timestamp) -> bool {
+        // Those without a token take every fifth slot.
+        let pace = if self.needy.is_empty() {
+            pace
+        } else {
+            pace * (LIVE_IN_A_ROW + 1) / LIVE_IN_A_ROW
+        };
+        let all = pace.saturating_mul(u32::try_from(self.live.len()).unwrap_or(u32::MAX));
+        let left = |end: Timestamp| {
+            Duration::try_from(later(end, -LEAD_SECONDS).duration_since(now)).unwrap_or_default()
+        };
+        self.live
+            .keys()
+            .map(|(end, _)| left(*end))
+            .take_while(|left| *left < all)
+            .zip(1_u32..)
+            .any(|(left, turn)| left < pace.saturating_mul(turn))
+    }
+
     /// Serves the one whose turn it is.
     pub(super) fn serve(&mut self, turn: &Turn) {
         if turn.live_until.is_some() {
@@ -191,6 +214,27 @@ mod tests {
         }
         queue.push(grant(9), None, "few");
         assert_eq!(drain(&mut queue), [1, 9, 2, 3]);
+    }
+
+    #[test]
+    fn a_hurry_is_when_one_would_end_before_its_turn() {
+        let hurry = |ends: &[i64], needy: u8| {
+            let mut queue = Queue::default();
+            for (number, end) in (0..).zip(ends) {
+                queue.push(grant(number), time(1000 + LEAD_SECONDS + end), "a");
+            }
+            for number in 0..needy {
+                queue.push(grant(100 + number), None, "a");
+            }
+            queue.is_in_a_hurry(Duration::from_secs(4), time(1000).unwrap())
+        };
+        assert!(!hurry(&[], 9));
+        assert!(!hurry(&[4, 8, 12], 0));
+        assert!(hurry(&[4, 7, 12], 0));
+        assert!(hurry(&[-100, 8, 12], 0));
+        assert!(hurry(&[9, 9, 9], 0), "the third of them");
+        assert!(hurry(&[4, 8, 12], 1), "every fifth slot is another's");
+        assert!(!hurry(&[5, 10, 15], 1));
     }
 
     #[test]

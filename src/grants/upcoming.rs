@@ -12,7 +12,7 @@ use crate::fingerprint::Fingerprint;
 use crate::policy::schedule::later;
 
 /// A request is sent this long before the token's end at the latest, so that the new one is published by then.
-const LEAD_SECONDS: i64 = 5;
+pub(super) const LEAD_SECONDS: i64 = 5;
 /// A request that is sent now and answered soon counts this long at the most.
 const HORIZON: Duration = Duration::from_secs(65);
 /// Tokens that live longer are due, and stand in the queue, longer than that before their end.
