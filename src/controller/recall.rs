@@ -57,7 +57,7 @@ fn last_requests(
     };
     let created = token.creation_timestamp().map(|created| created.0);
     let stored = stored.into_iter().flat_map(move |stored| {
-        let between = stored.due(refresh).duration_since(stored.issued);
+        let between = stored.refresh_interval(refresh);
         let oldest = now
             .checked_sub(RECALLED_FOR)
             .unwrap_or(now)

@@ -1,5 +1,6 @@
 //! Gather, decide, act, record: one VendorToken at a time. Never waits for a vendor.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use super::view::View;
 use crate::api::names::{self, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
 use crate::error_text::with_causes;
+use crate::fingerprint::Fingerprint;
 use crate::grants::Ask;
 use crate::inputs::Inputs;
-use crate::metrics::ObjectLabels;
+use crate::metrics::{Need, ObjectLabels};
 use crate::policy::{self, Decision, PastFailure, Progress, StatusContext, backoff, decide};
 
 /// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
@@ -374,7 +376,28 @@ fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
         is_ready(status),
         time(&status.expiration_time),
         time(&status.next_refresh_time),
+        need(view),
     );
+}
+
+/// What the object needs of its vendor; nothing where it has no token to refresh, or is not to refresh it.
+fn need(view: &View) -> Option<Need> {
+    let (Ok(checked), policy::Target::Ours { stored, .. }) = (&view.checked, &view.target) else {
+        return None;
+    };
+    let stored = stored.as_ref()?;
+    if view.token.spec.suspend || matches!(view.credentials, policy::Credentials::Unusable(_)) {
+        return None;
+    }
+    let mut endpoint = std::hash::DefaultHasher::new();
+    checked.endpoint.origin.hash(&mut endpoint);
+    let inputs = view.inputs().unwrap_or_else(|| stored.inputs.clone());
+    Some(Need {
+        endpoint: endpoint.finish(),
+        published: Fingerprint::of_published(&inputs).number(),
+        grant: view.fingerprint.map(|fingerprint| fingerprint.number()),
+        seconds: stored.refresh_interval(checked.refresh).as_secs(),
+    })
 }
 
 /// What to do after an error: another try soon, and a line in the log.

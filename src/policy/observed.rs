@@ -1,6 +1,6 @@
 //! What was observed of one VendorToken: everything a decision may depend on.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::schedule::{self, RefreshPolicy};
 use crate::api::names::Reason;
@@ -87,6 +87,11 @@ impl Stored {
     /// When it is due for a refresh.
     pub fn due(&self, policy: RefreshPolicy) -> Timestamp {
         schedule::due(policy, self.issued, self.expires, self.inputs.jitter)
+    }
+
+    /// How long after its issue it is due.
+    pub fn refresh_interval(&self, policy: RefreshPolicy) -> SignedDuration {
+        self.due(policy).duration_since(self.issued)
     }
 }
 

@@ -289,7 +289,7 @@ impl Driver {
             .zip(&self.needs)
             .filter_map(|(stored, need)| Some((stored.as_ref()?, need)))
             .flat_map(|(stored, need)| {
-                let between = stored.due(policy).duration_since(stored.issued);
+                let between = stored.refresh_interval(policy);
                 let created = start() + SignedDuration::from_secs(need.from);
                 requests_before(
                     stored.issued,
