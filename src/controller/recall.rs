@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
 
 use super::checked::{self, Checked};
 use super::context::Context;
@@ -17,11 +18,11 @@ use super::view::View;
 use crate::api::VendorToken;
 use crate::api::names::Reason;
 use crate::error_text::with_causes;
+use crate::grants::{RECALLED_FOR, requests_before};
 use crate::policy::PastFailure;
+use crate::policy::schedule::RefreshPolicy;
 use crate::vendor::{Endpoint, Vendor};
 
-/// Requests count against a budget for this long.
-const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 /// Credentials that are read at a time.
 const CONCURRENCY: usize = 32;
 /// An API server that is slow does not hold up fresh tokens for longer.
@@ -29,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads back what counts of the time before.
 pub(super) async fn recall(context: &Arc<Context>) {
+    context.grants.begins();
     recall_requests(context);
     if tokio::time::timeout(PATIENCE, recall_failures(context))
         .await
@@ -40,18 +42,33 @@ pub(super) async fn recall(context: &Arc<Context>) {
     }
 }
 
-/// When this VendorToken's last requests were sent, as far as its target and its status tell.
-fn last_requests(token: &VendorToken, context: &Context) -> Vec<(String, Timestamp)> {
+/// When this VendorToken's last requests were sent, as far as its target and its status tell, and at the latest before:
+/// a token that lives a minute has had more than one in that minute.
+fn last_requests(
+    token: &VendorToken,
+    refresh: RefreshPolicy,
+    context: &Context,
+    now: Timestamp,
+) -> impl Iterator<Item = (String, Timestamp)> {
     let object = key_of(token);
     let stored = match context.secrets.get(&object.namespace, &target_name(token)) {
         Lookup::Found(record) => record.ours.and_then(|ours| ours.stored),
         Lookup::Absent | Lookup::Unknown => None,
     };
-    let stored = stored.map(|stored| (stored.inputs.fingerprint, stored.issued));
+    let created = token.creation_timestamp().map(|created| created.0);
+    let stored = stored.into_iter().flat_map(move |stored| {
+        let between = stored.refresh_interval(refresh);
+        let oldest = now
+            .checked_sub(RECALLED_FOR)
+            .unwrap_or(now)
+            .max(created.unwrap_or(now));
+        requests_before(stored.issued, between, oldest)
+            .map(move |sent| (stored.inputs.fingerprint.clone(), sent))
+    });
     let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
     let failure = failure.and_then(PastFailure::from_status);
     let failure = failure.map(|failure| (failure.inputs.fingerprint, failure.last_attempt));
-    [stored, failure].into_iter().flatten().collect()
+    stored.chain(failure)
 }
 
 fn recall_requests(context: &Context) {
@@ -62,9 +79,8 @@ fn recall_requests(context: &Context) {
         let Ok(checked) = Checked::new(&token, &context.settings.endpoints) else {
             continue;
         };
-        let recent = last_requests(&token, context)
-            .into_iter()
-            .filter(|(_, sent)| (SignedDuration::ZERO..MINUTE).contains(&now.duration_since(*sent)));
+        let recent = last_requests(&token, checked.refresh, context, now)
+            .filter(|(_, sent)| (SignedDuration::ZERO..RECALLED_FOR).contains(&now.duration_since(*sent)));
         requests
             .entry((checked.endpoint, checked.grant.vendor()))
             .or_default()

@@ -1,5 +1,6 @@
 //! Record: writes the status that tells what was seen and done, when it is another one than before.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::status::write_status;
 use super::view::View;
 use crate::api::VendorTokenStatus;
 use crate::api::names::condition;
-use crate::metrics::ObjectLabels;
+use crate::fingerprint::Fingerprint;
+use crate::metrics::{Need, ObjectLabels};
 use crate::policy::{self, Progress, StatusContext};
 
 /// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
@@ -134,7 +136,28 @@ fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
         is_ready(status),
         time(&status.expiration_time),
         time(&status.next_refresh_time),
+        need(view),
     );
+}
+
+/// What the object needs of its vendor; nothing where it has no token to refresh, or is not to refresh it.
+fn need(view: &View) -> Option<Need> {
+    let (Ok(checked), policy::Target::Ours { stored, .. }) = (&view.checked, &view.target) else {
+        return None;
+    };
+    let stored = stored.as_ref()?;
+    if view.token.spec.suspend || matches!(view.credentials, policy::Credentials::Unusable(_)) {
+        return None;
+    }
+    let mut endpoint = std::hash::DefaultHasher::new();
+    checked.endpoint.origin.hash(&mut endpoint);
+    let inputs = view.inputs().unwrap_or_else(|| stored.inputs.clone());
+    Some(Need {
+        endpoint: endpoint.finish(),
+        published: Fingerprint::of_published(&inputs).number(),
+        grant: view.fingerprint.map(|fingerprint| fingerprint.number()),
+        seconds: stored.refresh_interval(checked.refresh).as_secs(),
+    })
 }
 
 #[cfg(test)]

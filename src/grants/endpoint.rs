@@ -1,13 +1,19 @@
 //! One vendor endpoint: its budget, its queue, its pauses.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::queue::Queue;
+use super::upcoming::Upcoming;
 use crate::fingerprint::Fingerprint;
 use crate::policy::backoff::holds;
 use crate::vendor::Vendor;
+
+/// A slot that is kept for a token is looked at again this soon.
+const NEXT_LOOK: Duration = Duration::from_millis(250);
 
 /// The state of one endpoint.
 #[derive(Debug)]
@@ -15,10 +21,13 @@ pub(super) struct EndpointState {
     pub(super) vendor: Vendor,
     pub(super) queue: Queue,
     pub(super) budget: Budget,
+    pub(super) upcoming: Upcoming,
     pub(super) in_flight: usize,
     /// Nothing is sent before this time.
     paused_until: Option<Timestamp>,
     suspicion: Option<Suspicion>,
+    /// Nobody who waits is in a hurry until then.
+    unhurried_until: Option<Instant>,
 }
 
 /// One grant was throttled, and whether the endpoint is meant is not known: one other grant finds out.
@@ -35,14 +44,16 @@ const fn is_limited_as_a_whole(vendor: Vendor) -> bool {
 }
 
 impl EndpointState {
-    pub(super) fn new(vendor: Vendor, per_minute: Option<u32>, now: Instant) -> Self {
+    pub(super) fn new(vendor: Vendor, budget: Budget) -> Self {
         Self {
             vendor,
             queue: Queue::default(),
-            budget: Budget::new(per_minute, now),
+            budget,
+            upcoming: Upcoming::default(),
             in_flight: 0,
             paused_until: None,
             suspicion: None,
+            unhurried_until: None,
         }
     }
 
@@ -52,7 +63,8 @@ impl EndpointState {
     }
 
     /// Whether there is nothing to remember of this endpoint: nothing waits, is in flight, is paused or was sent lately.
-    pub(super) fn is_idle(&self, now: Instant, wall: Timestamp) -> bool {
+    pub(super) fn is_idle(&mut self, now: Instant, wall: Timestamp) -> bool {
+        self.upcoming.sweep(wall);
         let suspected = self
             .suspicion
             .as_ref()
@@ -61,11 +73,12 @@ impl EndpointState {
             && self.in_flight == 0
             && self.paused_until(wall).is_none()
             && !suspected
+            && self.upcoming.is_empty()
             && self.budget.is_unused(now)
     }
 
-    /// Takes the next grant that may be sent now, budget apart.
-    pub(super) fn next(&mut self, now: Timestamp) -> Option<Fingerprint> {
+    /// Takes the next grant that may be sent now, where the budget has a slot for one.
+    pub(super) fn next(&mut self, at: Instant, now: Timestamp) -> Option<Fingerprint> {
         if self.paused_until(now).is_some() {
             return None;
         }
@@ -73,22 +86,47 @@ impl EndpointState {
             .suspicion
             .take()
             .filter(|suspicion| holds(suspicion.until, now));
-        match &mut self.suspicion {
-            None => self.queue.pop(|_| true),
-            Some(suspicion) if suspicion.probe.is_some() => None,
-            Some(suspicion) => {
-                let throttled = suspicion.throttled;
-                let probe = self.queue.pop(|fingerprint| fingerprint != throttled)?;
-                suspicion.probe = Some(probe);
-                Some(probe)
-            }
+        let throttled = match &self.suspicion {
+            None => None,
+            Some(suspicion) if suspicion.probe.is_some() => return None,
+            Some(suspicion) => Some(suspicion.throttled),
+        };
+        let turn = self.queue.turn(|fingerprint| Some(fingerprint) != throttled)?;
+        self.upcoming.sweep(now);
+        if !turn.owed && !self.upcoming.allow(turn.live_until, &self.budget, at, now) {
+            return None;
         }
+        self.queue.serve(&turn);
+        if let Some(suspicion) = &mut self.suspicion {
+            suspicion.probe = Some(turn.fingerprint);
+        }
+        Some(turn.fingerprint)
     }
 
-    /// When waiting for a pause may end.
-    pub(super) fn resumes_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.paused_until(now)
-            .or_else(|| self.suspicion.as_ref().map(|suspicion| suspicion.until))
+    /// How long to wait though the budget has a slot: until the even pace allows one, unless somebody is in a hurry. That
+    /// is looked at once for each slot.
+    pub(super) fn pace_left(&mut self, at: Instant, now: Timestamp) -> Option<Duration> {
+        let even = self.budget.even_slot(at);
+        if even <= at {
+            return None;
+        }
+        if self.unhurried_until.is_none_or(|until| until <= at) {
+            if self.queue.is_in_a_hurry(self.budget.even_pace(), now) {
+                return None;
+            }
+            self.unhurried_until = Some(even);
+        }
+        Some(even - at)
+    }
+
+    /// How long to wait where [`Self::next`] gave none: until a pause may end, or a look later where a slot is kept.
+    pub(super) fn pause_left(&self, now: Timestamp) -> Duration {
+        let until = self
+            .paused_until(now)
+            .or_else(|| self.suspicion.as_ref().map(|suspicion| suspicion.until));
+        until.map_or(NEXT_LOOK, |until| {
+            Duration::try_from(until.duration_since(now)).unwrap_or_default()
+        })
     }
 
     /// The vendor asked `fingerprint` to wait until `until`.
@@ -139,8 +177,12 @@ mod tests {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
+    fn at() -> Instant {
+        Instant::now()
+    }
+
     fn endpoint(vendor: Vendor, waiting: &[u8]) -> EndpointState {
-        let mut endpoint = EndpointState::new(vendor, None, Instant::now());
+        let mut endpoint = EndpointState::new(vendor, Budget::new(None, 32, at(), at()));
         for number in waiting {
             endpoint.queue.push(grant(*number), None, "a");
         }
@@ -152,9 +194,9 @@ mod tests {
         for vendor in [Vendor::Mapiq, Vendor::Picus] {
             let mut endpoint = endpoint(vendor, &[2]);
             endpoint.throttled(grant(1), later(now(), 289));
-            assert_eq!(endpoint.next(now()), None);
-            assert_eq!(endpoint.next(later(now(), 288)), None);
-            assert_eq!(endpoint.next(later(now(), 289)), Some(grant(2)));
+            assert_eq!(endpoint.next(at(), now()), None);
+            assert_eq!(endpoint.next(at(), later(now(), 288)), None);
+            assert_eq!(endpoint.next(at(), later(now(), 289)), Some(grant(2)));
         }
     }
 
@@ -162,28 +204,28 @@ mod tests {
     fn elsewhere_one_other_grant_probes_and_a_success_clears_the_endpoint() {
         let mut endpoint = endpoint(Vendor::SixMap, &[1, 2, 3]);
         endpoint.throttled(grant(1), later(now(), 60));
-        assert_eq!(endpoint.next(now()), Some(grant(2)));
-        assert_eq!(endpoint.next(now()), None, "one probe at a time");
+        assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
+        assert_eq!(endpoint.next(at(), now()), None, "one probe at a time");
         endpoint.answered(grant(2), true);
-        assert_eq!(endpoint.next(now()), Some(grant(1)));
+        assert_eq!(endpoint.next(at(), now()), Some(grant(1)));
     }
 
     #[test]
     fn a_second_429_pauses_all() {
         let mut endpoint = endpoint(Vendor::SixMap, &[2, 3]);
         endpoint.throttled(grant(1), later(now(), 60));
-        assert_eq!(endpoint.next(now()), Some(grant(2)));
+        assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
         endpoint.throttled(grant(2), later(now(), 90));
-        assert_eq!(endpoint.next(later(now(), 60)), None);
-        assert_eq!(endpoint.next(later(now(), 90)), Some(grant(3)));
+        assert_eq!(endpoint.next(at(), later(now(), 60)), None);
+        assert_eq!(endpoint.next(at(), later(now(), 90)), Some(grant(3)));
     }
 
     #[test]
     fn a_probe_that_failed_otherwise_lets_the_next_one_probe() {
         let mut endpoint = endpoint(Vendor::SixMap, &[2, 3]);
         endpoint.throttled(grant(1), later(now(), 60));
-        assert_eq!(endpoint.next(now()), Some(grant(2)));
+        assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
         endpoint.answered(grant(2), false);
-        assert_eq!(endpoint.next(now()), Some(grant(3)));
+        assert_eq!(endpoint.next(at(), now()), Some(grant(3)));
     }
 }

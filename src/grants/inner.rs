@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::accounts::Accounts;
+use super::budget::Budget;
 use super::endpoint::EndpointState;
 use super::entry::{Entry, Phase};
+use super::places::Places;
 use super::{GrantsOptions, Job, LATCH_OUTLIVES, LONGEST_SLEEP, MOST_KEPT, ObjectKey, SWEEP_EVERY};
 use crate::fingerprint::Fingerprint;
-use crate::vendor::Endpoint;
+use crate::vendor::{Endpoint, Vendor};
 
 #[derive(Default)]
 pub(super) struct Inner {
@@ -21,14 +23,55 @@ pub(super) struct Inner {
     pub(super) accounts: Accounts,
     /// Grants that nobody uses, kept because a vendor refused them, in the order in which they were left.
     pub(super) kept: VecDeque<Fingerprint>,
-    pub(super) in_flight: usize,
+    pub(super) places: Places,
+    /// When this process began to send; before, another one may have.
+    pub(super) began: Option<Instant>,
     /// Which endpoint is served first.
     pub(super) turn: usize,
     pub(super) swept: Option<Instant>,
     pub(super) draining: bool,
 }
 
+/// The state of an endpoint, which may be new.
+pub(super) fn endpoint_state<'a>(
+    endpoints: &'a mut BTreeMap<Endpoint, EndpointState>,
+    endpoint: &Endpoint,
+    vendor: Vendor,
+    options: &GrantsOptions,
+    began: Option<Instant>,
+) -> &'a mut EndpointState {
+    endpoints.entry(endpoint.clone()).or_insert_with(|| {
+        let now = Instant::now();
+        let per_minute = options.per_minute.get(&vendor).copied();
+        let began = began.unwrap_or(now);
+        EndpointState::new(
+            vendor,
+            Budget::new(per_minute, options.max_concurrent, began, now),
+        )
+    })
+}
+
 impl Inner {
+    /// From now on this process sends.
+    pub(super) fn begins(&mut self, now: Instant) {
+        self.began = Some(now);
+        for endpoint in self.endpoints.values_mut() {
+            endpoint.budget.begins(now);
+        }
+    }
+
+    /// Keeps no slot of a budget for this grant's token any more.
+    pub(super) fn expect_nothing_of(&mut self, fingerprint: Fingerprint) {
+        if let Some(endpoint) = self
+            .entries
+            .get(&fingerprint)
+            .and_then(|entry| entry.endpoint.as_ref())
+            .and_then(|endpoint| self.endpoints.get_mut(endpoint))
+        {
+            endpoint.upcoming.forget(fingerprint);
+        }
+    }
+
     /// Gives back what nobody needs: tokens that have expired, attempts that no longer count, endpoints that have been
     /// idle.
     pub(super) fn sweep(&mut self, now: Timestamp, at: Instant) {
@@ -55,6 +98,7 @@ impl Inner {
             entry.users.remove(object);
             entry.completed.remove(object);
             if entry.users.is_empty() && !matches!(entry.phase, Phase::InFlight) {
+                self.expect_nothing_of(fingerprint);
                 self.give_back(fingerprint, wall, now);
             }
         }
@@ -97,6 +141,12 @@ impl Inner {
             return;
         };
         entry.waiters.remove(object);
+        if entry.users.iter().all(|user| user == object) {
+            self.expect_nothing_of(fingerprint);
+        }
+        let Some(entry) = self.entries.get_mut(&fingerprint) else {
+            return;
+        };
         if entry.waiters.is_empty() && matches!(entry.phase, Phase::Queued(_)) {
             if let Phase::Queued(pending) = std::mem::take(&mut entry.phase)
                 && let Some((account, noted)) = pending.account
@@ -132,20 +182,25 @@ impl Inner {
             .partition(|(index, _)| *index >= self.turn);
         for (_, endpoint) in first.into_iter().chain(last) {
             while !endpoint.queue.is_empty() {
-                if endpoint.in_flight >= options.max_concurrent
-                    || self.in_flight >= options.max_concurrent * 4
+                if endpoint.in_flight >= endpoint.budget.most_in_flight()
+                    || !self.places.has_one_for(endpoint.vendor, options.max_concurrent)
                 {
                     break;
                 }
-                let slot = endpoint.budget.next_slot(now);
-                if slot > now {
-                    wait = wait.min(slot - now);
+                match endpoint.budget.next_slot(now) {
+                    Some(slot) if slot <= now => {}
+                    Some(slot) => {
+                        wait = wait.min(slot - now);
+                        break;
+                    }
+                    None => break,
+                }
+                if let Some(left) = endpoint.pace_left(now, wall) {
+                    wait = wait.min(left);
                     break;
                 }
-                let Some(fingerprint) = endpoint.next(wall) else {
-                    if let Some(resumes) = endpoint.resumes_at(wall) {
-                        wait = wait.min(Duration::try_from(resumes.duration_since(wall)).unwrap_or_default());
-                    }
+                let Some(fingerprint) = endpoint.next(now, wall) else {
+                    wait = wait.min(endpoint.pause_left(wall));
                     break;
                 };
                 let Some(entry) = self.entries.get_mut(&fingerprint) else {
@@ -155,9 +210,9 @@ impl Inner {
                     if let Some((account, noted)) = ask.account {
                         self.accounts.sent(account, fingerprint, noted, wall);
                     }
-                    endpoint.budget.take(now);
+                    endpoint.budget.sent(now);
                     endpoint.in_flight += 1;
-                    self.in_flight += 1;
+                    self.places.take(endpoint.vendor);
                     entry.sent = Some(wall);
                     jobs.push(Job {
                         fingerprint,

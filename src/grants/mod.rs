@@ -10,8 +10,12 @@ mod budget;
 mod endpoint;
 mod entry;
 mod inner;
+mod places;
 mod queue;
 mod recall;
+mod upcoming;
+
+pub(crate) use self::recall::{RECALLED_FOR, requests_before};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,9 +26,8 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use self::endpoint::EndpointState;
 use self::entry::{Entry, Phase};
-use self::inner::Inner;
+use self::inner::{Inner, endpoint_state};
 use crate::clock::Clock;
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
@@ -71,7 +74,8 @@ impl fmt::Display for ObjectKey {
 pub struct GrantsOptions {
     /// Requests a minute by vendor; none means no limit.
     pub per_minute: BTreeMap<Vendor, u32>,
-    /// Requests in flight for one endpoint; four times that in all.
+    /// Requests in flight for one endpoint; four times that in all, of which half as many as for one endpoint are kept
+    /// for each vendor.
     pub max_concurrent: usize,
 }
 
@@ -174,7 +178,10 @@ impl Grants {
             wake,
             leadership,
             changed: Notify::new(),
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                began: Some(Instant::now()),
+                ..Inner::default()
+            }),
         })
     }
 
@@ -355,9 +362,9 @@ impl Grants {
         if inner.endpoints.len() >= MOST_IDLE_ENDPOINTS {
             inner.endpoints.retain(|_, endpoint| !endpoint.is_idle(now, wall));
         }
-        let endpoint = inner.endpoints.entry(ask.endpoint.clone()).or_insert_with(|| {
-            EndpointState::new(vendor, self.options.per_minute.get(&vendor).copied(), now)
-        });
+        let (endpoints, began) = (&mut inner.endpoints, inner.began);
+        let endpoint = endpoint_state(endpoints, &ask.endpoint, vendor, &self.options, began);
+        endpoint.upcoming.forget(ask.fingerprint);
         endpoint
             .queue
             .push(ask.fingerprint, ask.live_until, &ask.object.namespace);
@@ -405,7 +412,7 @@ impl Grants {
         self.lock().draining = true;
         self.changed.notify_waiters();
         self.changed.notify_one();
-        while self.lock().in_flight > 0 {
+        while self.lock().places.taken() > 0 {
             if tokio::time::timeout_at(deadline, self.changed.notified())
                 .await
                 .is_err()
@@ -457,7 +464,7 @@ impl Grants {
         let now = self.clock.now();
         let mut inner = self.lock();
         let inner = &mut *inner;
-        inner.in_flight = inner.in_flight.saturating_sub(1);
+        inner.places.give_back(vendor);
         if let (Some(account), Ok(_)) = (account, &result) {
             inner.accounts.succeeded(account);
         }
@@ -471,6 +478,10 @@ impl Grants {
             let woken = entry.finish(vendor, fingerprint, result, now, Instant::now());
             if let Some(endpoint) = endpoint {
                 endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
+                endpoint.budget.ended(Instant::now());
+                if let Some(token) = entry.usable(now).filter(|_| succeeded) {
+                    endpoint.upcoming.expect(fingerprint, token.issued, token.expires);
+                }
                 match entry.failure.as_ref().and_then(|failure| failure.next_attempt) {
                     Some(until) if class == Some(FailureClass::Throttled) => {
                         self.observer.throttled_until(vendor, until);
@@ -480,6 +491,7 @@ impl Grants {
                 }
             }
             if entry.users.is_empty() {
+                inner.expect_nothing_of(fingerprint);
                 inner.give_back(fingerprint, now, Instant::now());
             }
             for object in woken {

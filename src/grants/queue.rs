@@ -2,19 +2,32 @@
 //! for expired and first-time grants, round robin by namespace, so that neither starves the other.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::upcoming::LEAD_SECONDS;
 use crate::fingerprint::Fingerprint;
+use crate::policy::schedule::later;
 
-/// Every slot of this number goes to those who have no token.
-const NEEDY_EVERY: u32 = 5;
+/// After so many live tokens, the next slot goes to those who have none.
+const LIVE_IN_A_ROW: u32 = 4;
 
 /// Where a waiting grant stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Live(Timestamp),
     Needy(String),
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) fingerprint: Fingerprint,
+    /// Until when its token is valid; `None` without one.
+    pub(super) live_until: Option<Timestamp>,
+    /// It is served now, whatever else needs the slot: those without a token have waited for four others.
+    pub(super) owed: bool,
 }
 
 /// The waiting grants of one endpoint.
@@ -25,7 +38,8 @@ pub(super) struct Queue {
     /// Namespaces in the order of their turns, each with its grants in the order of arrival.
     needy: VecDeque<(String, VecDeque<Fingerprint>)>,
     arrivals: u64,
-    slots: u32,
+    /// Live tokens that were served since the last one that had none.
+    live_in_a_row: u32,
 }
 
 impl Queue {
@@ -88,29 +102,66 @@ impl Queue {
         }
     }
 
-    /// The next grant to be served, leaving out those that `may` refuses.
-    pub(super) fn pop(&mut self, may: impl Fn(Fingerprint) -> bool) -> Option<Fingerprint> {
-        let needy_first = self.slots % NEEDY_EVERY == NEEDY_EVERY - 1;
-        let live = || self.live.values().copied().find(|fingerprint| may(*fingerprint));
-        let needy = || {
-            self.needy
-                .iter()
-                .find_map(|(_, waiting)| waiting.iter().copied().find(|fingerprint| may(*fingerprint)))
+    /// Whose turn it is, leaving out those that `may` refuses.
+    pub(super) fn turn(&self, may: impl Fn(Fingerprint) -> bool) -> Option<Turn> {
+        let live = |owed| {
+            let (place, fingerprint) = self.live.iter().find(|(_, fingerprint)| may(**fingerprint))?;
+            Some(Turn {
+                fingerprint: *fingerprint,
+                live_until: Some(place.0),
+                owed,
+            })
         };
-        let next = if needy_first {
-            needy().or_else(live)
+        let needy = |owed| {
+            let mut waiting = self.needy.iter().flat_map(|(_, waiting)| waiting);
+            let fingerprint = *waiting.find(|fingerprint| may(**fingerprint))?;
+            Some(Turn {
+                fingerprint,
+                live_until: None,
+                owed,
+            })
+        };
+        if self.live_in_a_row >= LIVE_IN_A_ROW {
+            needy(true).or_else(|| live(false))
         } else {
-            live().or_else(needy)
-        }?;
-        self.slots = self.slots.wrapping_add(1);
-        if let Some((Place::Needy(namespace), _)) = self.places.get(&next)
+            live(false).or_else(|| needy(false))
+        }
+    }
+
+    /// Whether a token would end before its turn comes, were one grant served every `pace` from `now` on.
+    pub(super) fn is_in_a_hurry(&self, pace: Duration, now: Timestamp) -> bool {
+        // Those without a token take every fifth slot.
+        let pace = if self.needy.is_empty() {
+            pace
+        } else {
+            pace * (LIVE_IN_A_ROW + 1) / LIVE_IN_A_ROW
+        };
+        let all = pace.saturating_mul(u32::try_from(self.live.len()).unwrap_or(u32::MAX));
+        let left = |end: Timestamp| {
+            Duration::try_from(later(end, -LEAD_SECONDS).duration_since(now)).unwrap_or_default()
+        };
+        self.live
+            .keys()
+            .map(|(end, _)| left(*end))
+            .take_while(|left| *left < all)
+            .zip(1_u32..)
+            .any(|(left, turn)| left < pace.saturating_mul(turn))
+    }
+
+    /// Serves the one whose turn it is.
+    pub(super) fn serve(&mut self, turn: &Turn) {
+        if turn.live_until.is_some() {
+            self.live_in_a_row = self.live_in_a_row.saturating_add(1);
+        } else {
+            self.live_in_a_row = 0;
+        }
+        if let Some((Place::Needy(namespace), _)) = self.places.get(&turn.fingerprint)
             && let Some(turn) = self.needy.iter().position(|(name, _)| name == namespace)
             && let Some(served) = self.needy.remove(turn)
         {
             self.needy.push_back(served);
         }
-        self.remove(next);
-        Some(next)
+        self.remove(turn.fingerprint);
     }
 }
 
@@ -127,9 +178,12 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue) -> Vec<u8> {
-        std::iter::from_fn(|| queue.pop(|_| true))
-            .map(|fingerprint| fingerprint.jitter())
-            .collect()
+        let mut served = Vec::new();
+        while let Some(turn) = queue.turn(|_| true) {
+            queue.serve(&turn);
+            served.push(turn.fingerprint.jitter());
+        }
+        served
     }
 
     #[test]
@@ -160,6 +214,27 @@ mod tests {
         }
         queue.push(grant(9), None, "few");
         assert_eq!(drain(&mut queue), [1, 9, 2, 3]);
+    }
+
+    #[test]
+    fn a_hurry_is_when_one_would_end_before_its_turn() {
+        let hurry = |ends: &[i64], needy: u8| {
+            let mut queue = Queue::default();
+            for (number, end) in (0..).zip(ends) {
+                queue.push(grant(number), time(1000 + LEAD_SECONDS + end), "a");
+            }
+            for number in 0..needy {
+                queue.push(grant(100 + number), None, "a");
+            }
+            queue.is_in_a_hurry(Duration::from_secs(4), time(1000).unwrap())
+        };
+        assert!(!hurry(&[], 9));
+        assert!(!hurry(&[4, 8, 12], 0));
+        assert!(hurry(&[4, 7, 12], 0));
+        assert!(hurry(&[-100, 8, 12], 0));
+        assert!(hurry(&[9, 9, 9], 0), "the third of them");
+        assert!(hurry(&[4, 8, 12], 1), "every fifth slot is another's");
+        assert!(!hurry(&[5, 10, 15], 1));
     }
 
     #[test]

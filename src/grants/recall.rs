@@ -3,16 +3,21 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::endpoint::EndpointState;
+use super::inner::endpoint_state;
 use super::{Grants, ObjectKey, entry};
 use crate::api::names::Reason;
 use crate::fingerprint::Fingerprint;
 use crate::policy::PastFailure;
 use crate::policy::backoff::holds;
 use crate::vendor::{Endpoint, Vendor};
+
+/// An answer that is read back came by then, after the whole second in which its request was sent.
+const RECALLED_ANSWER: Duration = Duration::from_secs(5);
+/// Requests this old still count.
+pub(crate) const RECALLED_FOR: SignedDuration = SignedDuration::from_secs(65);
 
 impl Grants {
     /// Counts the attempts that `object`'s status tells of against its account: `inputs` names the password that was
@@ -64,30 +69,67 @@ impl Grants {
             && holds(until, now)
         {
             entry.endpoint = Some(endpoint.clone());
-            let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
-                EndpointState::new(
-                    vendor,
-                    self.options.per_minute.get(&vendor).copied(),
-                    Instant::now(),
-                )
-            });
-            state.throttled(fingerprint, until);
+            let (endpoints, began) = (&mut inner.endpoints, inner.began);
+            endpoint_state(endpoints, endpoint, vendor, &self.options, began).throttled(fingerprint, until);
+            self.observer.throttled_until(vendor, until);
         }
     }
 
-    /// Counts requests to `endpoint` that were sent before this process began, as far as targets and statuses tell.
+    /// From now on this process sends; before, another one may have.
+    pub fn begins(&self) {
+        self.lock().begins(Instant::now());
+    }
+
+    /// Counts requests to `endpoint` that were sent before this process began, as far as targets and statuses tell, which
+    /// is in whole seconds.
     pub fn recall_requests(&self, endpoint: &Endpoint, vendor: Vendor, sent: &[Timestamp]) {
         let (now, wall) = (Instant::now(), self.clock.now());
         let mut inner = self.lock();
-        let state = inner.endpoints.entry(endpoint.clone()).or_insert_with(|| {
-            EndpointState::new(vendor, self.options.per_minute.get(&vendor).copied(), now)
-        });
+        let inner = &mut *inner;
+        let (endpoints, began) = (&mut inner.endpoints, inner.began);
+        let state = endpoint_state(endpoints, endpoint, vendor, &self.options, began);
         for sent in sent {
             if let Ok(age) = Duration::try_from(wall.duration_since(*sent))
                 && let Some(at) = now.checked_sub(age)
             {
-                state.budget.recall(at);
+                state.budget.recall(at + RECALLED_ANSWER);
             }
         }
+    }
+}
+
+/// The last request, and those before it not before `oldest`, where each was at least `between` after the one before.
+pub(crate) fn requests_before(
+    last: Timestamp,
+    between: SignedDuration,
+    oldest: Timestamp,
+) -> impl Iterator<Item = Timestamp> {
+    std::iter::successors(Some(last), move |sent| {
+        let before = sent.checked_sub(between.max(SignedDuration::from_secs(1))).ok()?;
+        (before >= oldest).then_some(before)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn a_token_that_lives_a_minute_has_had_two_requests_in_it() {
+        let requests = |last, between, oldest| -> Vec<i64> {
+            requests_before(time(last), SignedDuration::from_secs(between), time(oldest))
+                .map(|sent| sent.as_second() - 1_800_000_000)
+                .collect()
+        };
+        assert_eq!(requests(-10, 30, -65), [-10, -40]);
+        assert_eq!(requests(-10, 5, -20), [-10, -15, -20]);
+        assert_eq!(requests(-10, 2880, -65), [-10]);
+        // It was created since, or is older than what counts.
+        assert_eq!(requests(-10, 30, -12), [-10]);
+        assert_eq!(requests(-100, 30, -65), [-100]);
     }
 }

@@ -4,6 +4,8 @@ mod failures;
 mod flight;
 mod lifecycle;
 mod limits;
+mod offline;
+mod schedules;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -11,6 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use super::demand::{Need, required_per_minute};
+
 /// Which VendorToken a series is about.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub struct ObjectLabels {
@@ -29,6 +31,7 @@ pub(super) struct ObjectState {
     pub(super) expires: Option<i64>,
     /// Seconds since 1970.
     pub(super) next_refresh: Option<i64>,
+    pub(super) need: Option<Need>,
 }
 
 #[derive(Debug)]
@@ -97,8 +100,26 @@ impl Collector for Objects {
             "When the token is due to be refreshed; absent when nothing is planned.",
             Some(Unit::Seconds),
             |state| state.next_refresh,
-        )
+        )?;
+        encode_required(&mut encoder, &records)
     }
+}
+
+fn encode_required(encoder: &mut DescriptorEncoder<'_>, records: &Records) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "vendortoken_vendor_budget_required_per_minute",
+        "Requests a minute that the present tokens need of one endpoint of the vendor, the busiest, to stay fresh.",
+        None,
+        MetricType::Gauge,
+    )?;
+    let needs = records
+        .values()
+        .flat_map(BTreeMap::values)
+        .map(|record| (record.vendor, record.state.need));
+    for (vendor, required) in required_per_minute(needs) {
+        ConstGauge::new(required).encode(family.encode_family(&[("vendor", vendor)])?)?;
+    }
+    Ok(())
 }
 
 fn encode_family(

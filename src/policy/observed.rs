@@ -94,6 +94,11 @@ impl Stored {
     pub fn due(&self, policy: RefreshPolicy) -> Timestamp {
         schedule::due(policy, self.issued, self.expires, self.inputs.jitter)
     }
+
+    /// How long after its issue it is due.
+    pub fn refresh_interval(&self, policy: RefreshPolicy) -> SignedDuration {
+        self.due(policy).duration_since(self.issued)
+    }
 }
 
 /// The credentials of a VendorToken.

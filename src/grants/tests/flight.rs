@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rstest::rstest;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -52,15 +54,15 @@ async fn grants_of_one_endpoint_run_side_by_side_up_to_the_bound_and_not_above()
 
 #[tokio::test(start_paused = true)]
 async fn all_endpoints_together_have_four_times_the_bound_of_one() {
-    let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
-    for (number, vendor) in Vendor::ALL.into_iter().enumerate() {
+    let bench = bench_with(&[], 2, |_| token("t", 3600).after(Duration::from_secs(1)));
+    for (number, vendor) in Vendor::ALL.into_iter().chain(Vendor::ALL).enumerate() {
         bench.ask(&format!("o{number}"), number as u8, vendor);
     }
     bench.settle().await;
-    assert_eq!(bench.calls().len(), 4);
+    assert_eq!(bench.calls().len(), 8);
     bench.pass(5).await;
-    assert_eq!(bench.times(), [0, 0, 0, 0, 1]);
-    assert_eq!(bench.most_in_flight(), 4);
+    assert_eq!(bench.times(), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+    assert_eq!(bench.most_in_flight(), 8);
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,6 +78,39 @@ async fn a_vendor_that_hangs_delays_no_other() {
     bench.settle().await;
     assert_eq!(bench.token("other").as_deref(), Some("t"));
     assert_eq!(bench.calls().len(), 3);
+}
+
+#[rstest]
+#[case(1)]
+#[case(2)]
+#[case(32)]
+#[tokio::test(start_paused = true)]
+async fn four_vendors_that_hang_do_not_delay_the_fifth(#[case] bound: usize) {
+    for last in Vendor::ALL {
+        let bench = bench_with(&[], bound, |call| match call.grant {
+            0..200 => hanging(),
+            _ => token("t", 3600).after(Duration::from_millis(100)),
+        });
+        let others = Vendor::ALL.into_iter().filter(|vendor| *vendor != last);
+        for (number, vendor) in (0..200_u8).zip(others.cycle()) {
+            bench.ask(&format!("o{number}"), number, vendor);
+        }
+        bench.settle().await;
+        let hang = bench.calls().len();
+        assert_eq!(hang, bound * 4 - if bound == 1 { 0 } else { bound / 2 });
+        let asked = Instant::now();
+        for number in 200..220_u8 {
+            bench.ask(&format!("last{number}"), number, last);
+        }
+        while (200..220).any(|number| bench.token(&format!("last{number}")).is_none()) {
+            bench.settle().await;
+        }
+        // Twenty, so many at a time as it has for itself, each in a tenth of a second.
+        let rounds = 20_usize.div_ceil((bound / 2).max(1));
+        let most = Duration::from_millis(110 * rounds as u64);
+        assert!(asked.elapsed() <= most, "{last}: {:?}", asked.elapsed());
+        bench.running.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,10 +35,12 @@ async fn the_budget_holds_in_every_minute_and_the_first_is_paced_evenly() {
     let other = calls.iter().position(|call| call.grant == 200).unwrap();
     assert_eq!(calls.remove(other).at.as_secs(), 0, "budgets are per endpoint");
     assert_eq!(most_in_a_minute(&calls), 20);
-    let first_minute: Vec<_> = calls.iter().take(20).map(|call| call.at.as_secs()).collect();
-    assert_eq!(first_minute, (0..20).map(|index| index * 3).collect::<Vec<_>>());
-    // And it is used up: 100 requests at 20 a minute take less than five minutes.
-    assert!(calls.last().unwrap().at < Duration::from_secs(300), "{calls:?}");
+    // A quarter is left out, which another process may have had in flight.
+    let first_minute: Vec<_> = calls.iter().take(15).map(|call| call.at.as_secs()).collect();
+    assert_eq!(first_minute, (0..15).map(|index| index * 3).collect::<Vec<_>>());
+    // All of it is used: 100 requests at 20 a minute take five minutes, that quarter, and
+    // the time for an answer each minute.
+    assert!(calls.last().unwrap().at < Duration::from_secs(320), "{calls:?}");
 }
 
 #[tokio::test(start_paused = true)]

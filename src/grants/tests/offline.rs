@@ -1,0 +1,128 @@
+//! What a schedule can save that knows every token's life beforehand: requests in the order of deadlines over the vendor's
+//! windows. It shares no code with the component.
+
+use jiff::Timestamp;
+
+use crate::policy::schedule::{self, RefreshPolicy};
+
+/// A grant that is first asked for at `from`, whose tokens live `life` seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    /// Seconds since the start.
+    pub(super) from: i64,
+    pub(super) life: i64,
+    pub(super) jitter: u8,
+}
+
+/// The vendor's limit: so many requests in any so many seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) requests: usize,
+    pub(super) window: i64,
+}
+
+/// How the schedule orders what could be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// At once, while the window has room.
+    AtOnce,
+    /// Evenly over the window.
+    Paced,
+    /// At once for who has a token; who has none gets what is left of the window, less the slots that tokens need which
+    /// end within it.
+    FirstTimeLast,
+}
+
+pub(super) const WAYS: [Way; 3] = [Way::AtOnce, Way::Paced, Way::FirstTimeLast];
+
+#[derive(Clone, Copy)]
+struct Token {
+    due: i64,
+    ends: i64,
+}
+
+/// The grants of which a token expires before the next one comes, in the first `seconds`. A second is the least unit of time.
+///
+/// `restarts` are when a process ends and for how long nobody runs. Which process begins then cannot know what may have
+/// been in flight: it counts a quarter of a window's requests.
+pub(super) fn lost(
+    needs: &[Need],
+    limit: Limit,
+    way: Way,
+    restarts: &[(i64, i64)],
+    seconds: i64,
+) -> Vec<usize> {
+    let mut tokens: Vec<Option<Token>> = vec![None; needs.len()];
+    let mut lost = Vec::new();
+    let mut sent: Vec<i64> = Vec::new();
+    for now in 0..seconds {
+        sent.retain(|at| now - at < limit.window);
+        for (index, token) in tokens.iter_mut().enumerate() {
+            if token.is_some_and(|token| token.ends <= now) {
+                lost.push(index);
+                *token = None;
+            }
+        }
+        if restarts.iter().any(|(at, away)| (*at..at + away).contains(&now)) {
+            continue;
+        }
+        if restarts.iter().any(|(at, away)| at + away == now) {
+            sent.extend(std::iter::repeat_n(now, limit.requests / 4));
+        }
+        let pace = limit.window / limit.requests as i64;
+        while sent.len() < limit.requests {
+            if way == Way::Paced && sent.last().is_some_and(|last| now - last < pace) {
+                break;
+            }
+            let waits =
+                |index: &usize| tokens[*index].map_or(needs[*index].from <= now, |token| token.due <= now);
+            let deadline = |index: &usize| tokens[*index].map_or(i64::MAX, |token| token.ends);
+            let Some(next) = (0..needs.len()).filter(waits).min_by_key(deadline) else {
+                break;
+            };
+            if way == Way::FirstTimeLast && tokens[next].is_none() {
+                let soon = now + limit.window;
+                let ending = tokens.iter().flatten().filter(|token| token.ends <= soon).count();
+                if limit.requests - sent.len() <= ending {
+                    break;
+                }
+            }
+            let need = needs[next];
+            let issued = Timestamp::from_second(now).unwrap();
+            let expires = Timestamp::from_second(now + need.life).unwrap();
+            let due = schedule::due(RefreshPolicy::AtLifetimePercent(80), issued, expires, need.jitter);
+            tokens[next] = Some(Token {
+                due: due.as_second(),
+                ends: expires.as_second(),
+            });
+            sent.push(now);
+        }
+    }
+    lost.sort_unstable();
+    lost.dedup();
+    lost
+}
+
+#[test]
+fn the_offline_schedule_itself_keeps_the_limit_and_the_order() {
+    let need = |life| Need {
+        from: 0,
+        life,
+        jitter: 0,
+    };
+    let limit = Limit {
+        requests: 2,
+        window: 60,
+    };
+    // Two a minute carry these, and not four that live less than a minute.
+    assert!(lost(&[need(120), need(120)], limit, Way::AtOnce, &[], 3600).is_empty());
+    assert!(lost(&[need(120), need(120), need(3600)], limit, Way::Paced, &[], 3600).is_empty());
+    let all = lost(
+        &[need(50), need(50), need(50), need(50)],
+        limit,
+        Way::AtOnce,
+        &[],
+        3600,
+    );
+    assert!(!all.is_empty());
+}

@@ -1,0 +1,374 @@
+//! A hundred grants on one budget: the vendor never says 429, and no token expires that an offline schedule saves.
+
+use std::collections::VecDeque;
+
+use rstest::rstest;
+
+use super::offline::{Limit, Need, WAYS, lost};
+use super::*;
+use crate::grants::requests_before;
+use crate::policy::schedule::RefreshPolicy;
+use crate::policy::{Decision, Observed, Stored, Target, decide};
+
+const MAPIQ: Limit = Limit {
+    requests: 20,
+    window: 60,
+};
+
+/// A vendor that keeps its limit: more than that in its window is a 429.
+struct LimitedVendor {
+    clock: Arc<TokioClock>,
+    lives: Vec<i64>,
+    /// The longest time for an answer, in milliseconds.
+    latency: u64,
+    state: Mutex<LimitedState>,
+}
+
+#[derive(Default)]
+struct LimitedState {
+    counted: VecDeque<Instant>,
+    calls: usize,
+    refused: usize,
+    random: u64,
+}
+
+impl LimitedState {
+    /// A number below `bound`, the same in every run.
+    fn random(&mut self, bound: u64) -> u64 {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        if bound == 0 {
+            0
+        } else {
+            (self.random >> 33) % bound
+        }
+    }
+}
+
+impl Transport for Arc<LimitedVendor> {
+    fn send(&self, request: TokenRequest) -> BoxFuture<'static, Result<TokenResponse, Failure>> {
+        let vendor = Arc::clone(self);
+        async move {
+            let sent = vendor.clock.now();
+            let number = usize::from(grant_number(&request));
+            let delay = |vendor: &LimitedVendor| {
+                Duration::from_millis(vendor.state.lock().unwrap().random(vendor.latency / 2 + 1))
+            };
+            tokio::time::sleep(delay(&vendor)).await;
+            let (allowed, index) = {
+                let mut state = vendor.state.lock().unwrap();
+                let now = Instant::now();
+                let window = Duration::from_secs(MAPIQ.window.unsigned_abs());
+                while state.counted.front().is_some_and(|first| now - *first >= window) {
+                    state.counted.pop_front();
+                }
+                state.calls += 1;
+                let allowed = state.counted.len() < MAPIQ.requests;
+                if allowed {
+                    state.counted.push_back(now);
+                } else {
+                    state.refused += 1;
+                }
+                (allowed, state.calls)
+            };
+            tokio::time::sleep(delay(&vendor)).await;
+            let mut headers = http::HeaderMap::new();
+            headers.insert("content-type", "application/json".parse().unwrap());
+            let body = token_body(&format!("t{index}"), sent, vendor.lives[number]);
+            Ok(TokenResponse {
+                status: if allowed { 200 } else { 429 },
+                headers,
+                body: body.into_bytes().into(),
+                sent,
+                received: vendor.clock.now(),
+            })
+        }
+        .boxed()
+    }
+}
+
+/// How a process ends before the next one begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Requests in flight end, and what arrived is published.
+    Stopped,
+    /// What was in flight is lost.
+    Killed,
+}
+
+/// Restarts: at which second, how, and how long nobody runs.
+type Restart = (u64, End, u64);
+
+/// The operator without Kubernetes: decides with `policy`, asks the component, and publishes into memory.
+struct Driver {
+    needs: Vec<Need>,
+    vendor: Arc<LimitedVendor>,
+    clock: Arc<TokioClock>,
+    grants: Arc<Grants>,
+    wakes: mpsc::UnboundedReceiver<ObjectKey>,
+    running: tokio::task::JoinHandle<()>,
+    stored: Vec<Option<Stored>>,
+    /// When each object is looked at again.
+    next: Vec<Option<Timestamp>>,
+    lost: std::collections::BTreeSet<usize>,
+}
+
+fn inputs_of(number: usize, need: Need) -> Inputs {
+    Inputs {
+        fingerprint: format!("{number:032x}"),
+        jitter: need.jitter,
+        ..inputs()
+    }
+}
+
+fn grants(
+    vendor: &Arc<LimitedVendor>,
+    clock: &Arc<TokioClock>,
+) -> (
+    Arc<Grants>,
+    mpsc::UnboundedReceiver<ObjectKey>,
+    tokio::task::JoinHandle<()>,
+) {
+    let (wake, wakes) = mpsc::unbounded_channel();
+    let grants = Grants::new(
+        GrantsOptions {
+            per_minute: BTreeMap::from([(Vendor::Mapiq, 20)]),
+            max_concurrent: 32,
+        },
+        Arc::new(Arc::clone(vendor)),
+        Arc::clone(clock) as Arc<dyn Clock>,
+        Arc::new(Told::default()),
+        wake,
+        Leadership::always(Arc::clone(clock) as Arc<dyn Clock>),
+    );
+    let running = tokio::spawn(Arc::clone(&grants).run());
+    (grants, wakes, running)
+}
+
+impl Driver {
+    fn new(needs: &[Need], latency: u64) -> Self {
+        let clock = Arc::new(TokioClock::new(start()));
+        let vendor = Arc::new(LimitedVendor {
+            clock: Arc::clone(&clock),
+            lives: needs.iter().map(|need| need.life).collect(),
+            latency,
+            state: Mutex::default(),
+        });
+        let (grants, wakes, running) = grants(&vendor, &clock);
+        let first = |need: &Need| Some(start() + SignedDuration::from_secs(need.from));
+        Self {
+            needs: needs.to_vec(),
+            vendor,
+            clock,
+            grants,
+            wakes,
+            running,
+            stored: vec![None; needs.len()],
+            next: needs.iter().map(first).collect(),
+            lost: std::collections::BTreeSet::default(),
+        }
+    }
+
+    /// Works until this second since the start.
+    async fn work_until(&mut self, second: u64) {
+        let end = start() + SignedDuration::from_secs(second as i64);
+        loop {
+            let now = self.clock.now();
+            if now >= end {
+                return;
+            }
+            for number in 0..self.needs.len() {
+                if self.next[number].is_some_and(|next| next <= now) {
+                    self.reconcile(number);
+                }
+            }
+            let soonest = self.next.iter().flatten().min().copied().unwrap_or(end).min(end);
+            let wait = Duration::try_from(soonest.duration_since(self.clock.now())).unwrap_or_default();
+            tokio::select! {
+                biased;
+                woken = self.wakes.recv() => {
+                    let number: usize = woken.unwrap().name.parse().unwrap();
+                    self.next[number] = Some(self.clock.now());
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn reconcile(&mut self, number: usize) {
+        let (name, need) = (number.to_string(), self.needs[number]);
+        let object = object(&name);
+        self.next[number] = None;
+        for _ in 0..6 {
+            let now = self.clock.now();
+            let inputs = inputs_of(number, need);
+            let stored = self.stored[number].clone();
+            let live_until = stored
+                .as_ref()
+                .map(|stored| stored.expires)
+                .filter(|end| now < *end);
+            if stored.is_some() && live_until.is_none() {
+                self.lost.insert(number);
+            }
+            let observed = Observed {
+                now,
+                deleting: false,
+                suspended: false,
+                spec_problem: None,
+                refresh: RefreshPolicy::AtLifetimePercent(80),
+                refresh_request: None,
+                status: &crate::api::VendorTokenStatus::default(),
+                target: stored.clone().map_or(Target::Free, |stored| Target::Ours {
+                    stored: Some(stored),
+                    as_desired: true,
+                }),
+                key_id: &inputs.key_id,
+                parameters: &inputs.parameters,
+                sources: &inputs.sources,
+                credentials: crate::policy::Credentials::Known {
+                    inputs: inputs.clone(),
+                },
+                grant: self.grants.state(&object, &inputs),
+                publish_block: None,
+                set_back: SignedDuration::ZERO,
+            };
+            match decide(&observed) {
+                Decision::Wait { until } => {
+                    self.next[number] = until;
+                    return;
+                }
+                Decision::Publish => {
+                    let token = self.grants.token(&object).unwrap();
+                    self.stored[number] = Some(Stored {
+                        issued: token.issued,
+                        expires: token.expires,
+                        inputs,
+                        credentials_version: None,
+                        refresh_handled: None,
+                        place: None,
+                    });
+                }
+                Decision::Issue => {
+                    let mut bytes = [0; 16];
+                    (bytes[0], bytes[15]) = (number as u8, need.jitter);
+                    let asked = self.grants.ask(Ask {
+                        fingerprint: Fingerprint::from_bytes(bytes),
+                        live_until,
+                        ..ask(&name, number as u8, Grant::Mapiq)
+                    });
+                    if asked.is_some() {
+                        // Its end is told when it comes.
+                        self.next[number] = live_until;
+                        return;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("no end of it");
+    }
+
+    /// Ends the process, and begins another one that reads back what the targets tell.
+    async fn restart(&mut self, end: End, away: u64) {
+        if end == End::Stopped {
+            self.grants.drain(Duration::from_secs(3)).await;
+            while let Ok(woken) = self.wakes.try_recv() {
+                self.reconcile(woken.name.parse().unwrap());
+            }
+        }
+        self.running.abort();
+        tokio::time::sleep(Duration::from_secs(away)).await;
+        (self.grants, self.wakes, self.running) = grants(&self.vendor, &self.clock);
+        self.grants.begins();
+        let now = self.clock.now();
+        let counts = |sent: &Timestamp| now.duration_since(*sent) < crate::grants::RECALLED_FOR;
+        let policy = RefreshPolicy::AtLifetimePercent(80);
+        let sent: Vec<_> = self
+            .stored
+            .iter()
+            .zip(&self.needs)
+            .filter_map(|(stored, need)| Some((stored.as_ref()?, need)))
+            .flat_map(|(stored, need)| {
+                let between = stored.refresh_interval(policy);
+                let created = start() + SignedDuration::from_secs(need.from);
+                requests_before(
+                    stored.issued,
+                    between,
+                    created.max(now - crate::grants::RECALLED_FOR),
+                )
+            })
+            .filter(counts)
+            .collect();
+        self.grants
+            .recall_requests(&Grant::Mapiq.endpoint(), Vendor::Mapiq, &sent);
+        let begins = |need: &Need| Some(now.max(start() + SignedDuration::from_secs(need.from)));
+        self.next = self.needs.iter().map(begins).collect();
+    }
+}
+
+/// So many grants from a second on, whose tokens live so many seconds.
+fn needs(groups: &[(i64, usize, i64)]) -> Vec<Need> {
+    let all = groups
+        .iter()
+        .flat_map(|(from, count, life)| std::iter::repeat_n((*from, *life), *count));
+    all.enumerate()
+        .map(|(number, (from, life))| Need {
+            from,
+            life,
+            jitter: (number * 151 % 256) as u8,
+        })
+        .collect()
+}
+
+/// Runs a load, and gives the grants whose token expired, after the assertion that no request was too many.
+async fn run(needs: &[Need], latency: u64, restarts: &[Restart], seconds: u64) -> Vec<usize> {
+    let mut driver = Driver::new(needs, latency);
+    for (at, end, away) in restarts {
+        driver.work_until(*at).await;
+        driver.restart(*end, *away).await;
+    }
+    driver.work_until(seconds).await;
+    let state = driver.vendor.state.lock().unwrap();
+    assert_eq!(state.refused, 0, "of {} requests", state.calls);
+    assert!(state.calls >= needs.len());
+    assert!(driver.stored.iter().all(Option::is_some), "all have a token");
+    driver.lost.into_iter().collect()
+}
+
+const STOPPED: &[Restart] = &[(1500, End::Stopped, 2)];
+const KILLED: &[Restart] = &[
+    (100, End::Killed, 0),
+    (1500, End::Killed, 1),
+    (2222, End::Killed, 20),
+];
+
+#[rstest]
+#[case::an_hour(&[(0, 100, 3600)], 9000)]
+#[case::all_of_the_budget_when_each_is_asked_for_as_it_is_due(&[(0, 100, 420)], 3600)]
+#[case::more_than_the_budget_unless_each_waits_nearly_to_the_last(&[(0, 100, 345)], 3600)]
+#[case::lives_from_a_minute_to_an_hour(&[(0, 8, 60), (0, 20, 300), (0, 72, 3600)], 3600)]
+#[case::short_lives_and_new_ones_by_the_dozen(&[(0, 3, 100), (0, 17, 3600), (900, 40, 3600), (1801, 40, 3600)], 3600)]
+#[case::one_short_life_and_a_burst(&[(0, 1, 100), (607, 49, 3600), (1000, 50, 3600)], 3600)]
+#[case::a_day(&[(0, 60, 86_400), (300, 40, 7200)], 10_000)]
+#[tokio::test(start_paused = true)]
+async fn no_token_expires_that_an_offline_schedule_saves_and_no_request_is_too_many(
+    #[case] groups: &[(i64, usize, i64)],
+    #[case] seconds: u64,
+    #[values(0, 2000)] latency: u64,
+    #[values(&[], STOPPED, KILLED)] restarts: &[Restart],
+) {
+    let needs = needs(groups);
+    assert_eq!(needs.len(), 100);
+    let known: Vec<_> = restarts
+        .iter()
+        .map(|(at, _, away)| (*at as i64, *away as i64))
+        .collect();
+    let saved = WAYS.map(|way| lost(&needs, MAPIQ, way, &known, seconds as i64));
+    // Of a load that is too much, the schedule would save tokens by never serving who has none.
+    let can_be_carried = saved.iter().any(Vec::is_empty);
+    assert!(can_be_carried, "{saved:?}");
+    let expired = run(&needs, latency, restarts, seconds).await;
+    assert_eq!(expired, Vec::<usize>::new());
+}
