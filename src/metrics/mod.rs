@@ -180,7 +180,7 @@ impl Metrics {
             watch_last_event: register_seconds_with(
                 &mut registry,
                 "vendortoken_watch_last_event_timestamp",
-                "When the watch last received an event or a bookmark",
+                "When the watch last received a list, an event or a bookmark; of several namespaces, the one that was silent for longest",
                 Family::default(),
             ),
             undecodable_objects: register(
@@ -296,12 +296,18 @@ impl Metrics {
         self.inner.leader.set(i64::from(leader));
     }
 
-    /// The watch of this name (`vendortokens`, `secrets`, …) received something.
+    /// The watch of this name (`vendortokens`, `secrets`, …) received something; of several namespaces, the one that was
+    /// silent for longest.
     pub fn watch_event(&self, watch: &'static str, at: Timestamp) {
         self.inner
             .watch_last_event
             .get_or_create(&WatchLabels { watch })
             .set(at.as_second());
+    }
+
+    /// Nothing is watched any more: a process that stands by is not one whose watches are silent.
+    pub fn watches_ended(&self) {
+        self.inner.watch_last_event.clear();
     }
 
     /// The watch of this name failed, and will be tried again.
@@ -492,10 +498,15 @@ mod tests {
     fn a_process_that_stands_down_shows_no_object() {
         let metrics = filled();
         metrics.all_objects_removed();
-        assert_eq!(
-            series(&metrics.encode().unwrap(), "vendortoken_ready{"),
-            Vec::<String>::new()
-        );
+        metrics.watch_event("secrets", Timestamp::UNIX_EPOCH);
+        metrics.watches_ended();
+        for gone in ["vendortoken_ready{", "vendortoken_watch_last_event"] {
+            assert_eq!(
+                series(&metrics.encode().unwrap(), gone),
+                Vec::<String>::new(),
+                "{gone}"
+            );
+        }
     }
 
     #[cfg(target_os = "linux")]
