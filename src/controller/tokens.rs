@@ -367,3 +367,76 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn token(name: &str, version: &str) -> VendorToken {
+        serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": name, "namespace": "a", "uid": name, "resourceVersion": version },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "target": { "name": "t" } },
+        }))
+        .unwrap()
+    }
+
+    fn version(tokens: &Tokens, name: &str) -> Option<String> {
+        tokens.get(&key_of(&token(name, "0")))?.resource_version()
+    }
+
+    #[test]
+    fn a_list_from_a_restored_backup_counts_although_its_versions_are_lower() {
+        let tokens = Tokens::default();
+        tokens.put(token("x", "1000"));
+        tokens.list_begins("a");
+        assert!(tokens.put_listed("a", token("x", "10")));
+        assert!(tokens.list_ends("a").is_empty());
+        assert_eq!(version(&tokens, "x").as_deref(), Some("10"));
+        assert!(tokens.put(token("x", "11")), "and so do the events after it");
+    }
+
+    #[test]
+    fn a_write_that_was_answered_while_a_list_was_read_is_newer_than_the_list() {
+        let tokens = Tokens::default();
+        tokens.list_begins("a");
+        tokens.put(token("x", "12"));
+        assert!(!tokens.put_listed("a", token("x", "11")));
+        assert!(tokens.list_ends("a").is_empty());
+        assert_eq!(version(&tokens, "x").as_deref(), Some("12"));
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_keeps_what_it_names_until_it_is_gone() {
+        let (tokens, rival) = (Tokens::default(), key_of(&token("rival", "1")));
+        let claims =
+            |tokens: &Tokens| tokens.rivals(&rival, "t").len() + tokens.reader_of(&rival, "c").iter().len();
+        let key = key_of(&token("x", "1"));
+        tokens.put(token("x", "1"));
+        assert!(tokens.became_unreadable(&key, None));
+        assert!(!tokens.became_unreadable(&key, None), "that was known");
+        assert_eq!((version(&tokens, "x"), claims(&tokens)), (None, 2));
+
+        tokens.list_begins("a");
+        tokens.became_unreadable(&key, Some("a"));
+        assert!(tokens.list_ends("a").is_empty());
+        assert_eq!(claims(&tokens), 2);
+
+        tokens.list_begins("a");
+        assert_eq!(tokens.list_ends("a").len(), 1, "it is in no list any more");
+        assert_eq!(claims(&tokens), 0);
+    }
+
+    #[test]
+    fn one_that_can_be_read_again_is_worked_on_again() {
+        let tokens = Tokens::default();
+        tokens.put(token("x", "1"));
+        tokens.became_unreadable(&key_of(&token("x", "1")), None);
+        assert!(tokens.put(token("x", "2")));
+        assert_eq!(version(&tokens, "x").as_deref(), Some("2"));
+        assert!(tokens.remove(&token("x", "3")));
+        assert_eq!(tokens.remove_unreadable(&key_of(&token("x", "1"))), None);
+    }
+}

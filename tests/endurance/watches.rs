@@ -60,6 +60,16 @@ impl Site {
             .await
     }
 
+    /// Waits until a watch has heard something since a time, in Unix seconds.
+    async fn back_of(&self, watch: &str, since: f64) {
+        wait_for(&format!("the watch of {watch} to be back"), PATIENCE, || async {
+            let heard = self.heard(watch).await;
+            if heard > since { Ok(()) } else { Err(heard) }
+        })
+        .await
+        .unwrap();
+    }
+
     /// Has the operator look at a VendorToken again.
     async fn look_at(&self, name: &str) {
         let poke = Timestamp::now().as_nanosecond().to_string();
@@ -160,12 +170,7 @@ impl Case {
         let mended_at = Timestamp::now().as_second() as f64;
         create(&site.world, &[Vendor::Mapiq]).await;
         all_right(&site.world, &[Vendor::Mapiq]).await;
-        wait_for(&format!("{what}: the watch to be back"), PATIENCE, || async {
-            let heard = site.heard(watch).await;
-            if heard > mended_at { Ok(()) } else { Err(heard) }
-        })
-        .await
-        .unwrap();
+        site.back_of(watch, mended_at).await;
         let repaired = object(Vendor::Mapiq);
         let secrets = site.world.secrets();
         secrets.delete(&repaired, &Default::default()).await.unwrap();
@@ -300,6 +305,7 @@ async fn what_changed_while_a_watch_was_refused_is_seen_when_it_is_back() {
         .delete(&deleted, &Default::default())
         .await
         .unwrap();
+    let mended_at = Timestamp::now().as_second() as f64;
     site.proxy.mend();
     wait_for("the target to be made again", PATIENCE, || async {
         site.world.data(&deleted, "token").await.ok_or("absent")
@@ -307,6 +313,20 @@ async fn what_changed_while_a_watch_was_refused_is_seen_when_it_is_back() {
     .await
     .unwrap();
     assert_eq!(site.world.simulator.total(Vendor::Picus).calls, 1, "from memory");
+
+    // It is believed again: nothing is read by name any more.
+    site.back_of("secrets", mended_at).await;
+    let mark = site.world.plane.audit().mark().await.unwrap();
+    let looked = site.operator.count("vendortoken_reconcile_total").await;
+    site.look_at(&deleted).await;
+    wait_for("a look at it", PATIENCE, || async {
+        let now = site.operator.count("vendortoken_reconcile_total").await;
+        if now > looked { Ok(()) } else { Err(now) }
+    })
+    .await
+    .unwrap();
+    let asked = site.world.requests_since(mark).await;
+    assert_eq!(asked.by_verb_and_resource(), Default::default());
 }
 
 #[tokio::test(flavor = "multi_thread")]
