@@ -10,9 +10,9 @@ use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::list_watch::WatchError;
 use super::secrets::SecretIndex;
 use super::tokens::{Tokens, key_of, sources, target_name};
-use super::watch::{SecretSink, Sink, TokenSink};
 use crate::api::VendorToken;
 use crate::clock::Clock;
 use crate::error_text::with_causes;
@@ -127,6 +127,8 @@ pub(super) struct Context {
     blocks: Mutex<HashMap<ObjectKey, BlockMemo>>,
     sightings: Mutex<HashMap<ObjectKey, Sighting>>,
     undecodable: Mutex<HashSet<ObjectKey>>,
+    /// By watch and scope: when something came last.
+    heard: Mutex<BTreeMap<(&'static str, String), Timestamp>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -175,6 +177,7 @@ impl Context {
             blocks: Mutex::default(),
             sightings: Mutex::default(),
             undecodable: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 
@@ -239,8 +242,9 @@ impl Context {
 
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
     pub(super) fn stands_down(&self) {
-        self.health.watch_ended(TokenSink::WATCH);
-        self.health.watch_ended(SecretSink::WATCH);
+        self.health.watches_ended();
+        self.metrics.watches_ended();
+        lock(&self.heard).clear();
         lock(&self.undecodable).clear();
         self.metrics.undecodable_objects(0);
         self.metrics.all_objects_removed();
@@ -270,7 +274,8 @@ impl Context {
         }
     }
 
-    fn forget(&self, object: &ObjectKey) {
+    /// Gives back what is kept for an object.
+    pub(super) fn forget(&self, object: &ObjectKey) {
         self.grants.release(object);
         lock(&self.memos).remove(object);
         lock(&self.blocks).remove(object);
@@ -297,12 +302,7 @@ impl Context {
         }
     }
 
-    pub(super) fn watch_failed(
-        &self,
-        watch: &'static str,
-        scope: &str,
-        error: &kube::runtime::watcher::Error,
-    ) {
+    pub(super) fn watch_failed(&self, watch: &'static str, scope: &str, error: &WatchError) {
         let namespace = if scope.is_empty() { "all" } else { scope };
         tracing::warn!(
             watch,
@@ -311,12 +311,20 @@ impl Context {
             "a watch failed and is tried again"
         );
         self.metrics.watch_failure(watch);
-        self.health.watch_alive(watch);
     }
 
-    pub(super) fn watch_advanced(&self, watch: &'static str, _scope: &str) {
-        self.metrics.watch_event(watch, self.clock.now());
-        self.health.watch_alive(watch);
+    /// Something came, if only a sign that the watch is there.
+    pub(super) fn watch_heard(&self, watch: &'static str, scope: &str) {
+        let mut heard = lock(&self.heard);
+        heard.insert((watch, scope.to_owned()), self.clock.now());
+        let of_watch = heard.iter().filter(|((other, _), _)| *other == watch);
+        if let Some(longest_ago) = of_watch.map(|(_, at)| *at).min() {
+            self.metrics.watch_event(watch, longest_ago);
+        }
+    }
+
+    pub(super) fn watch_alive(&self, watch: &'static str, scope: &str) {
+        self.health.watch_alive(watch, scope);
     }
 
     pub(super) fn key(&self) -> Option<Arc<FingerprintKey>> {
@@ -373,6 +381,7 @@ impl Context {
 mod tests {
     use std::time::Duration;
 
+    use super::super::fake;
     use super::*;
 
     #[test]
@@ -399,5 +408,26 @@ mod tests {
             90,
             "it was issued before the step"
         );
+    }
+
+    #[tokio::test]
+    async fn the_metric_tells_of_the_namespace_that_was_silent_for_longest() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let told = || {
+            let text = context.metrics.encode().unwrap();
+            let series = "vendortoken_watch_last_event_timestamp_seconds{watch=\"secrets\"} ";
+            let value = text.lines().find_map(|line| line.strip_prefix(series));
+            value.map(|value| value.parse::<i64>().unwrap())
+        };
+        context.watch_heard("secrets", "a");
+        context.watch_heard("vendortokens", "b");
+        let long_ago = Timestamp::from_second(1_700_000_000).unwrap();
+        lock(&context.heard).insert(("secrets", "b".to_owned()), long_ago);
+        context.watch_heard("secrets", "a");
+        assert_eq!(told(), Some(1_700_000_000));
+        context.watch_heard("secrets", "b");
+        assert_ne!(told(), Some(1_700_000_000));
+        context.stands_down();
+        assert_eq!(told(), None);
     }
 }

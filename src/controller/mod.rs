@@ -11,6 +11,7 @@ mod events;
 #[cfg(test)]
 mod fake;
 mod key;
+mod list_watch;
 mod publish;
 mod recall;
 mod reconcile;

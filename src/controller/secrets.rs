@@ -169,10 +169,19 @@ type SecretKey = (Box<str>, Box<str>);
 #[derive(Debug, Default)]
 struct Inner {
     namespaces: HashMap<Box<str>, HashMap<Box<str>, SecretRecord>>,
-    /// Scopes (a namespace, or empty for all) whose list was read whole at least once.
+    /// Scopes (a namespace, or empty for all) whose list was read whole, and whose changes are told since.
     listed: HashSet<String>,
-    /// By scope, what was seen or written since its list began.
-    listing: HashMap<String, HashSet<SecretKey>>,
+    /// By scope, what has come since its list began.
+    listing: HashMap<String, Listing>,
+}
+
+/// A list that is being read.
+#[derive(Debug, Default)]
+struct Listing {
+    /// What was in it so far.
+    listed: HashSet<SecretKey>,
+    /// What was told from elsewhere meanwhile (by an answer to a write, say), and may be newer than the list.
+    told: HashSet<SecretKey>,
 }
 
 impl SecretIndex {
@@ -203,8 +212,8 @@ impl SecretIndex {
     pub(super) fn put(&self, namespace: &str, name: &str, record: SecretRecord) -> bool {
         let mut inner = self.lock();
         let key = (Box::from(namespace), Box::from(name));
-        for seen in inner.listing.values_mut() {
-            seen.insert(key.clone());
+        for listing in inner.listing.values_mut() {
+            listing.told.insert(key.clone());
         }
         let secrets = inner.namespaces.entry(namespace.into()).or_default();
         match secrets.get(name) {
@@ -214,6 +223,23 @@ impl SecretIndex {
                 true
             }
         }
+    }
+
+    /// Takes a record of the list of `scope` that has begun; false when it was known already. It replaces what was known
+    /// before the list began, whatever the versions say: they start again at lower ones when a backup is restored.
+    pub(super) fn put_listed(&self, scope: &str, namespace: &str, name: &str, record: SecretRecord) -> bool {
+        let key = (Box::from(namespace), Box::from(name));
+        {
+            let mut inner = self.lock();
+            let listing = inner.listing.entry(scope.to_owned()).or_default();
+            if !listing.told.contains(&key) {
+                listing.listed.insert(key);
+                let secrets = inner.namespaces.entry(namespace.into()).or_default();
+                let known = secrets.insert(name.into(), record.clone());
+                return known.as_ref() != Some(&record);
+            }
+        }
+        self.put(namespace, name, record)
     }
 
     /// A Secret was deleted at `resource_version`; false when a newer one is known by now.
@@ -239,14 +265,14 @@ impl SecretIndex {
 
     /// A list of `scope` begins.
     pub(super) fn list_begins(&self, scope: &str) {
-        self.lock().listing.insert(scope.to_owned(), HashSet::new());
+        self.lock().listing.insert(scope.to_owned(), Listing::default());
     }
 
     /// A list of `scope` is complete: what was not in it is gone. Gives the names of those.
     pub(super) fn list_ends(&self, scope: &str) -> Vec<(String, String)> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let Some(seen) = inner.listing.remove(scope) else {
+        let Some(listing) = inner.listing.remove(scope) else {
             return Vec::new();
         };
         inner.listed.insert(scope.to_owned());
@@ -256,7 +282,8 @@ impl SecretIndex {
                 continue;
             }
             secrets.retain(|name, _| {
-                let kept = seen.contains(&(namespace.clone(), name.clone()));
+                let key = (namespace.clone(), name.clone());
+                let kept = listing.listed.contains(&key) || listing.told.contains(&key);
                 if !kept {
                     gone.push((namespace.to_string(), name.to_string()));
                 }
@@ -266,9 +293,15 @@ impl SecretIndex {
         gone
     }
 
-    /// Whether the list of `scope` was read whole at least once.
+    /// Whether the list of `scope` was read whole, and changes are told since.
     pub(super) fn is_listed(&self, scope: &str) -> bool {
         self.lock().listed.contains(scope)
+    }
+
+    /// Changes in `scope` are told no more: look-ups find nothing there until a list was read whole again. False when
+    /// that was known.
+    pub(super) fn lost(&self, scope: &str) -> bool {
+        self.lock().listed.remove(scope)
     }
 }
 
@@ -439,14 +472,54 @@ mod tests {
         }
         index.put("b", "elsewhere", version("1"));
         index.list_begins("a");
-        index.put("a", "kept", version("1"));
+        index.put_listed("a", "a", "kept", version("1"));
         index.put("a", "written", version("5"));
         assert_eq!(index.list_ends("a"), [("a".to_owned(), "gone".to_owned())]);
         assert_eq!(index.get("a", "gone"), Lookup::Absent);
         assert_eq!(index.get("b", "elsewhere"), Lookup::Unknown);
         index.list_begins("");
-        index.put("b", "elsewhere", version("1"));
+        index.put_listed("", "b", "elsewhere", version("1"));
         assert_eq!(index.list_ends("").len(), 2);
         assert_eq!(index.get("b", "elsewhere"), Lookup::Found(version("1")));
+    }
+
+    fn list(index: &SecretIndex, name: &str, resource_version: &str) -> bool {
+        index.list_begins("a");
+        let is_news = index.put_listed("a", "a", name, version(resource_version));
+        index.list_ends("a");
+        is_news
+    }
+
+    #[test]
+    fn a_watch_that_is_lost_leaves_nothing_to_be_found_until_the_next_list() {
+        let index = SecretIndex::default();
+        list(&index, "s", "10");
+        assert!(index.lost("a"));
+        assert!(!index.lost("a"), "that was told already");
+        assert_eq!(index.get("a", "s"), Lookup::Unknown);
+        assert!(!list(&index, "s", "10"), "nothing has changed meanwhile");
+        assert_eq!(index.get("a", "s"), Lookup::Found(version("10")));
+    }
+
+    #[test]
+    fn a_list_from_a_restored_backup_counts_although_its_versions_are_lower() {
+        let index = SecretIndex::default();
+        list(&index, "s", "1000");
+        assert!(list(&index, "s", "10"));
+        assert_eq!(index.get("a", "s"), Lookup::Found(version("10")));
+        assert!(
+            index.put("a", "s", version("11")),
+            "and so do the events after it"
+        );
+    }
+
+    #[test]
+    fn a_write_that_was_answered_while_a_list_was_read_is_newer_than_the_list() {
+        let index = SecretIndex::default();
+        index.list_begins("a");
+        index.put("a", "s", version("12"));
+        assert!(!index.put_listed("a", "a", "s", version("11")));
+        assert_eq!(index.list_ends("a"), []);
+        assert_eq!(index.get("a", "s"), Lookup::Found(version("12")));
     }
 }

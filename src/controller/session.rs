@@ -18,7 +18,7 @@ use super::error::Error;
 use super::recall::recall;
 use super::tokens::object_ref;
 use super::watch::{SecretSink, TokenSink};
-use super::{HEARTBEAT, Next, reconcile, watch};
+use super::{HEARTBEAT, Next, list_watch, reconcile};
 use crate::api::VendorToken;
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
@@ -95,7 +95,7 @@ fn start_watches(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
     for scope in context.settings.scopes() {
         let client = context.client.clone();
         let tokens: Api<DeserializeGuard<VendorToken>> = api(client.clone(), &scope);
-        tasks.spawn(watch::run(
+        tasks.spawn(list_watch::run(
             tokens,
             scope.clone(),
             TokenSink(Arc::clone(context)),
@@ -103,7 +103,7 @@ fn start_watches(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
         ));
         if context.settings.secret_watch {
             let secrets: Api<PartialObjectMeta<Secret>> = api(client, &scope);
-            tasks.spawn(watch::run(
+            tasks.spawn(list_watch::run(
                 secrets,
                 scope,
                 SecretSink(Arc::clone(context)),
@@ -232,8 +232,8 @@ mod tests {
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
-        context.health.watch_alive(TokenSink::WATCH);
-        context.health.watch_alive(SecretSink::WATCH);
+        context.health.watch_alive(TokenSink::WATCH, "");
+        context.health.watch_alive(SecretSink::WATCH, "");
         let next = lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
         assert_eq!(next, Next::StandBy);
         tokio::time::advance(Duration::from_secs(3600)).await;

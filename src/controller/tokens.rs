@@ -72,8 +72,19 @@ struct Inner {
     referrers: HashMap<(String, String), BTreeMap<String, Reference>>,
     /// By VendorToken: the Secrets that it names.
     secrets: HashMap<ObjectKey, Vec<String>>,
-    listing: HashMap<String, HashSet<ObjectKey>>,
+    /// VendorTokens that cannot be read any more, as they last could: what they name stays theirs.
+    unreadable: HashMap<ObjectKey, Arc<VendorToken>>,
+    listing: HashMap<String, Listing>,
     listed: HashSet<String>,
+}
+
+/// A list that is being read.
+#[derive(Default)]
+struct Listing {
+    /// What was in it so far.
+    listed: HashSet<ObjectKey>,
+    /// What was told from elsewhere meanwhile (by an answer to a write, say), and may be newer than the list.
+    told: HashSet<ObjectKey>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +116,7 @@ impl Default for Tokens {
                 writer,
                 referrers: HashMap::new(),
                 secrets: HashMap::new(),
+                unreadable: HashMap::new(),
                 listing: HashMap::new(),
                 listed: HashSet::new(),
             }),
@@ -129,6 +141,7 @@ impl Tokens {
         inner.writer.apply_watcher_event(&Event::InitDone);
         inner.referrers.clear();
         inner.secrets.clear();
+        inner.unreadable.clear();
         inner.listing.clear();
         inner.listed.clear();
     }
@@ -148,8 +161,8 @@ impl Tokens {
         slim(&mut token.metadata);
         let key = key_of(&token);
         let mut inner = self.lock();
-        for seen in inner.listing.values_mut() {
-            seen.insert(key.clone());
+        for listing in inner.listing.values_mut() {
+            listing.told.insert(key.clone());
         }
         let known = self
             .reader
@@ -160,17 +173,72 @@ impl Tokens {
         {
             return false;
         }
-        inner.forget_references(&key);
-        inner.note_references(&key, &token);
-        inner.writer.apply_watcher_event(&Event::Apply(token));
+        inner.take(&key, token);
         true
+    }
+
+    /// Takes an object of the list of `scope` that has begun; false when it was known already. It replaces what was known
+    /// before the list began, whatever the versions say: they start again at lower ones when a backup is restored.
+    pub(super) fn put_listed(&self, scope: &str, mut token: VendorToken) -> bool {
+        slim(&mut token.metadata);
+        let key = key_of(&token);
+        let mut inner = self.lock();
+        let listing = inner.listing.entry(scope.to_owned()).or_default();
+        if listing.told.contains(&key) {
+            drop(inner);
+            return self.put(token);
+        }
+        listing.listed.insert(key.clone());
+        let known = self.reader.get(&object_ref(&key));
+        if known.is_some_and(|known| {
+            known.uid() == token.uid() && known.resource_version() == token.resource_version()
+        }) {
+            return false;
+        }
+        inner.take(&key, token);
+        true
+    }
+
+    /// An object that was read before cannot be read any more: it is not worked on, and what it names stays its own.
+    /// `scope` is that of the list that it came from, if it came from one. False where nothing was known of it.
+    pub(super) fn became_unreadable(&self, key: &ObjectKey, scope: Option<&str>) -> bool {
+        let mut inner = self.lock();
+        match scope {
+            Some(scope) => {
+                let listing = inner.listing.entry(scope.to_owned()).or_default();
+                listing.listed.insert(key.clone());
+            }
+            None => {
+                for listing in inner.listing.values_mut() {
+                    listing.told.insert(key.clone());
+                }
+            }
+        }
+        let Some(known) = self.reader.get(&object_ref(key)) else {
+            return false;
+        };
+        inner.writer.apply_watcher_event(&Event::Delete((*known).clone()));
+        inner.unreadable.insert(key.clone(), known);
+        true
+    }
+
+    /// An object that cannot be read was deleted: what was last known of it, if anything was.
+    pub(super) fn remove_unreadable(&self, key: &ObjectKey) -> Option<Arc<VendorToken>> {
+        let mut inner = self.lock();
+        let known = inner.unreadable.remove(key).or_else(|| {
+            let known = self.reader.get(&object_ref(key))?;
+            inner.writer.apply_watcher_event(&Event::Delete((*known).clone()));
+            Some(known)
+        })?;
+        inner.forget_references(key);
+        Some(known)
     }
 
     /// An object was deleted; false when a newer one is known by now, or none.
     pub(super) fn remove(&self, token: &VendorToken) -> bool {
         let key = key_of(token);
         let Some(known) = self.reader.get(&object_ref(&key)) else {
-            return false;
+            return self.remove_unreadable(&key).is_some();
         };
         if let (Some(version), Some(known)) = (token.resource_version(), known.resource_version())
             && is_newer(&known, &version)
@@ -185,13 +253,13 @@ impl Tokens {
 
     /// A list of `scope` (a namespace, or empty for all) begins.
     pub(super) fn list_begins(&self, scope: &str) {
-        self.lock().listing.insert(scope.to_owned(), HashSet::new());
+        self.lock().listing.insert(scope.to_owned(), Listing::default());
     }
 
     /// A list of `scope` is complete: what was not in it is gone. Gives those objects.
     pub(super) fn list_ends(&self, scope: &str) -> Vec<Arc<VendorToken>> {
         let mut inner = self.lock();
-        let Some(seen) = inner.listing.remove(scope) else {
+        let Some(listing) = inner.listing.remove(scope) else {
             return Vec::new();
         };
         inner.listed.insert(scope.to_owned());
@@ -199,10 +267,15 @@ impl Tokens {
             .reader
             .state()
             .into_iter()
+            .chain(inner.unreadable.values().cloned())
             .filter(|token| scope.is_empty() || token.namespace().as_deref() == Some(scope))
-            .filter(|token| !seen.contains(&key_of(token)))
+            .filter(|token| {
+                let key = key_of(token);
+                !listing.listed.contains(&key) && !listing.told.contains(&key)
+            })
             .collect();
         for token in &gone {
+            inner.unreadable.remove(&key_of(token));
             inner.forget_references(&key_of(token));
             inner
                 .writer
@@ -254,6 +327,13 @@ impl Tokens {
 }
 
 impl Inner {
+    fn take(&mut self, key: &ObjectKey, token: VendorToken) {
+        self.unreadable.remove(key);
+        self.forget_references(key);
+        self.note_references(key, &token);
+        self.writer.apply_watcher_event(&Event::Apply(token));
+    }
+
     fn note_references(&mut self, key: &ObjectKey, token: &VendorToken) {
         let created = token.creation_timestamp().map(|time| time.0);
         let mut named = vec![(target_name(token), true)];
@@ -285,5 +365,78 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn token(name: &str, version: &str) -> VendorToken {
+        serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": name, "namespace": "a", "uid": name, "resourceVersion": version },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "target": { "name": "t" } },
+        }))
+        .unwrap()
+    }
+
+    fn version(tokens: &Tokens, name: &str) -> Option<String> {
+        tokens.get(&key_of(&token(name, "0")))?.resource_version()
+    }
+
+    #[test]
+    fn a_list_from_a_restored_backup_counts_although_its_versions_are_lower() {
+        let tokens = Tokens::default();
+        tokens.put(token("x", "1000"));
+        tokens.list_begins("a");
+        assert!(tokens.put_listed("a", token("x", "10")));
+        assert!(tokens.list_ends("a").is_empty());
+        assert_eq!(version(&tokens, "x").as_deref(), Some("10"));
+        assert!(tokens.put(token("x", "11")), "and so do the events after it");
+    }
+
+    #[test]
+    fn a_write_that_was_answered_while_a_list_was_read_is_newer_than_the_list() {
+        let tokens = Tokens::default();
+        tokens.list_begins("a");
+        tokens.put(token("x", "12"));
+        assert!(!tokens.put_listed("a", token("x", "11")));
+        assert!(tokens.list_ends("a").is_empty());
+        assert_eq!(version(&tokens, "x").as_deref(), Some("12"));
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_keeps_what_it_names_until_it_is_gone() {
+        let (tokens, rival) = (Tokens::default(), key_of(&token("rival", "1")));
+        let claims =
+            |tokens: &Tokens| tokens.rivals(&rival, "t").len() + tokens.reader_of(&rival, "c").iter().len();
+        let key = key_of(&token("x", "1"));
+        tokens.put(token("x", "1"));
+        assert!(tokens.became_unreadable(&key, None));
+        assert!(!tokens.became_unreadable(&key, None), "that was known");
+        assert_eq!((version(&tokens, "x"), claims(&tokens)), (None, 2));
+
+        tokens.list_begins("a");
+        tokens.became_unreadable(&key, Some("a"));
+        assert!(tokens.list_ends("a").is_empty());
+        assert_eq!(claims(&tokens), 2);
+
+        tokens.list_begins("a");
+        assert_eq!(tokens.list_ends("a").len(), 1, "it is in no list any more");
+        assert_eq!(claims(&tokens), 0);
+    }
+
+    #[test]
+    fn one_that_can_be_read_again_is_worked_on_again() {
+        let tokens = Tokens::default();
+        tokens.put(token("x", "1"));
+        tokens.became_unreadable(&key_of(&token("x", "1")), None);
+        assert!(tokens.put(token("x", "2")));
+        assert_eq!(version(&tokens, "x").as_deref(), Some("2"));
+        assert!(tokens.remove(&token("x", "3")));
+        assert_eq!(tokens.remove_unreadable(&key_of(&token("x", "1"))), None);
     }
 }

@@ -5,6 +5,7 @@
 //! duration; the times inside the Lease are for people. A leader that cannot renew in time stops acting before the
 //! others may start: [`Leadership::holds`] is asked before each vendor call and each write.
 
+mod contact;
 mod fence;
 
 use std::future::Future;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::error_text::with_causes;
 
+pub use contact::{Contact, NoteAnswers};
 pub use fence::{NotLeading, WritesNeedLeadership};
 
 /// Name of the Lease in the operator's namespace.
@@ -63,6 +65,8 @@ pub struct Leadership {
     /// Told at each change.
     leading: watch::Receiver<bool>,
     clock: Arc<dyn Clock>,
+    /// Whether the API server answers, where anybody notes it.
+    contact: Option<Contact>,
 }
 
 /// Until when this process may act, from its last renewal.
@@ -84,7 +88,22 @@ impl Leadership {
             term: None,
             leading,
             clock,
+            contact: None,
         }
+    }
+
+    /// With a contact that is asked before each vendor call.
+    #[must_use]
+    pub fn with_contact(self, contact: Contact) -> Self {
+        Self {
+            contact: Some(contact),
+            ..self
+        }
+    }
+
+    /// The contact that was given.
+    pub fn contact(&self) -> Option<&Contact> {
+        self.contact.as_ref()
     }
 
     /// Whether this process may act now.
@@ -148,6 +167,7 @@ impl Elector {
             term: Some(Arc::clone(&term)),
             leading: told,
             clock: Arc::clone(&clock),
+            contact: None,
         };
         let elector = Self {
             api,

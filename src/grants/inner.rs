@@ -89,6 +89,11 @@ impl Inner {
         self.accounts.sweep(now);
     }
 
+    /// Whether anything waits to be sent.
+    pub(super) fn has_queued(&self) -> bool {
+        self.endpoints.values().any(|endpoint| !endpoint.queue.is_empty())
+    }
+
     pub(super) fn leave(&mut self, object: &ObjectKey, wall: Timestamp, now: Instant) {
         let Some(fingerprint) = self.objects.remove(object) else {
             return;

@@ -390,10 +390,14 @@ impl Grants {
                     return;
                 }
                 inner.sweep(self.clock.now(), Instant::now());
-                if self.leadership.holds() {
-                    inner.ready(&self.options, Instant::now(), self.clock.now())
-                } else {
+                let contact = self.leadership.contact();
+                if !self.leadership.holds() {
                     (Vec::new(), STANDBY_LOOK)
+                } else if inner.has_queued() && contact.is_some_and(|contact| !contact.is_fresh()) {
+                    // What a vendor gave now could not be published. The answer of the API server wakes this.
+                    (Vec::new(), LONGEST_SLEEP)
+                } else {
+                    inner.ready(&self.options, Instant::now(), self.clock.now())
                 }
             };
             for job in jobs {
@@ -401,8 +405,16 @@ impl Grants {
             }
             tokio::select! {
                 () = self.changed.notified() => {}
+                () = self.told_of_contact() => {}
                 () = tokio::time::sleep(wait.min(LONGEST_SLEEP)) => {}
             }
+        }
+    }
+
+    async fn told_of_contact(&self) {
+        match self.leadership.contact() {
+            Some(contact) => contact.told().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -144,12 +144,18 @@ impl Metrics {
         self.inner.leader.set(i64::from(leader));
     }
 
-    /// The watch of this name (`vendortokens`, `secrets`, …) received something.
+    /// The watch of this name (`vendortokens`, `secrets`, …) received something; of several namespaces, the one that was
+    /// silent for longest.
     pub fn watch_event(&self, watch: &'static str, at: Timestamp) {
         self.inner
             .watch_last_event
             .get_or_create(&WatchLabels { watch })
             .set(at.as_second());
+    }
+
+    /// Nothing is watched any more: a process that stands by is not one whose watches are silent.
+    pub fn watches_ended(&self) {
+        self.inner.watch_last_event.clear();
     }
 
     /// The watch of this name failed, and will be tried again.

@@ -136,7 +136,7 @@ impl Registered {
             watch_last_event: register_seconds_with(
                 &mut registry,
                 "vendortoken_watch_last_event_timestamp",
-                "When the watch last received an event or a bookmark",
+                "When the watch last received a list, an event or a bookmark; of several namespaces, the one that was silent for longest",
                 Family::default(),
             ),
             undecodable_objects: register(

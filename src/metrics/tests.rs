@@ -131,9 +131,12 @@ fn a_limit_that_is_off_has_no_series() {
 fn a_process_that_stands_down_shows_no_object() {
     let metrics = filled();
     metrics.all_objects_removed();
+    metrics.watch_event("secrets", Timestamp::UNIX_EPOCH);
+    metrics.watches_ended();
     let text = metrics.encode().unwrap();
     for gone in [
         "vendortoken_ready{",
+        "vendortoken_watch_last_event",
         "vendortoken_vendor_budget_required",
         "vendortoken_vendor_throttled",
     ] {

@@ -27,7 +27,8 @@ pub struct Health {
 struct State {
     checks: BTreeMap<&'static str, Result<(), String>>,
     ticked: Instant,
-    watches: BTreeMap<&'static str, Instant>,
+    /// By the watch and its scope.
+    watches: BTreeMap<(&'static str, String), Instant>,
 }
 
 impl Health {
@@ -55,14 +56,16 @@ impl Health {
         self.lock().ticked = Instant::now();
     }
 
-    /// The watch task of this name has received something or tried again. The first call makes it known.
-    pub fn watch_alive(&self, watch: &'static str) {
+    /// The task of this watch in this scope (a namespace, or empty for all) has received something, waits, or has tried
+    /// again. The first call makes it known.
+    pub fn watch_alive(&self, watch: &'static str, scope: &str) {
+        let watch = (watch, scope.to_owned());
         self.lock().watches.insert(watch, Instant::now());
     }
 
-    /// The watch task of this name has ended on purpose, and no sign of life is expected any more.
-    pub fn watch_ended(&self, watch: &'static str) {
-        self.lock().watches.remove(watch);
+    /// All watch tasks have ended on purpose, and no sign of life is expected any more.
+    pub fn watches_ended(&self) {
+        self.lock().watches.clear();
     }
 
     /// The report of `/readyz`.
@@ -72,7 +75,7 @@ impl Health {
             self.lock()
                 .checks
                 .iter()
-                .map(|(check, state)| (*check, state.clone())),
+                .map(|(check, state)| ((*check).to_owned(), state.clone())),
         )
     }
 
@@ -87,11 +90,15 @@ impl Health {
                 Err(format!("no sign of life for {} s", age.as_secs()))
             }
         };
-        let scheduler = ("scheduler", within(&state.ticked, TICK_LIMIT));
-        let watches = state
-            .watches
-            .iter()
-            .map(|(watch, since)| (*watch, within(since, WATCH_LIMIT)));
+        let scheduler = ("scheduler".to_owned(), within(&state.ticked, TICK_LIMIT));
+        let watches = state.watches.iter().map(|((watch, scope), since)| {
+            let name = if scope.is_empty() {
+                (*watch).to_owned()
+            } else {
+                format!("{watch} in {scope}")
+            };
+            (name, within(since, WATCH_LIMIT))
+        });
         report("livez", std::iter::once(scheduler).chain(watches))
     }
 
@@ -102,10 +109,7 @@ impl Health {
 }
 
 /// In the form of the API server's own probes: one line a check, the verdict last.
-fn report<'a>(
-    probe: &str,
-    checks: impl Iterator<Item = (&'a str, Result<(), String>)>,
-) -> Result<String, String> {
+fn report(probe: &str, checks: impl Iterator<Item = (String, Result<(), String>)>) -> Result<String, String> {
     let (mut text, mut failed) = (String::new(), false);
     for (check, state) in checks {
         // Writing to a String cannot fail.
@@ -162,7 +166,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_has_not_retried_for_330_s_is_dead_unless_it_ended() {
         let health = Health::new(&[]);
-        health.watch_alive("secrets");
+        health.watch_alive("secrets", "");
         tokio::time::advance(Duration::from_secs(329)).await;
         health.tick();
         assert!(health.live().is_ok());
@@ -173,7 +177,22 @@ mod tests {
                 .unwrap_err()
                 .contains("[-]secrets failed: no sign of life for 330 s")
         );
-        health.watch_ended("secrets");
+        health.watches_ended();
         assert!(health.live().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_stuck_in_one_namespace_is_not_hidden_by_another() {
+        let health = Health::new(&[]);
+        health.watch_alive("secrets", "a");
+        health.watch_alive("secrets", "b");
+        tokio::time::advance(Duration::from_secs(330)).await;
+        health.tick();
+        health.watch_alive("secrets", "b");
+        assert_eq!(
+            health.live().unwrap_err(),
+            "[+]scheduler ok\n[-]secrets in a failed: no sign of life for 330 s\n[+]secrets in b ok\nlivez check \
+             failed\n"
+        );
     }
 }

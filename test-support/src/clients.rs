@@ -11,7 +11,7 @@ use kube::{Client, Config};
 
 use crate::certificates::write_private;
 use crate::kubeconfig::{Proof, render};
-use crate::{ControlPlane, Error, apply, assets};
+use crate::{ApiProxy, ControlPlane, Error, apply, assets};
 
 const TOKEN_LIFETIME_SECONDS: i64 = 24 * 3600;
 
@@ -60,6 +60,34 @@ impl ControlPlane {
         namespace: &str,
         name: &str,
     ) -> Result<PathBuf, Error> {
+        let file = format!("{namespace}.{name}.kubeconfig");
+        self.service_account_kubeconfig(namespace, name, &self.layout.server, &file)
+            .await
+    }
+
+    /// As [`Self::kubeconfig_for_service_account`], for calls that go through `proxy`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn kubeconfig_through(
+        &self,
+        proxy: &ApiProxy,
+        namespace: &str,
+        name: &str,
+    ) -> Result<PathBuf, Error> {
+        let file = format!("{namespace}.{name}.{}.kubeconfig", proxy.address().port());
+        let server = format!("http://{}", proxy.address());
+        self.service_account_kubeconfig(namespace, name, &server, &file)
+            .await
+    }
+
+    async fn service_account_kubeconfig(
+        &self,
+        namespace: &str,
+        name: &str,
+        server: &str,
+        file: &str,
+    ) -> Result<PathBuf, Error> {
         let action = format!("get a token for the service account {namespace}/{name}");
         let request = TokenRequest {
             spec: TokenRequestSpec {
@@ -73,16 +101,8 @@ impl ControlPlane {
             .await
             .map_err(Error::kube(&action))?;
         let token = answer.status.map(|status| status.token).unwrap_or_default();
-        let text = render(
-            &self.layout.server,
-            &self.layout.authority,
-            namespace,
-            &Proof::Token(&token),
-        );
-        write_private(
-            &self.folder.path().join(format!("{namespace}.{name}.kubeconfig")),
-            &text,
-        )
+        let text = render(server, &self.layout.authority, namespace, &Proof::Token(&token));
+        write_private(&self.folder.path().join(file), &text)
     }
 
     /// A client of a service account, which has to exist, with exactly the rights that RBAC gives it.

@@ -16,6 +16,7 @@ mod kubeconfig;
 mod launch;
 mod ports;
 mod process;
+mod proxy;
 mod shared;
 mod wait;
 
@@ -25,5 +26,6 @@ pub use clients::Output;
 pub use control_plane::{ControlPlane, LeftRunning, Options};
 pub use error::Error;
 pub use process::Process;
+pub use proxy::{ApiProxy, Breakage, Broken, Calls};
 pub use shared::{shared, shared_with_garbage_collection};
 pub use wait::{DEADLINE, wait_for};

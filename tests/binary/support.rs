@@ -111,11 +111,14 @@ impl Account {
 
 impl World {
     pub(crate) async fn new(prefix: &str) -> Self {
-        let plane = plane().await;
+        Self::on(plane().await, prefix, Options::default()).await
+    }
+
+    pub(crate) async fn on(plane: &'static ControlPlane, prefix: &str, options: Options) -> Self {
         Self {
             plane,
             admin: plane.admin().unwrap(),
-            simulator: Simulator::start(Options::default()).await.unwrap(),
+            simulator: Simulator::start(options).await.unwrap(),
             namespace: plane.namespace(prefix).await.unwrap(),
         }
     }
@@ -247,13 +250,12 @@ impl World {
             .folder()
             .join(format!("{}-vendors.pem", self.namespace));
         std::fs::write(&authority, self.simulator.ca_pem()).unwrap();
+        let given = |flag: &str| more.iter().any(|argument| argument.starts_with(flag));
         let mut arguments = vec![
             "run".to_owned(),
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--operator-namespace={operator_namespace}"),
             format!("--watch-namespace={}", self.namespace),
-            // The operators of all tests share a namespace, and would share its Lease.
-            "--leader-elect=false".to_owned(),
             format!("--vendor-ca-file={}", authority.display()),
             "--metrics-bind-address=127.0.0.1:0".to_owned(),
             "--health-probe-bind-address=127.0.0.1:0".to_owned(),
@@ -261,7 +263,13 @@ impl World {
         for vendor in Vendor::ALL {
             let name = name_of(vendor);
             arguments.push(format!("--endpoint={name}={}", self.simulator.origin(vendor)));
-            arguments.push(format!("--rate-limit={name}=0"));
+            if !given("--rate-limit") {
+                arguments.push(format!("--rate-limit={name}=0"));
+            }
+        }
+        if !given("--leader-elect") {
+            // The operators of all tests share a namespace, and would share its Lease.
+            arguments.push("--leader-elect=false".to_owned());
         }
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         Operator::start(&arguments, &self.log_file()).await

@@ -1,0 +1,21 @@
+//! The program over many lifetimes of its tokens, and with the API server away or half broken: real processes, real
+//! time. The tests of this binary take minutes each, and are meant to run side by side.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../binary/support.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the program, which use all of it"
+)]
+mod support;
+
+mod lifetimes;
+mod outage;
+mod watches;
+mod witness;
