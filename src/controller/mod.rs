@@ -6,6 +6,7 @@ mod ask;
 mod checked;
 mod context;
 mod credentials;
+mod deleted;
 mod error;
 mod events;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Map, Value};
 
+use super::deleted::Deleted;
 use crate::api::names;
 use crate::inputs::Inputs;
 use crate::policy::Stored;
@@ -173,6 +174,7 @@ struct Inner {
     listed: HashSet<String>,
     /// By scope, what has come since its list began.
     listing: HashMap<String, Listing>,
+    deleted: Deleted,
 }
 
 /// A list that is being read.
@@ -215,6 +217,9 @@ impl SecretIndex {
         for listing in inner.listing.values_mut() {
             listing.told.insert(key.clone());
         }
+        if inner.deleted.has(&record.uid) {
+            return false;
+        }
         let secrets = inner.namespaces.entry(namespace.into()).or_default();
         match secrets.get(name) {
             Some(known) if !is_newer(&record.resource_version, &known.resource_version) => false,
@@ -234,6 +239,7 @@ impl SecretIndex {
             let listing = inner.listing.entry(scope.to_owned()).or_default();
             if !listing.told.contains(&key) {
                 listing.listed.insert(key);
+                inner.deleted.is_back(&record.uid);
                 let secrets = inner.namespaces.entry(namespace.into()).or_default();
                 let known = secrets.insert(name.into(), record.clone());
                 return known.as_ref() != Some(&record);
@@ -248,11 +254,18 @@ impl SecretIndex {
         let Some(secrets) = inner.namespaces.get_mut(namespace) else {
             return false;
         };
-        match secrets.get(name) {
-            Some(known) if !is_newer(&known.resource_version, resource_version) => {
-                secrets.remove(name).is_some()
+        let is_older = |known: &SecretRecord| !is_newer(&known.resource_version, resource_version);
+        match secrets
+            .get(name)
+            .is_some_and(is_older)
+            .then(|| secrets.remove(name))
+            .flatten()
+        {
+            Some(known) => {
+                inner.deleted.note(&known.uid);
+                true
             }
-            _ => false,
+            None => false,
         }
     }
 
@@ -281,10 +294,11 @@ impl SecretIndex {
             if !scope.is_empty() && **namespace != *scope {
                 continue;
             }
-            secrets.retain(|name, _| {
+            secrets.retain(|name, record| {
                 let key = (namespace.clone(), name.clone());
                 let kept = listing.listed.contains(&key) || listing.told.contains(&key);
                 if !kept {
+                    inner.deleted.note(&record.uid);
                     gone.push((namespace.to_string(), name.to_string()));
                 }
                 kept
@@ -454,6 +468,8 @@ mod tests {
         assert!(!index.remove("a", "s", "9"));
         assert_eq!(index.get("a", "s"), Lookup::Found(version("10")));
         assert!(index.remove("a", "s", "11"));
+        assert_eq!(index.get("a", "s"), Lookup::Absent);
+        assert!(!index.put("a", "s", version("10")), "an answer that comes late");
         assert_eq!(index.get("a", "s"), Lookup::Absent);
     }
 

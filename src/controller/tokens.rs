@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::Event;
 
+use super::deleted::Deleted;
 use super::secrets::is_newer;
 use crate::api::{VendorToken, names};
 use crate::grants::ObjectKey;
@@ -76,6 +77,7 @@ struct Inner {
     unreadable: HashMap<ObjectKey, Arc<VendorToken>>,
     listing: HashMap<String, Listing>,
     listed: HashSet<String>,
+    deleted: Deleted,
 }
 
 /// A list that is being read.
@@ -119,6 +121,7 @@ impl Default for Tokens {
                 unreadable: HashMap::new(),
                 listing: HashMap::new(),
                 listed: HashSet::new(),
+                deleted: Deleted::default(),
             }),
         }
     }
@@ -164,6 +167,14 @@ impl Tokens {
         for listing in inner.listing.values_mut() {
             listing.told.insert(key.clone());
         }
+        if token
+            .metadata
+            .uid
+            .as_deref()
+            .is_some_and(|uid| inner.deleted.has(uid))
+        {
+            return false;
+        }
         let known = self
             .reader
             .get(&object_ref(&key))
@@ -194,6 +205,9 @@ impl Tokens {
             known.uid() == token.uid() && known.resource_version() == token.resource_version()
         }) {
             return false;
+        }
+        if let Some(uid) = &token.metadata.uid {
+            inner.deleted.is_back(uid);
         }
         inner.take(&key, token);
         true
@@ -245,9 +259,7 @@ impl Tokens {
         {
             return false;
         }
-        let mut inner = self.lock();
-        inner.forget_references(&key);
-        inner.writer.apply_watcher_event(&Event::Delete((*known).clone()));
+        self.lock().end(&key, &known);
         true
     }
 
@@ -276,10 +288,7 @@ impl Tokens {
             .collect();
         for token in &gone {
             inner.unreadable.remove(&key_of(token));
-            inner.forget_references(&key_of(token));
-            inner
-                .writer
-                .apply_watcher_event(&Event::Delete((**token).clone()));
+            inner.end(&key_of(token), token);
         }
         gone
     }
@@ -332,6 +341,14 @@ impl Inner {
         self.forget_references(key);
         self.note_references(key, &token);
         self.writer.apply_watcher_event(&Event::Apply(token));
+    }
+
+    fn end(&mut self, key: &ObjectKey, token: &VendorToken) {
+        if let Some(uid) = &token.metadata.uid {
+            self.deleted.note(uid);
+        }
+        self.forget_references(key);
+        self.writer.apply_watcher_event(&Event::Delete(token.clone()));
     }
 
     fn note_references(&mut self, key: &ObjectKey, token: &VendorToken) {
@@ -396,6 +413,19 @@ mod tests {
         assert!(tokens.list_ends("a").is_empty());
         assert_eq!(version(&tokens, "x").as_deref(), Some("10"));
         assert!(tokens.put(token("x", "11")), "and so do the events after it");
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_deletion_brings_nothing_back() {
+        let tokens = Tokens::default();
+        assert!(tokens.put(token("a", "10")));
+        assert!(tokens.remove(&token("a", "12")));
+        assert!(!tokens.put(token("a", "11")));
+        assert_eq!(version(&tokens, "a"), None);
+        tokens.list_begins("");
+        assert!(tokens.put_listed("", token("a", "5")), "a restored backup has it");
+        tokens.list_ends("");
+        assert!(tokens.put(token("a", "6")));
     }
 
     #[test]
