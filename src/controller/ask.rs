@@ -28,6 +28,10 @@ pub(super) enum Asked {
 /// Asks for a token. Where a failed attempt could lock an account, it is recorded before it is sent: no crash may
 /// forget it.
 pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked, Error> {
+    if context.grants.is_draining() {
+        // It would be recorded, and never sent.
+        return Ok(Asked::Changed);
+    }
     let refresh_request = view.observed(context).pending_request().map(str::to_owned);
     let now = context.clock.now();
     let live_until = view.live_until(now);
@@ -46,6 +50,7 @@ pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked
     let proven = view.observed(context).is_proven() || context.grants.is_proven(&view.object);
     let account = view.account.filter(|_| !proven);
     let failures_before = failures_before(view, &inputs, account.is_some(), now);
+    let passes_remembered = remembers_a_hold(view, &inputs, now);
     let mut unrecorded = None;
     if account.is_some() {
         let count = failures_before.saturating_add(1);
@@ -79,6 +84,7 @@ pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked
         account,
         live_until,
         failures_before,
+        passes_remembered,
         refresh_request,
     });
     if let (None, Some(unrecorded)) = (asked, unrecorded) {
@@ -90,6 +96,15 @@ pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked
         }
     }
     Ok(asked.map_or(Asked::Changed, Asked::Waiting))
+}
+
+/// A latch or a back-off of these credentials that the status tells of holds.
+fn remembers_a_hold(view: &View, inputs: &Inputs, now: Timestamp) -> bool {
+    let failure = view.status().failure.as_ref().and_then(PastFailure::from_status);
+    failure.is_some_and(|failure| {
+        failure.inputs.fingerprint == inputs.fingerprint
+            && failure.next_attempt.is_none_or(|next| backoff::holds(next, now))
+    })
 }
 
 /// Failures in a row that the status tells of: of these same credentials, and where an account could be locked, of any

@@ -112,9 +112,6 @@ async fn recall_failures(context: &Arc<Context>) {
                 let read = async {
                     let mut view = View::gather(token, key, context).await?;
                     view.read_credentials(context).await?;
-                    if let Some(failure) = view.status().failure.as_ref().and_then(PastFailure::from_status) {
-                        context.grants.recall_attempts(&view.object, &failure);
-                    }
                     Ok::<_, Error>(())
                 };
                 if let Err(error) = read.await {

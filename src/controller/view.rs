@@ -269,6 +269,7 @@ impl View {
                 self.account = account;
                 self.credentials_version = Some(read.version);
                 self.values = Some(read.values);
+                self.recall_attempts(context);
                 self.note_known(context);
                 Ok(())
             }
@@ -287,6 +288,24 @@ impl View {
                     source,
                 }),
             },
+        }
+    }
+
+    /// Counts the attempts of a former process on the account of these credentials, whenever they are first read: the
+    /// Secret may have been away when this process began.
+    fn recall_attempts(&self, context: &Context) {
+        let (Some(inputs), Some(fingerprint)) = (self.inputs(), self.fingerprint) else {
+            return;
+        };
+        if let Some(failure) = self.status().failure.as_ref().and_then(PastFailure::from_status) {
+            let same =
+                failure.inputs.key_id == inputs.key_id && failure.inputs.fingerprint == inputs.fingerprint;
+            let password = if same {
+                fingerprint
+            } else {
+                Fingerprint::of_published(&failure.inputs)
+            };
+            context.grants.recall_attempts(&self.object, password, &failure);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::entry::whole_seconds;
 use crate::fingerprint::{Account, Fingerprint};
 use crate::policy::ACCOUNT_WINDOW as WINDOW;
 
@@ -24,15 +25,19 @@ impl Accounts {
     /// Not before this time may another password be tried; `None` means now.
     pub(super) fn free_at(&mut self, account: Account, now: Timestamp) -> Option<Timestamp> {
         let attempts = self.0.get_mut(&account)?;
-        // An attempt that is still to come was noted before the clock was set back: it counts from now.
+        // An attempt that is still to come was noted before the clock was set back: it counts from now on.
+        for attempt in attempts.iter_mut() {
+            attempt.at = attempt.at.min(now);
+        }
         attempts.retain(|attempt| now.duration_since(attempt.at) < WINDOW);
         let oldest = attempts.len().checked_sub(MOST)?;
-        let at = attempts.get(oldest)?.at.min(now);
-        at.checked_add(WINDOW).ok()
+        attempts.get(oldest)?.at.checked_add(WINDOW).ok()
     }
 
     /// Notes an attempt; the same one (after a restart, from several statuses) counts once.
+    /// In whole seconds, as statuses tell them.
     pub(super) fn note(&mut self, account: Account, fingerprint: Fingerprint, at: Timestamp) {
+        let at = whole_seconds(at);
         let attempts = self.0.entry(account).or_default();
         let attempt = Attempt { fingerprint, at };
         if !attempts.contains(&attempt) {
@@ -42,8 +47,19 @@ impl Accounts {
     }
 
     /// Notes `count` attempts of which the last was made at `last`, as a status tells after a restart; when the others
-    /// were made is not known, and it is taken to be just before.
+    /// were made is not known, and it is taken to be just before. Where the last one is known, the others are.
     pub(super) fn recall(&mut self, account: Account, fingerprint: Fingerprint, last: Timestamp, count: i32) {
+        let last_one = Attempt {
+            fingerprint,
+            at: whole_seconds(last),
+        };
+        if self
+            .0
+            .get(&account)
+            .is_some_and(|attempts| attempts.contains(&last_one))
+        {
+            return;
+        }
         for number in 0..count.clamp(1, 3) {
             let at = last
                 .checked_sub(SignedDuration::from_secs(i64::from(number)))
@@ -60,6 +76,7 @@ impl Accounts {
 
     /// The attempt noted at `at` is not made.
     pub(super) fn withdraw(&mut self, account: Account, fingerprint: Fingerprint, at: Timestamp) {
+        let at = whole_seconds(at);
         if let Some(attempts) = self.0.get_mut(&account) {
             attempts.retain(|attempt| *attempt != Attempt { fingerprint, at });
         }
@@ -125,6 +142,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_status_tells_of_an_attempt_that_is_known_counts_no_second_time() {
+        let mut accounts = Accounts::default();
+        let sent = now().saturating_add(SignedDuration::from_millis(300)).unwrap();
+        accounts.note(account(), password(1), later(now(), -40));
+        accounts.note(account(), password(1), sent);
+        // After standing down and leading again: the status has whole seconds, and the number of failures in a row.
+        accounts.recall(account(), password(1), now(), 2);
+        assert_eq!(accounts.free_at(account(), later(now(), 1)), None);
+        accounts.recall(account(), password(2), now(), 2);
+        assert!(accounts.free_at(account(), later(now(), 1)).is_some());
+    }
+
+    #[test]
     fn an_attempt_counts_from_when_it_was_sent_and_not_at_all_when_it_was_not() {
         let mut accounts = Accounts::default();
         for number in 0..3 {
@@ -148,6 +178,15 @@ mod tests {
             accounts.note(account(), password(number), later(now(), 7200));
         }
         assert_eq!(accounts.free_at(account(), now()), Some(later(now(), 900)));
+        assert_eq!(
+            accounts.free_at(account(), later(now(), 300)),
+            Some(later(now(), 900)),
+            "not ever farther ahead"
+        );
+        assert_eq!(accounts.free_at(account(), later(now(), 900)), None);
+        for number in 0..3 {
+            accounts.note(account(), password(number), now());
+        }
         accounts.succeeded(account());
         assert_eq!(accounts.free_at(account(), now()), None);
     }

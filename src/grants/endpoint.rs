@@ -130,13 +130,13 @@ impl EndpointState {
     }
 
     /// The vendor asked `fingerprint` to wait until `until`.
-    pub(super) fn throttled(&mut self, fingerprint: Fingerprint, until: Timestamp) {
+    pub(super) fn throttled(&mut self, fingerprint: Fingerprint, until: Timestamp, now: Timestamp) {
         let second = self
             .suspicion
             .as_ref()
             .is_some_and(|suspicion| suspicion.throttled != fingerprint);
         if is_limited_as_a_whole(self.vendor) || second {
-            self.pause(until);
+            self.pause(until, now);
             self.suspicion = None;
         } else {
             self.suspicion = Some(Suspicion {
@@ -148,8 +148,8 @@ impl EndpointState {
     }
 
     /// Pauses the whole endpoint.
-    pub(super) fn pause(&mut self, until: Timestamp) {
-        self.paused_until = self.paused_until.max(Some(until));
+    pub(super) fn pause(&mut self, until: Timestamp, now: Timestamp) {
+        self.paused_until = self.paused_until(now).max(Some(until));
     }
 
     /// The request of `fingerprint` ended without being throttled.
@@ -193,7 +193,7 @@ mod tests {
     fn a_429_of_a_vendor_limited_as_a_whole_pauses_the_endpoint_until_its_deadline() {
         for vendor in [Vendor::Mapiq, Vendor::Picus] {
             let mut endpoint = endpoint(vendor, &[2]);
-            endpoint.throttled(grant(1), later(now(), 289));
+            endpoint.throttled(grant(1), later(now(), 289), now());
             assert_eq!(endpoint.next(at(), now()), None);
             assert_eq!(endpoint.next(at(), later(now(), 288)), None);
             assert_eq!(endpoint.next(at(), later(now(), 289)), Some(grant(2)));
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn elsewhere_one_other_grant_probes_and_a_success_clears_the_endpoint() {
         let mut endpoint = endpoint(Vendor::SixMap, &[1, 2, 3]);
-        endpoint.throttled(grant(1), later(now(), 60));
+        endpoint.throttled(grant(1), later(now(), 60), now());
         assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
         assert_eq!(endpoint.next(at(), now()), None, "one probe at a time");
         endpoint.answered(grant(2), true);
@@ -213,9 +213,9 @@ mod tests {
     #[test]
     fn a_second_429_pauses_all() {
         let mut endpoint = endpoint(Vendor::SixMap, &[2, 3]);
-        endpoint.throttled(grant(1), later(now(), 60));
+        endpoint.throttled(grant(1), later(now(), 60), now());
         assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
-        endpoint.throttled(grant(2), later(now(), 90));
+        endpoint.throttled(grant(2), later(now(), 90), now());
         assert_eq!(endpoint.next(at(), later(now(), 60)), None);
         assert_eq!(endpoint.next(at(), later(now(), 90)), Some(grant(3)));
     }
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_probe_that_failed_otherwise_lets_the_next_one_probe() {
         let mut endpoint = endpoint(Vendor::SixMap, &[2, 3]);
-        endpoint.throttled(grant(1), later(now(), 60));
+        endpoint.throttled(grant(1), later(now(), 60), now());
         assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
         endpoint.answered(grant(2), false);
         assert_eq!(endpoint.next(at(), now()), Some(grant(3)));

@@ -109,6 +109,19 @@ impl Entry {
         }
     }
 
+    /// A refresh request may go past a latch or a back-off now.
+    pub(super) fn may_pass(&self, now: Timestamp, at: Instant) -> bool {
+        self.passed
+            .is_none_or(|(passed, passed_at)| elapsed(passed, passed_at, now, at) >= PASS_EVERY)
+    }
+
+    /// The vendor itself asked to wait, which no request goes past.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.failure
+            .as_ref()
+            .is_some_and(|failure| failure.reason == Reason::RateLimited)
+    }
+
     /// A latch or a back-off holds.
     pub(super) fn is_held(&self, now: Timestamp) -> bool {
         self.failure
@@ -225,9 +238,7 @@ impl Entry {
             succeeded: self.succeeded,
             earliest_next: self.earliest(false, now, at),
             earliest_on_request: self.earliest(true, now, at),
-            may_pass_latch: self
-                .passed
-                .is_none_or(|(passed, passed_at)| elapsed(passed, passed_at, now, at) >= PASS_EVERY),
+            may_pass_latch: self.may_pass(now, at),
             paused_until,
             counts_for_account: self.account.is_some() && !self.proven,
             account_free_at: None,
@@ -255,6 +266,6 @@ const fn reason(class: FailureClass) -> Reason {
     }
 }
 
-fn whole_seconds(time: Timestamp) -> Timestamp {
+pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -26,6 +26,8 @@ pub(super) struct Inner {
     pub(super) places: Places,
     /// When this process began to send; before, another one may have.
     pub(super) began: Option<Instant>,
+    /// The same by the wall clock.
+    pub(super) began_at: Option<Timestamp>,
     /// Which endpoint is served first.
     pub(super) turn: usize,
     pub(super) swept: Option<Instant>,
@@ -53,8 +55,9 @@ pub(super) fn endpoint_state<'a>(
 
 impl Inner {
     /// From now on this process sends.
-    pub(super) fn begins(&mut self, now: Instant) {
+    pub(super) fn begins(&mut self, now: Instant, wall: Timestamp) {
         self.began = Some(now);
+        self.began_at = Some(wall);
         for endpoint in self.endpoints.values_mut() {
             endpoint.budget.begins(now);
         }

@@ -102,6 +102,8 @@ pub struct Ask {
     pub live_until: Option<Timestamp>,
     /// Failures in a row that a status remembers from before a restart.
     pub failures_before: i32,
+    /// A latch or a back-off that only a status remembers holds, and the refresh request goes past it.
+    pub passes_remembered: bool,
     /// The refresh request that this serves.
     pub refresh_request: Option<String>,
 }
@@ -349,14 +351,15 @@ impl Grants {
         let wall = self.clock.now();
         let requested = ask.refresh_request.is_some();
         let account = ask.account.filter(|_| !entry.proven);
-        let held = (!requested && entry.is_held(wall))
+        let may_pass = requested && entry.may_pass(wall, now) && !entry.is_throttled();
+        let held = (entry.is_held(wall) && !may_pass)
             || account.is_some_and(|account| inner.accounts.free_at(account, wall).is_some());
         if held || entry.earliest(requested, wall, now).is_some() {
             entry.waiters.remove(&ask.object);
             return None;
         }
         entry.count = entry.count.max(ask.failures_before);
-        entry.note_pass(requested && ask.failures_before > 0, wall, now);
+        entry.note_pass(requested && ask.passes_remembered, wall, now);
         entry.endpoint = Some(ask.endpoint.clone());
         let vendor = ask.grant.vendor();
         if inner.endpoints.len() >= MOST_IDLE_ENDPOINTS {
@@ -416,6 +419,11 @@ impl Grants {
             Some(contact) => contact.told().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether nothing is sent any more.
+    pub fn is_draining(&self) -> bool {
+        self.lock().draining
     }
 
     /// Sends nothing more, and waits until the requests in flight have ended, at most for `patience`.
@@ -497,7 +505,7 @@ impl Grants {
                 match entry.failure.as_ref().and_then(|failure| failure.next_attempt) {
                     Some(until) if class == Some(FailureClass::Throttled) => {
                         self.observer.throttled_until(vendor, until);
-                        endpoint.throttled(fingerprint, until);
+                        endpoint.throttled(fingerprint, until, now);
                     }
                     _ => endpoint.answered(fingerprint, succeeded),
                 }

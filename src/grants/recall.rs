@@ -20,17 +20,19 @@ const RECALLED_ANSWER: Duration = Duration::from_secs(5);
 pub(crate) const RECALLED_FOR: SignedDuration = SignedDuration::from_secs(65);
 
 impl Grants {
-    /// Counts the attempts that `object`'s status tells of against its account: `inputs` names the password that was
-    /// tried, which may be another by now.
-    pub fn recall_attempts(&self, object: &ObjectKey, failure: &PastFailure) {
+    /// Counts the attempts from before this process began that `object`'s status tells of against its account.
+    /// `password` is the one that was tried, which may be another by now.
+    pub fn recall_attempts(&self, object: &ObjectKey, password: Fingerprint, failure: &PastFailure) {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        if inner.began_at.is_none_or(|began| failure.last_attempt > began) {
+            return;
+        }
         let entry = inner
             .objects
             .get(object)
             .and_then(|fingerprint| inner.entries.get(fingerprint));
         if let Some(account) = entry.and_then(|entry| entry.account) {
-            let password = Fingerprint::of_published(&failure.inputs);
             inner
                 .accounts
                 .recall(account, password, failure.last_attempt, failure.count);
@@ -64,20 +66,29 @@ impl Grants {
             });
             entry.count = failure.count;
         }
+        // A deadline from before is not far from the attempt that met it, nor is that attempt one of this process' time:
+        // such a status was written by somebody else.
+        let from_before = inner.began_at.is_some_and(|began| failure.last_attempt <= began);
         if let Some(until) = failure.next_attempt
             && failure.reason == Reason::RateLimited
             && holds(until, now)
+            && from_before
+            && holds(until, failure.last_attempt)
         {
             entry.endpoint = Some(endpoint.clone());
             let (endpoints, began) = (&mut inner.endpoints, inner.began);
-            endpoint_state(endpoints, endpoint, vendor, &self.options, began).throttled(fingerprint, until);
+            endpoint_state(endpoints, endpoint, vendor, &self.options, began).throttled(
+                fingerprint,
+                until,
+                now,
+            );
             self.observer.throttled_until(vendor, until);
         }
     }
 
     /// From now on this process sends; before, another one may have.
     pub fn begins(&self) {
-        self.lock().begins(Instant::now());
+        self.lock().begins(Instant::now(), self.clock.now());
     }
 
     /// Counts requests to `endpoint` that were sent before this process began, as far as targets and statuses tell, which

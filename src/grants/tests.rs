@@ -277,6 +277,7 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
         object: object(name),
         live_until: None,
         failures_before: 0,
+        passes_remembered: false,
         refresh_request: None,
     }
 }

@@ -38,7 +38,7 @@ pub enum Progress {
     Asked,
     /// The vendor asked to wait until this time.
     Paused(Timestamp),
-    /// Enough passwords of this user were tried: the next is not, before this time.
+    /// Enough attempts with passwords of this user were made: the next is not, before this time.
     Held(Timestamp),
 }
 
@@ -126,11 +126,7 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
         return not_ready(condition::RECONCILING, Reason::RateLimited, &message);
     }
     if let Progress::Held(until) = facts.progress {
-        let message = format!(
-            "three passwords of this user were tried within 15 minutes; the next is not tried before {until}, so that \
-             the vendor does not lock the account"
-        );
-        return not_ready(condition::RECONCILING, Reason::Progressing, &message);
+        return not_ready(condition::RECONCILING, Reason::Progressing, &held(until));
     }
     match facts.stored {
         Some(stored) if stored.of_present_grant => {
@@ -153,6 +149,14 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
             "asking the vendor for the first token",
         ),
     }
+}
+
+/// Why a password is not sent now, and until when.
+pub(super) fn held(until: Timestamp) -> String {
+    format!(
+        "three attempts with passwords of this user were made within 15 minutes; the next is not made before {until}, so \
+         that the vendor does not lock the account"
+    )
 }
 
 fn not_ready(kind: &'static str, reason: Reason, message: &str) -> Vec<ConditionFacts> {

@@ -45,7 +45,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
         Target::Ours { as_desired, .. } => *as_desired,
     };
     if let Some(block) = &observed.publish_block
-        && now < block.next_attempt
+        && backoff::holds(block.next_attempt, now)
     {
         return wait(now, [expiry, Some(block.next_attempt)]);
     }
@@ -65,11 +65,11 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     if current && as_desired && !is_due && !requested {
         return newer_in_memory(observed).unwrap_or_else(|| wait(now, [expiry, due]));
     }
+    // Also where it is due or a refresh is asked for: the vendor may let us wait.
     if current
-        && !is_due
-        && !requested
+        && !as_desired
         && observed.grant.token.is_none()
-        && stored.is_some_and(|stored| stored.place.is_some())
+        && stored.is_some_and(|stored| stored.place.is_some() && stored.is_valid(now))
     {
         return Decision::Repair;
     }
@@ -98,10 +98,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
             }
         }
     }
-    if let Some(free_at) = observed.grant.account_free_at
-        && !observed.is_proven()
-        && now < free_at
-    {
+    if let Some(free_at) = observed.held_until() {
         return wait(now, [expiry, Some(free_at)]);
     }
     let earliest = if requested {

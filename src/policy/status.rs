@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::conditions::{ConditionFacts, Facts, Progress, StoredFacts, conditions};
+use super::conditions::{ConditionFacts, Facts, Progress, StoredFacts, conditions, held};
 use super::observed::{Credentials, Currency, Observed, PastFailure, Problem, Stored, Target};
 use crate::api::names::{Reason, condition};
 use crate::api::{Binding, FailureStatus, VendorTokenStatus};
@@ -38,7 +38,13 @@ pub struct StatusContext<'a> {
 pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTokenStatus {
     let old = observed.status;
     let stored = observed.stored();
-    let failure = observed.failure();
+    let held_until = observed.held_until();
+    let failure = observed.failure().map(|failure| PastFailure {
+        next_attempt: failure
+            .next_attempt
+            .map(|next| held_until.map_or(next, |held| next.max(held))),
+        ..failure
+    });
     let (problem, denied) = match &observed.credentials {
         Credentials::Unusable(problem) if problem.reason == Reason::ApiDenied => {
             (None, Some(problem.clone()))
@@ -49,7 +55,14 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             failure
                 .as_ref()
                 .filter(|failure| !(observed.grant.under_way && failure.is_unanswered()))
-                .map(|failure| Problem::new(failure.reason, failure.message.clone())),
+                .map(
+                    |failure| match held_until.filter(|_| failure.next_attempt.is_some()) {
+                        Some(until) => {
+                            Problem::new(failure.reason, format!("{}; {}", failure.message, held(until)))
+                        }
+                        None => Problem::new(failure.reason, failure.message.clone()),
+                    },
+                ),
             None,
         ),
     };
@@ -120,7 +133,12 @@ pub fn status_before_asking(
     let before = if observed.status.conditions.is_empty() {
         status(observed, context)
     } else {
-        observed.status.clone()
+        // Conditions of others are theirs to write.
+        let mut before = observed.status.clone();
+        before
+            .conditions
+            .retain(|found| condition::ALL.contains(&found.type_.as_str()));
+        before
     };
     VendorTokenStatus {
         failure: Some(failure_status(attempt)),
@@ -164,7 +182,7 @@ fn next_refresh(
     match failure {
         // A failed refresh request brings nothing forward: the token is as fresh as before.
         Some(failure) => failure.next_attempt.max(due.filter(|due| *due > observed.now)),
-        None => due,
+        None => due.or(observed.held_until()),
     }
 }
 

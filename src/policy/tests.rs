@@ -285,6 +285,12 @@ impl Scene {
         self
     }
 
+    /// No unproven password of this user is sent before this second.
+    fn held(mut self, until: i64) -> Self {
+        self.grant.account_free_at = Some(at(until));
+        self
+    }
+
     fn may_not_pass(mut self) -> Self {
         self.grant.may_pass_latch = false;
         self

@@ -174,6 +174,7 @@ async fn a_latch_that_only_a_status_remembers_is_passed_once_too() {
     let bench = bench(|_| rejected());
     bench.grants.ask(Ask {
         failures_before: 1,
+        passes_remembered: true,
         refresh_request: Some("monday".to_owned()),
         ..ask("o", 1, grant_of(Vendor::CheckmarxSca))
     });

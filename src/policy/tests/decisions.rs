@@ -102,8 +102,9 @@ use Reason::{CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavai
 #[case::changed_credentials_are_read_before_the_token_in_the_target_is_kept(
     scene().readable().not_as_desired().unread(Some("uid/2")), READ
 )]
-#[case::a_due_token_is_refreshed_rather_than_repaired(scene().readable().not_as_desired().known('a').at(DUE), ISSUE)]
-#[case::a_request_refreshes_rather_than_repairs(scene().readable().not_as_desired().known('a').requested(), ISSUE)]
+#[case::a_due_token_is_repaired_before_it_is_refreshed(scene().readable().not_as_desired().known('a').at(DUE), REPAIR)]
+#[case::a_token_that_has_ended_is_not_repaired(scene().readable().not_as_desired().known('a').at(EXPIRES), ISSUE)]
+#[case::a_request_is_served_after_a_repair(scene().readable().not_as_desired().known('a').requested(), REPAIR)]
 #[case::an_intact_target_is_not_repaired(scene().readable(), wait(DUE))]
 #[case::suspended_repairs_nothing(scene().readable().not_as_desired().suspended(), wait(EXPIRES))]
 #[case::a_refused_repair_waits_for_its_time(

@@ -214,6 +214,11 @@ fn without_a_stored_token_nothing_is_said_of_one(#[case] scene: Scene) {
 #[case::a_first_grant_that_failed(scene().free().known('a').failed(VendorUnavailable, 50, Some(120)), Some(120))]
 #[case::a_latched_first_grant(scene().free().known('a').failed(CredentialsRejected, 50, None), None)]
 #[case::a_latched_refresh(scene().known('a').at(DUE + 9).failed(CredentialsRejected, DUE, None), None)]
+#[case::a_failed_attempt_whose_account_is_held(
+    scene().free().known('a').failed(VendorUnavailable, 50, Some(120)).held(900), Some(900)
+)]
+#[case::a_password_that_waits_for_its_account(scene().free().known('b').held(900), Some(900))]
+#[case::a_proven_password_waits_for_no_account(scene().known('a').held(9000), Some(DUE))]
 #[case::suspended(scene().suspended(), None)]
 #[case::an_invalid_spec(scene().spec_problem(), None)]
 #[case::unusable_credentials(scene().unusable(CredentialsNotFound), None)]
@@ -222,6 +227,29 @@ fn the_next_refresh_is_when_the_vendor_is_asked_next(#[case] scene: Scene, #[cas
         status_of(&scene).next_refresh_time,
         expected.map(|second| Time(at(second)))
     );
+}
+
+#[test]
+fn a_failed_attempt_whose_account_is_held_says_so() {
+    let scene = scene()
+        .free()
+        .known('a')
+        .failed(VendorUnavailable, 50, Some(120))
+        .held(900);
+    let status = status_of(&scene);
+    let message = &status.conditions[0].message;
+    assert!(
+        message.starts_with("why; three attempts") && message.contains(&at(900).to_string()),
+        "{message}"
+    );
+    let failure = status.failure.unwrap();
+    assert_eq!(
+        (failure.message.as_str(), failure.next_attempt_time),
+        ("why", Some(Time(at(900))))
+    );
+    // A rejection ends with a change only, and says that alone.
+    let rejected = scene.failed(CredentialsRejected, 50, None);
+    assert_eq!(status_of(&rejected).conditions[0].message, "why");
 }
 
 #[test]
@@ -544,6 +572,7 @@ fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
             Just(Progress::None),
             Just(Progress::Asked),
             (100..9000_i64).prop_map(|until| Progress::Paused(at(until))),
+            (100..9000_i64).prop_map(|until| Progress::Held(at(until))),
         ],
     )
 }
