@@ -24,11 +24,13 @@ impl Accounts {
     /// Not before this time may another password be tried; `None` means now.
     pub(super) fn free_at(&mut self, account: Account, now: Timestamp) -> Option<Timestamp> {
         let attempts = self.0.get_mut(&account)?;
-        // An attempt that is still to come was noted before the clock was set back: it counts from now.
-        attempts.retain(|attempt| now.duration_since(attempt.at) < WINDOW);
+        attempts.retain_mut(|attempt| {
+            // An attempt that is still to come was noted before the clock was set back: it counts from now.
+            attempt.at = attempt.at.min(now);
+            now.duration_since(attempt.at) < WINDOW
+        });
         let oldest = attempts.len().checked_sub(MOST)?;
-        let at = attempts.get(oldest)?.at.min(now);
-        at.checked_add(WINDOW).ok()
+        attempts.get(oldest)?.at.checked_add(WINDOW).ok()
     }
 
     /// Notes an attempt; the same one (after a restart, from several statuses) counts once.
@@ -148,6 +150,15 @@ mod tests {
             accounts.note(account(), password(number), later(now(), 7200));
         }
         assert_eq!(accounts.free_at(account(), now()), Some(later(now(), 900)));
+        assert_eq!(
+            accounts.free_at(account(), later(now(), 60)),
+            Some(later(now(), 900))
+        );
+        assert_eq!(accounts.free_at(account(), later(now(), 900)), None);
+        for number in 0..3 {
+            accounts.note(account(), password(number), later(now(), 900));
+        }
+        assert!(accounts.free_at(account(), later(now(), 901)).is_some());
         accounts.succeeded(account());
         assert_eq!(accounts.free_at(account(), now()), None);
     }
