@@ -62,21 +62,17 @@ fn the_environments_proxy_is_used_unless_a_setting_or_no_proxy_says_otherwise(
     let answering = proxy.try_clone().unwrap();
     // Refuses the tunnel, so that the request ends at once; a proxy that nobody asks is not waited for.
     let refusing = std::thread::spawn(move || {
-        for stream in answering.incoming() {
-            let Ok(mut stream) = stream else { return None };
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            let mut head = [0; 512];
-            let read = stream.read(&mut head).unwrap();
-            if read == 0 {
-                return None;
-            }
+        let (mut stream, _) = answering.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut head = [0; 512];
+        let read = stream.read(&mut head).unwrap();
+        if read > 0 {
             stream
                 .write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
                 .unwrap();
-            let text = String::from_utf8_lossy(&head[..read]).into_owned();
-            return text.lines().next().map(str::to_owned);
         }
-        None
+        let text = String::from_utf8_lossy(&head[..read]).into_owned();
+        text.lines().next().map(str::to_owned)
     });
     let mut command = Command::new(std::env::current_exe().unwrap());
     for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"] {
