@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod budget;
 mod credentials;
 mod events;
 mod forgery;

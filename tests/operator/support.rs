@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) simulator: Simulator,
     pub(crate) namespace: String,
     pub(crate) clock: Arc<TestClock>,
+    /// What `--rate-limit` allows; empty for no limits.
+    pub(crate) rate_limits: BTreeMap<Vendor, u32>,
 }
 
 impl World {
@@ -111,6 +113,7 @@ impl World {
             simulator: Simulator::start(options).await.unwrap(),
             namespace: plane.namespace(prefix).await.unwrap(),
             clock: Arc::default(),
+            rate_limits: BTreeMap::new(),
         }
     }
 
@@ -159,7 +162,7 @@ impl World {
             client,
             settings,
             grants: GrantsOptions {
-                per_minute: BTreeMap::new(),
+                per_minute: self.rate_limits.clone(),
                 max_concurrent: 32,
             },
             transport: Arc::new(transport),
