@@ -259,3 +259,88 @@ async fn endpoints_that_nothing_is_to_be_remembered_of_are_forgotten_when_they_a
     // A pause is something to remember.
     assert!(bench.state("throttled").paused_until.is_some());
 }
+
+/// What becomes of a short-lived token while others use up the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is used, and nobody has asked to refresh it yet.
+    Used,
+    Refreshed,
+    Suspended,
+    Deleted,
+}
+
+#[rstest]
+#[case(Fate::Used, 97)]
+#[case(Fate::Refreshed, 106)]
+#[case(Fate::Suspended, 91)]
+#[case(Fate::Deleted, 91)]
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_kept_for_a_token_that_ends_soon_while_it_is_used(#[case] fate: Fate, #[case] fourth: u64) {
+    let bench = bench_with(&[(Vendor::Mapiq, 4)], 32, |call| match call.grant {
+        0 => token("t", 100),
+        _ => token("t", 3600),
+    });
+    // What was in flight before counts no more.
+    bench.pass(100).await;
+    bench.ask("short", 0, Vendor::Mapiq);
+    bench.pass(61).await;
+    match fate {
+        Fate::Used => {}
+        Fate::Refreshed => bench.ask_live("short", 0, Vendor::Mapiq, 200),
+        Fate::Suspended => bench.grants.withdraw(&object("short")),
+        Fate::Deleted => bench.grants.release(&object("short")),
+    }
+    for number in 1..=4 {
+        bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
+    }
+    bench.pass(300).await;
+    let calls = bench.calls();
+    let last = calls.iter().find(|call| call.grant == 4).unwrap();
+    let at = (last.at - calls[0].at).as_secs();
+    // At the even pace, unless the slot is kept until the token has ended.
+    assert!((fourth - 2..=fourth).contains(&at), "{at}: {calls:?}");
+    assert_eq!(most_in_a_minute(&calls), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_token_is_served_though_short_lives_need_the_whole_budget() {
+    let bench = bench_with(&[(Vendor::Mapiq, 4)], 32, |_| token("t", 60));
+    bench.pass(100).await;
+    for number in 0..6 {
+        bench.ask(&format!("short{number}"), number, Vendor::Mapiq);
+    }
+    bench.ask("new", 100, Vendor::Mapiq);
+    // Six that live a minute ask again and again, for what four a minute cannot carry.
+    for _ in 0..40 {
+        for number in 0..6 {
+            let asked = bench.state(&format!("short{number}")).token.is_some();
+            let live_for = bench.vendor.started.elapsed().as_secs() as i64 + 30;
+            if asked {
+                bench.ask_live(&format!("short{number}"), number, Vendor::Mapiq, live_for);
+            }
+        }
+        bench.pass(10).await;
+    }
+    assert!(bench.order().contains(&100), "{:?}", bench.order());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_from_before_a_restart_is_told_for_metrics() {
+    let bench = bench(|_| token("t", 3600));
+    bench.grants.uses(&object("o"), fingerprint(1), None);
+    let until = start() + SignedDuration::from_secs(600);
+    let failure = crate::policy::PastFailure {
+        reason: crate::api::names::Reason::RateLimited,
+        message: String::new(),
+        count: 1,
+        last_attempt: start(),
+        next_attempt: Some(until),
+        inputs: inputs(),
+        hearsay: false,
+    };
+    bench
+        .grants
+        .recall(&object("o"), &Grant::Mapiq.endpoint(), Vendor::Mapiq, &failure);
+    assert_eq!(*bench.told.throttled_until.lock().unwrap(), [until]);
+}
