@@ -263,16 +263,14 @@ async fn endpoints_that_nothing_is_to_be_remembered_of_are_forgotten_when_they_a
 /// What becomes of a short-lived token while others use up the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It is used, and nobody has asked to refresh it yet.
+    /// It is used, and not due yet for all that is known.
     Used,
-    Refreshed,
     Suspended,
     Deleted,
 }
 
 #[rstest]
 #[case(Fate::Used, 97)]
-#[case(Fate::Refreshed, 106)]
 #[case(Fate::Suspended, 91)]
 #[case(Fate::Deleted, 91)]
 #[tokio::test(start_paused = true)]
@@ -287,7 +285,6 @@ async fn a_slot_is_kept_for_a_token_that_ends_soon_while_it_is_used(#[case] fate
     bench.pass(61).await;
     match fate {
         Fate::Used => {}
-        Fate::Refreshed => bench.ask_live("short", 0, Vendor::Mapiq, 200),
         Fate::Suspended => bench.grants.withdraw(&object("short")),
         Fate::Deleted => bench.grants.release(&object("short")),
     }
@@ -304,25 +301,43 @@ async fn a_slot_is_kept_for_a_token_that_ends_soon_while_it_is_used(#[case] fate
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_no_token_is_served_though_short_lives_need_the_whole_budget() {
-    let bench = bench_with(&[(Vendor::Mapiq, 4)], 32, |_| token("t", 60));
+async fn tokens_that_would_end_before_their_turn_are_refreshed_at_once() {
+    let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| token("t", 3600));
     bench.pass(100).await;
-    for number in 0..6 {
-        bench.ask(&format!("short{number}"), number, Vendor::Mapiq);
+    for number in 0..20 {
+        bench.ask(&format!("new{number}"), number, Vendor::Mapiq);
     }
-    bench.ask("new", 100, Vendor::Mapiq);
-    // Six that live a minute ask again and again, for what four a minute cannot carry.
-    for _ in 0..40 {
-        for number in 0..6 {
-            let asked = bench.state(&format!("short{number}")).token.is_some();
-            let live_for = bench.vendor.started.elapsed().as_secs() as i64 + 30;
-            if asked {
-                bench.ask_live(&format!("short{number}"), number, Vendor::Mapiq, live_for);
-            }
-        }
-        bench.pass(10).await;
+    bench.settle().await;
+    assert_eq!(
+        bench.calls().len(),
+        10,
+        "half of the minute's requests, and the rest evenly"
+    );
+    for number in 100..105 {
+        bench.ask_live(&format!("live{number}"), number, Vendor::Mapiq, 112);
     }
-    assert!(bench.order().contains(&100), "{:?}", bench.order());
+    bench.pass(9).await;
+    let order = bench.order();
+    assert!((100..105).all(|number| order.contains(&number)), "{order:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_leads_again_counts_what_another_may_have_had_in_flight() {
+    let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| token("t", 3600));
+    bench.pass(100).await;
+    for number in 0..15 {
+        bench.ask(&format!("before{number}"), number, Vendor::Mapiq);
+    }
+    bench.pass(20).await;
+    assert_eq!(bench.calls().len(), 15);
+    bench.grants.begins();
+    for number in 100..105 {
+        bench.ask(&format!("again{number}"), number, Vendor::Mapiq);
+    }
+    bench.pass(35).await;
+    assert_eq!(bench.calls().len(), 15, "five may have been sent by another");
+    bench.pass(60).await;
+    assert_eq!(bench.calls().len(), 20);
 }
 
 #[tokio::test(start_paused = true)]
