@@ -229,7 +229,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_vendor_never_counts_more_than_the_budget_in_any_60_s(
+        fn never_more_than_the_budget_in_any_60_s(
             per_minute in 1..60_u32,
             pauses in prop::collection::vec(0..20_u64, 1..5),
             latencies in prop::collection::vec((0..30_000_u64, 0..=100_u64), 1..7),

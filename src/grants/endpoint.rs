@@ -97,6 +97,7 @@ impl EndpointState {
             return None;
         }
         self.queue.serve(&turn);
+        self.upcoming.forget(turn.fingerprint);
         if let Some(suspicion) = &mut self.suspicion {
             suspicion.probe = Some(turn.fingerprint);
         }
@@ -227,5 +228,44 @@ mod tests {
         assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
         endpoint.answered(grant(2), false);
         assert_eq!(endpoint.next(at(), now()), Some(grant(3)));
+    }
+
+    /// An endpoint with one slot left in this minute, and a token that ends in 20 s.
+    fn nearly_used_up() -> (EndpointState, Instant) {
+        let later_on = at() + Duration::from_secs(600);
+        let mut budget = Budget::new(Some(20), 32, at(), later_on);
+        for _ in 0..19 {
+            budget.sent(later_on);
+            budget.ended(later_on);
+        }
+        let mut endpoint = EndpointState::new(Vendor::Mapiq, budget);
+        endpoint
+            .upcoming
+            .expect(grant(1), later(now(), -40), later(now(), 20));
+        (endpoint, later_on)
+    }
+
+    #[test]
+    fn a_slot_is_kept_until_the_token_is_refreshed() {
+        let (mut endpoint, at) = nearly_used_up();
+        endpoint.queue.push(grant(2), None, "a");
+        assert_eq!(endpoint.next(at, now()), None);
+        endpoint.queue.push(grant(1), Some(later(now(), 20)), "a");
+        assert_eq!(endpoint.next(at, now()), Some(grant(1)));
+        assert!(endpoint.upcoming.is_empty());
+        assert_eq!(endpoint.next(at, now()), Some(grant(2)));
+    }
+
+    #[test]
+    fn no_slot_is_kept_from_who_has_waited_for_four_live_tokens() {
+        let (mut endpoint, at) = nearly_used_up();
+        for number in 10..14 {
+            endpoint.queue.push(grant(number), Some(later(now(), 10)), "a");
+            assert_eq!(endpoint.next(at, now()), Some(grant(number)));
+        }
+        endpoint.queue.push(grant(2), None, "a");
+        endpoint.queue.push(grant(3), None, "a");
+        assert_eq!(endpoint.next(at, now()), Some(grant(2)));
+        assert_eq!(endpoint.next(at, now()), None);
     }
 }

@@ -367,7 +367,6 @@ impl Grants {
         }
         let (endpoints, began) = (&mut inner.endpoints, inner.began);
         let endpoint = endpoint_state(endpoints, &ask.endpoint, vendor, &self.options, began);
-        endpoint.upcoming.forget(ask.fingerprint);
         endpoint
             .queue
             .push(ask.fingerprint, ask.live_until, &ask.object.namespace);

@@ -18,7 +18,7 @@ const HORIZON: Duration = Duration::from_secs(65);
 /// Tokens that live longer are due, and stand in the queue, longer than that before their end.
 const LONGEST_LIFE: SignedDuration = SignedDuration::from_secs(150);
 
-/// The tokens of one endpoint that nobody has asked to refresh yet, by their end.
+/// The tokens of one endpoint of which no refresh is sent yet, by their end.
 #[derive(Debug, Default)]
 pub(super) struct Upcoming {
     by_end: BTreeSet<(Timestamp, Fingerprint)>,
@@ -35,7 +35,7 @@ impl Upcoming {
         }
     }
 
-    /// It is asked for by now, or nobody uses it.
+    /// Its refresh is sent, or nobody uses it.
     pub(super) fn forget(&mut self, fingerprint: Fingerprint) {
         if let Some(end) = self.ends.remove(&fingerprint) {
             self.by_end.remove(&(end, fingerprint));

@@ -9,6 +9,7 @@
 
 mod command_line;
 mod costs;
+mod hanging;
 mod kubectl;
 mod leaks;
 mod probes;

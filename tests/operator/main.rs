@@ -8,6 +8,7 @@
 
 mod admission;
 mod attempts;
+mod budget;
 mod clock_steps;
 mod credentials;
 mod events;

@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) simulator: Arc<Simulator>,
     pub(crate) namespace: String,
     pub(crate) clock: Arc<TestClock>,
+    /// What `--rate-limit` allows; empty for no limits.
+    pub(crate) rate_limits: BTreeMap<Vendor, u32>,
 }
 
 impl World {
@@ -111,6 +113,7 @@ impl World {
             simulator: Arc::new(Simulator::start(options).await.unwrap()),
             namespace: plane.namespace(prefix).await.unwrap(),
             clock: Arc::default(),
+            rate_limits: BTreeMap::new(),
         }
     }
 
@@ -123,6 +126,7 @@ impl World {
             simulator: Arc::clone(&self.simulator),
             namespace: self.plane.namespace(prefix).await.unwrap(),
             clock: Arc::clone(&self.clock),
+            rate_limits: self.rate_limits.clone(),
         }
     }
 
@@ -191,7 +195,7 @@ impl World {
             client,
             settings,
             grants: GrantsOptions {
-                per_minute: BTreeMap::new(),
+                per_minute: self.rate_limits.clone(),
                 max_concurrent: 32,
             },
             transport: wrap(Arc::new(transport)),

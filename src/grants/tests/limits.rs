@@ -261,3 +261,103 @@ async fn endpoints_that_nothing_is_to_be_remembered_of_are_forgotten_when_they_a
     // A pause is something to remember.
     assert!(bench.state("throttled").paused_until.is_some());
 }
+
+/// What becomes of a short-lived token while others use up the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is used, and not due yet for all that is known.
+    Used,
+    Suspended,
+    Deleted,
+}
+
+#[rstest]
+#[case(Fate::Used, 97)]
+#[case(Fate::Suspended, 91)]
+#[case(Fate::Deleted, 91)]
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_kept_for_a_token_that_ends_soon_while_it_is_used(#[case] fate: Fate, #[case] fourth: u64) {
+    let bench = bench_with(&[(Vendor::Mapiq, 4)], 32, |call| match call.grant {
+        0 => token("t", 100),
+        _ => token("t", 3600),
+    });
+    // What was in flight before counts no more.
+    bench.pass(100).await;
+    bench.ask("short", 0, Vendor::Mapiq);
+    bench.pass(61).await;
+    match fate {
+        Fate::Used => {}
+        Fate::Suspended => bench.grants.withdraw(&object("short")),
+        Fate::Deleted => bench.grants.release(&object("short")),
+    }
+    for number in 1..=4 {
+        bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
+    }
+    bench.pass(300).await;
+    let calls = bench.calls();
+    let last = calls.iter().find(|call| call.grant == 4).unwrap();
+    let at = (last.at - calls[0].at).as_secs();
+    // At the even pace, unless the slot is kept until the token has ended.
+    assert!((fourth - 2..=fourth).contains(&at), "{at}: {calls:?}");
+    assert_eq!(most_in_a_minute(&calls), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_would_end_before_their_turn_are_refreshed_at_once() {
+    let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| token("t", 3600));
+    bench.pass(100).await;
+    for number in 0..20 {
+        bench.ask(&format!("new{number}"), number, Vendor::Mapiq);
+    }
+    bench.settle().await;
+    assert_eq!(
+        bench.calls().len(),
+        10,
+        "half of the minute's requests, and the rest evenly"
+    );
+    for number in 100..105 {
+        bench.ask_live(&format!("live{number}"), number, Vendor::Mapiq, 112);
+    }
+    bench.pass(9).await;
+    let order = bench.order();
+    assert!((100..105).all(|number| order.contains(&number)), "{order:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_leads_again_counts_what_another_may_have_had_in_flight() {
+    let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| token("t", 3600));
+    bench.pass(100).await;
+    for number in 0..15 {
+        bench.ask(&format!("before{number}"), number, Vendor::Mapiq);
+    }
+    bench.pass(20).await;
+    assert_eq!(bench.calls().len(), 15);
+    bench.grants.begins();
+    for number in 100..105 {
+        bench.ask(&format!("again{number}"), number, Vendor::Mapiq);
+    }
+    bench.pass(35).await;
+    assert_eq!(bench.calls().len(), 15, "five may have been sent by another");
+    bench.pass(60).await;
+    assert_eq!(bench.calls().len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_from_before_a_restart_is_told_for_metrics() {
+    let bench = bench(|_| token("t", 3600));
+    bench.grants.uses(&object("o"), fingerprint(1), None);
+    let until = start() + SignedDuration::from_secs(600);
+    let failure = crate::policy::PastFailure {
+        reason: crate::api::names::Reason::RateLimited,
+        message: String::new(),
+        count: 1,
+        last_attempt: start(),
+        next_attempt: Some(until),
+        inputs: inputs(),
+        hearsay: false,
+    };
+    bench
+        .grants
+        .recall(&object("o"), &Grant::Mapiq.endpoint(), Vendor::Mapiq, &failure);
+    assert_eq!(*bench.told.throttled_until.lock().unwrap(), [until]);
+}

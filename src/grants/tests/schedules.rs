@@ -372,3 +372,26 @@ async fn no_token_expires_that_an_offline_schedule_saves_and_no_request_is_too_m
     let expired = run(&needs, latency, restarts, seconds).await;
     assert_eq!(expired, Vec::<usize>::new());
 }
+
+#[rstest]
+#[case::all_of_the_budget(&[(0, 100, 420)])]
+#[case::two_in_a_minute(&[(0, 9, 60), (0, 3, 100), (700, 12, 3600), (1500, 12, 3600)])]
+#[case::bursts(&[(0, 40, 40)])]
+#[tokio::test(start_paused = true)]
+async fn no_request_is_too_many_however_often_the_process_is_killed(
+    #[case] groups: &[(i64, usize, i64)],
+    #[values(100, 2000, 8000)] latency: u64,
+    #[values(61, 97, 150)] between: u64,
+) {
+    let restarts: Vec<Restart> = (1..30)
+        .map(|number| (number * between + number * 7 % 10, End::Killed, number % 3))
+        .collect();
+    let mut driver = Driver::new(&needs(groups), latency);
+    for (at, end, away) in restarts {
+        driver.work_until(at).await;
+        driver.restart(end, away).await;
+    }
+    let state = driver.vendor.state.lock().unwrap();
+    assert!(state.calls > 100);
+    assert_eq!(state.refused, 0, "of {} requests", state.calls);
+}

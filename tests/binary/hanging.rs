@@ -1,0 +1,234 @@
+//! A vendor that accepts requests and never answers: who else waits, when it is told, and what the waiting costs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::json;
+use test_support::wait_for;
+use vendor_simulator::{Effect, Fault, Vendor};
+
+use crate::support::{Account, OPERATOR, Operator, World, name_of, summary};
+
+const WAITING: usize = 1000;
+/// At most so many rounds, each of so many VendorTokens of the four other vendors. A machine that others use stands
+/// still now and then; a vendor that hangs would delay every round.
+const ROUNDS: usize = 3;
+const SERVED_IN_A_ROUND: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(180);
+const HANGS: Vendor = Vendor::Picus;
+
+fn waiting(number: usize) -> String {
+    format!("waiting-{number:04}")
+}
+
+/// A VendorToken of one of the four other vendors.
+fn other(number: usize) -> (Vendor, String) {
+    let others: Vec<_> = Vendor::ALL
+        .into_iter()
+        .filter(|vendor| *vendor != HANGS)
+        .collect();
+    let vendor = others[number % others.len()];
+    (vendor, format!("{vendor}-{number:03}").to_lowercase())
+}
+
+impl World {
+    /// By condition summary, how many of the VendorTokens of the vendor that hangs there are.
+    async fn summaries(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        let all = ListParams::default().fields(&format!("spec.vendor={}", name_of(HANGS)));
+        for token in self.tokens().list(&all).await.unwrap().items {
+            *counts.entry(summary(&token)).or_default() += 1;
+        }
+        counts
+    }
+
+    async fn resume(&self, name: String) {
+        let resume = Patch::Merge(json!({ "spec": { "suspend": false } }));
+        self.tokens()
+            .patch(&name, &PatchParams::default(), &resume)
+            .await
+            .unwrap();
+    }
+
+    /// Resumes these, two at a time, and gives the 99th percentile of the milliseconds from the user's write of the
+    /// VendorToken to the operator's write of the target, both as the API server saw them.
+    async fn p99_of_serving(&self, others: &[(Vendor, String)]) -> i64 {
+        let mark = self.plane.audit().mark().await.unwrap();
+        stream::iter(others)
+            .for_each_concurrent(2, |(_, name)| async move {
+                self.resume(name.clone()).await;
+                self.ready(name, "True Published").await;
+            })
+            .await;
+        let requests = self.plane.audit().since(mark).await.unwrap();
+        let writes = requests.matching(|entry| entry.namespace == self.namespace && entry.is_write());
+        let first = |resource: &str, name: &str| {
+            let entry = writes
+                .iter()
+                .find(|entry| entry.resource_path() == resource && entry.name == name);
+            entry.unwrap().received.as_millisecond()
+        };
+        let mut served: Vec<i64> = others
+            .iter()
+            .map(|(_, name)| first("secrets", name) - first("vendortokens", name))
+            .collect();
+        served.sort_unstable();
+        let p99 = served[served.len() * 99 / 100 - 1];
+        println!(
+            "{} served: p50 {} ms, p99 {p99} ms, most {:?} ms",
+            served.len(),
+            served[served.len() / 2],
+            served.last()
+        );
+        p99
+    }
+
+    async fn until_all(&self, what: &str, accepts: impl Fn(&str) -> bool) {
+        wait_for(what, PATIENCE, || async {
+            let counts = self.summaries().await;
+            let accepted: usize = counts
+                .iter()
+                .filter(|(summary, _)| accepts(summary))
+                .map(|(_, count)| count)
+                .sum();
+            if accepted == WAITING {
+                Ok(())
+            } else {
+                Err(format!("{counts:?}"))
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+/// The memory of the process, in bytes.
+async fn resident(operator: &Operator) -> u64 {
+    let text = operator.metrics().await;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    value.unwrap().parse::<f64>().unwrap() as u64
+}
+
+/// Waits until no reconcile has ended for a second, and gives the memory then, in bytes.
+async fn resident_when_quiet(operator: &Operator) -> u64 {
+    let mut before = u64::MAX;
+    for _ in 0..60 {
+        let now = operator.count("vendortoken_reconcile_total").await;
+        if now == before {
+            break;
+        }
+        before = now;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    resident(operator).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_waiters_need_no_memory() {
+    let world = &World::new("hanging").await;
+    world.simulator.add_fault(Fault::new(HANGS, Effect::Hang));
+    let operator = world.operator().await;
+    let waiters = (0..WAITING).map(|number| (HANGS, waiting(number)));
+    let others: Vec<_> = (0..ROUNDS * SERVED_IN_A_ROUND).map(other).collect();
+    stream::iter(waiters.chain(others.iter().cloned()))
+        .for_each_concurrent(16, |(vendor, name)| async move {
+            let account = Account::new(vendor, &name, &format!("secret-of-{name}"));
+            world.simulator.put_credential(vendor, account.credential());
+            world
+                .create_unregistered(&name, &account, json!({ "suspend": true }))
+                .await;
+        })
+        .await;
+    world
+        .until_all("all to be suspended", |found| found.contains("Suspended"))
+        .await;
+    let before = resident_when_quiet(&operator).await;
+
+    let mark = world.plane.audit().mark().await.unwrap();
+    stream::iter(0..WAITING)
+        .for_each_concurrent(16, |number| world.resume(waiting(number)))
+        .await;
+    let waits = |found: &str| found.contains("Progressing") || found.contains("VendorUnavailable");
+    world.until_all("all to wait", waits).await;
+    let mut most = resident(&operator).await;
+
+    let mut slow = Vec::new();
+    for round in others.chunks(SERVED_IN_A_ROUND) {
+        let p99 = world.p99_of_serving(round).await;
+        most = most.max(resident(&operator).await);
+        if p99 < 1000 {
+            slow.clear();
+            break;
+        }
+        slow.push(p99);
+    }
+    assert_eq!(slow, Vec::<i64>::new(), "the p99 of each round in ms");
+
+    // The failures of the first are told.
+    let told = wait_for("the failure to be told", PATIENCE, || async {
+        let all = world.tokens().list(&ListParams::default()).await.unwrap().items;
+        let failed: Vec<_> = all
+            .into_iter()
+            .filter(|token| summary(token) == "False VendorUnavailable +Reconciling")
+            .collect();
+        if failed.len() >= 16 {
+            Ok(failed)
+        } else {
+            Err(failed.len())
+        }
+    })
+    .await
+    .unwrap();
+    most = most.max(resident(&operator).await);
+    let still = world.summaries().await;
+
+    let requests = world.plane.audit().since(mark).await.unwrap();
+    let requests = requests.matching(|entry| entry.namespace == world.namespace);
+    let operators = requests.of_service_account(OPERATOR, OPERATOR);
+    let asked: BTreeMap<String, i64> = world
+        .simulator
+        .calls()
+        .into_iter()
+        .rev()
+        .filter(|call| call.vendor == HANGS)
+        .map(|call| (call.credential.unwrap(), call.time_ms as i64))
+        .collect();
+    let mut told_after: Vec<i64> = told
+        .iter()
+        .map(|token| {
+            let name = token.metadata.name.as_deref().unwrap();
+            let failure = token.status.as_ref().unwrap().failure.as_ref().unwrap();
+            assert_eq!(failure.reason, "VendorUnavailable");
+            assert!(failure.message.contains("30 s"), "{}", failure.message);
+            let asked = asked[name];
+            let written = operators
+                .iter()
+                .filter(|entry| entry.resource_path() == "vendortokens/status" && entry.name == name)
+                .map(|entry| entry.received.as_millisecond())
+                .find(|written| *written > asked + 20_000);
+            written.unwrap() - asked
+        })
+        .collect();
+    told_after.sort_unstable();
+    println!(
+        "told after {:?} to {:?} ms",
+        told_after.first(),
+        told_after.last()
+    );
+    assert!(
+        told_after.iter().all(|after| (29_000..35_000).contains(after)),
+        "{told_after:?}"
+    );
+
+    let growth = most.saturating_sub(before);
+    println!(
+        "resident {} KiB before, {} KiB more with {still:?}",
+        before / 1024,
+        growth / 1024
+    );
+    assert!(growth < 8 * 1024 * 1024, "{before} + {growth}");
+}
