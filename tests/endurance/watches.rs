@@ -296,6 +296,31 @@ async fn what_a_watch_told_before_it_was_refused_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_watch_told_is_not_believed_after_a_minute_of_failures() {
+    let site = published_for_long("failing").await;
+    let secrets = Calls::lists_and_watches_of("secrets");
+    site.proxy.break_calls(secrets, Breakage::Status(500));
+    let deleted = object(Vendor::Picus);
+    site.world
+        .secrets()
+        .delete(&deleted, &Default::default())
+        .await
+        .unwrap();
+    let since = Instant::now();
+    let limit = Duration::from_secs(150);
+    wait_for("the target to be made again", limit, || async {
+        site.look_at(&deleted).await;
+        // Looks that come faster than they end would only queue up.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        site.world.data(&deleted, "token").await.ok_or("absent")
+    })
+    .await
+    .unwrap();
+    println!("made again after {:?}", since.elapsed());
+    assert_eq!(site.world.simulator.total(Vendor::Picus).calls, 1, "from memory");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_changed_while_a_watch_was_refused_is_seen_when_it_is_back() {
     let site = published_for_long("back").await;
     refuse_secrets(&site).await;
