@@ -10,9 +10,11 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::checked::{Checked, DesiredTarget};
 use super::context::{BlockMemo, Context};
+use super::credentials::wipe;
 use super::error::{Error, withholding, write_problem};
 use super::secrets;
 use super::view::{View, read_record};
@@ -52,24 +54,111 @@ pub(super) async fn publish(
     let (Ok(checked), Some(inputs)) = (&view.checked, view.inputs()) else {
         return Ok(Published::Conflict);
     };
-    let (namespace, name) = (view.object.namespace.clone(), checked.target.name.clone());
     if let Some(problem) = too_large(&checked.target, token) {
         return Ok(refuse(view, problem, context));
     }
+    let data = checked
+        .target
+        .data
+        .iter()
+        .map(|(key, template)| (key.as_str(), template::render(template, token)))
+        .map(|(key, value)| (key, STANDARD.encode(value.as_bytes())))
+        .collect();
     let body = body(
         checked,
         &view.token,
         view.record.as_ref(),
-        token,
+        data,
         &Facts {
+            issued: token.issued,
+            expires: token.expires,
             inputs: &inputs,
             credentials_version: view.credentials_version.as_deref(),
             refresh_handled: handled(view, context).as_deref(),
         },
     );
+    write(view, &body, &[token.value.expose_secret()], context).await
+}
+
+/// Writes the target as it is, token included, with the owner that it should have.
+pub(super) async fn own(view: &mut View, context: &Context) -> Result<Published, Error> {
+    let (
+        Ok(checked),
+        Some(inputs),
+        Target::Ours {
+            stored: Some(stored), ..
+        },
+    ) = (&view.checked, view.inputs(), &view.target)
+    else {
+        return Ok(Published::Conflict);
+    };
+    let (namespace, name) = (&view.object.namespace, &checked.target.name);
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let read = api.get_opt(name).await.map_err(|source| Error::ReadSecret {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        source,
+    })?;
+    let (metadata, mut values) = read.map_or_else(Default::default, |secret| (secret.metadata, secret.data));
+    let record = secrets::record(&metadata);
+    if record != view.record {
+        // It was changed meanwhile: what stands in it is to be judged again.
+        wipe(&mut values);
+        take(view, record, context);
+        return Ok(Published::Conflict);
+    }
+    let mut data = BTreeMap::new();
+    let mut plain = Vec::new();
+    for key in checked.target.data.keys() {
+        if let Some(value) = values.as_ref().and_then(|values| values.get(key)) {
+            data.insert(key.as_str(), STANDARD.encode(&value.0));
+            plain.push(Zeroizing::new(String::from_utf8_lossy(&value.0).into_owned()));
+        }
+    }
+    wipe(&mut values);
+    // What was made under a lost key stays so: which credentials it was made from is not known.
+    let is_known = stored.inputs.key_id == inputs.key_id;
+    let version = if is_known {
+        &view.credentials_version
+    } else {
+        &stored.credentials_version
+    };
+    let body = body(
+        checked,
+        &view.token,
+        view.record.as_ref(),
+        data,
+        &Facts {
+            issued: stored.issued,
+            expires: stored.expires,
+            inputs: if is_known { &inputs } else { &stored.inputs },
+            credentials_version: version.as_deref(),
+            refresh_handled: handled(view, context).as_deref(),
+        },
+    );
+    let plain: Vec<&str> = plain.iter().map(|value| value.as_str()).collect();
+    write(view, &body, &plain, context).await
+}
+
+/// Notes what the API server says of the target.
+fn take(view: &mut View, record: Option<SecretRecord>, context: &Context) {
+    let (namespace, name) = (&view.object.namespace, &view.target_name);
+    match &record {
+        Some(record) => {
+            context.secrets.put(namespace, name, record.clone());
+        }
+        None => context.secrets.forget(namespace, name),
+    }
+    view.record = record;
+    view.judge_target(context);
+}
+
+/// Applies `body`, and takes the answer into `view`. `plain` are secret texts that are in it in another form.
+async fn write(view: &mut View, body: &Value, plain: &[&str], context: &Context) -> Result<Published, Error> {
+    let (namespace, name) = (view.object.namespace.clone(), view.target_name.clone());
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
-    match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
+    match api.patch(&name, &parameters, &Patch::Apply(body)).await {
         Ok(written) => {
             context.set_block(&view.object, None);
             view.block = None;
@@ -86,26 +175,20 @@ pub(super) async fn publish(
         Err(kube::Error::Api(status)) if status.is_conflict() => {
             // Somebody else wrote it, or it was deleted or created meanwhile: see what is there.
             let seen = view.target_version();
-            view.record = read_record(context, &namespace, &name).await?;
-            if view.target_version() == seen {
+            let record = read_record(context, &namespace, &name).await?;
+            if record.as_ref().map(SecretRecord::version) == seen {
                 // Nobody did: an admission webhook or a quota says so, and asking again at once changes nothing.
-                let source = withholding(kube::Error::Api(status), &written(token, &body));
+                let source = withholding(kube::Error::Api(status), &written(plain, body));
                 return Err(Error::WriteTarget {
                     namespace,
                     name,
                     source,
                 });
             }
-            match &view.record {
-                Some(record) => {
-                    context.secrets.put(&namespace, &name, record.clone());
-                }
-                None => context.secrets.forget(&namespace, &name),
-            }
-            view.judge_target(context);
+            take(view, record, context);
             Ok(Published::Conflict)
         }
-        Err(source) => match refused(source, token, &body, &name) {
+        Err(source) => match refused(source, plain, body, &name) {
             Ok(problem) => Ok(refuse(view, problem, context)),
             Err(source) => Err(Error::WriteTarget {
                 namespace,
@@ -159,23 +242,18 @@ fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
 }
 
 /// What a failed write means for the user, or the error where that is nothing; neither repeats what was written.
-fn refused(
-    error: kube::Error,
-    token: &AccessToken,
-    body: &Value,
-    name: &str,
-) -> Result<Problem, kube::Error> {
-    let error = withholding(error, &written(token, body));
+fn refused(error: kube::Error, plain: &[&str], body: &Value, name: &str) -> Result<Problem, kube::Error> {
+    let error = withholding(error, &written(plain, body));
     write_problem(&error, name).ok_or(error)
 }
 
 /// The secret texts in a write.
-fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
+fn written<'a>(plain: &[&'a str], body: &'a Value) -> Vec<&'a str> {
     let data = body.get("data").and_then(Value::as_object);
     data.into_iter()
         .flat_map(|data| data.values())
         .filter_map(Value::as_str)
-        .chain([token.value.expose_secret()])
+        .chain(plain.iter().copied())
         .collect()
 }
 
@@ -218,7 +296,7 @@ pub(super) async fn retire(view: &View, former: &str, context: &Context) -> Resu
     let Some(mut secret) = api.get_opt(former).await.map_err(read_error)? else {
         return Ok(());
     };
-    super::credentials::wipe(&mut secret.data);
+    wipe(&mut secret.data);
     let mut metadata =
         json!({ "name": former, "uid": record.uid, "resourceVersion": record.resource_version });
     if let (Some(_), Some(mut reference)) = (&record.controller, view.token.controller_owner_ref(&())) {
@@ -252,6 +330,8 @@ pub(super) async fn retire(view: &View, former: &str, context: &Context) -> Resu
 }
 
 struct Facts<'a> {
+    issued: Timestamp,
+    expires: Timestamp,
     inputs: &'a Inputs,
     credentials_version: Option<&'a str>,
     refresh_handled: Option<&'a str>,
@@ -262,21 +342,11 @@ fn body(
     checked: &Checked,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
-    token: &AccessToken,
+    data: BTreeMap<&str, String>,
     facts: &Facts<'_>,
 ) -> Value {
     let target = &checked.target;
     let adopted = ownership::is_adopted(seen);
-    let data: BTreeMap<&str, String> = target
-        .data
-        .iter()
-        .map(|(key, template)| {
-            (
-                key.as_str(),
-                STANDARD.encode(template::render(template, token).as_bytes()),
-            )
-        })
-        .collect();
     let mut labels = target.labels.clone();
     labels.insert(
         names::MANAGED_BY_LABEL.to_owned(),
@@ -288,8 +358,8 @@ fn body(
     );
     let mut annotations = target.annotations.clone();
     let mut annotate = |key: &str, value: String| annotations.insert(key.to_owned(), value);
-    annotate(names::ISSUED_TIME, token.issued.to_string());
-    annotate(names::EXPIRATION_TIME, token.expires.to_string());
+    annotate(names::ISSUED_TIME, facts.issued.to_string());
+    annotate(names::EXPIRATION_TIME, facts.expires.to_string());
     annotate(names::INPUTS, facts.inputs.to_string());
     annotate(names::CONTENT, ownership::content(adopted, &target.content));
     annotate(

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::error::Error;
 use super::events;
-use super::publish::{Published, publish, retire};
+use super::publish::{Published, own, publish, retire};
 use super::view::View;
 use crate::api::names::{self, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
@@ -99,6 +99,9 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                     }
                     Published::Conflict | Published::Refused => {}
                 }
+            }
+            Decision::Own => {
+                own(view, context).await?;
             }
             Decision::Issue => match ask(view, context).await? {
                 Asked::Waiting(since) => {

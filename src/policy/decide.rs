@@ -21,6 +21,8 @@ pub enum Decision {
     ReadCredentials,
     /// Write the token that is in memory to the target.
     Publish,
+    /// Set the owner of the target, and leave the token in it as it is.
+    Own,
     /// Ask the vendor for a token.
     Issue,
 }
@@ -35,10 +37,12 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     if observed.suspended || observed.spec_problem.is_some() {
         return wait(now, [expiry]);
     }
-    let as_desired = match &observed.target {
+    let (intact, as_desired) = match &observed.target {
         Target::Blocked(_) => return wait(now, [expiry]),
-        Target::Free => false,
-        Target::Ours { as_desired, .. } => *as_desired,
+        Target::Free => (false, false),
+        Target::Ours {
+            intact, as_desired, ..
+        } => (*intact, *as_desired),
     };
     if let Some(block) = &observed.publish_block
         && now < block.next_attempt
@@ -72,6 +76,10 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
         if repairs || is_newer(token, stored) {
             return Decision::Publish;
         }
+    }
+    if current && intact && !as_desired && !is_due && !requested {
+        // The token is there and good: a restored backup, say, which is not worth another one.
+        return Decision::Own;
     }
 
     let failure = observed.failure();

@@ -63,6 +63,8 @@ pub enum Target {
         /// The token in it, where our own annotations tell; `None` when they are gone or were edited by others.
         stored: Option<Stored>,
         /// All of our keys, labels and annotations are still ours, and made from the present templates.
+        intact: bool,
+        /// It is intact, and owned as it should be.
         as_desired: bool,
     },
 }

@@ -163,6 +163,7 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
     let Some(entry) = &record.ours else {
         return Target::Ours {
             stored: None,
+            intact: false,
             as_desired: false,
         };
     };
@@ -177,12 +178,11 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
         .and_then(|content| content.split_once('.'))
         .is_some_and(|(_, digest)| digest == desired.content);
     let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
+    let intact = stored.is_some() && content_as_desired && entry.owned == desired.owned;
     Target::Ours {
-        as_desired: stored.is_some()
-            && owner_as_desired
-            && content_as_desired
-            && entry.owned == desired.owned,
         stored,
+        intact,
+        as_desired: intact && owner_as_desired,
     }
 }
 
@@ -273,8 +273,10 @@ mod tests {
             Target::Blocked(problem) => problem.reason.as_str(),
             Target::Ours {
                 as_desired: true,
+                intact: true,
                 stored: Some(_),
             } => "ours, as desired",
+            Target::Ours { intact: true, .. } => "ours, to be owned",
             Target::Ours { stored: Some(_), .. } => "ours, to be repaired",
             Target::Ours { stored: None, .. } => "ours, without a token",
         }
@@ -283,9 +285,9 @@ mod tests {
     #[rstest]
     #[case::ours_and_intact(record(), "ours, as desired")]
     #[case::ours_after_a_restore_under_another_uid(
-        SecretRecord { controller: owned_by("sca", "uid-0"), ..record() }, "ours, to be repaired"
+        SecretRecord { controller: owned_by("sca", "uid-0"), ..record() }, "ours, to be owned"
     )]
-    #[case::kept_without_an_owner(SecretRecord { controller: None, ..record() }, "ours, to be repaired")]
+    #[case::kept_without_an_owner(SecretRecord { controller: None, ..record() }, "ours, to be owned")]
     #[case::somebody_elses_and_plain(
         SecretRecord { controller: None, ours: None, ..record() }, "TargetNotOwned"
     )]

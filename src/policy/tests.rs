@@ -85,6 +85,7 @@ impl Scene {
                     credentials_version: Some("uid/1".to_owned()),
                     refresh_handled: None,
                 }),
+                intact: true,
                 as_desired: true,
             },
             key_id: KEY,
@@ -167,6 +168,17 @@ impl Scene {
 
     /// Our keys were edited by others, or the templates by the user.
     fn not_as_desired(mut self) -> Self {
+        if let Target::Ours {
+            intact, as_desired, ..
+        } = &mut self.target
+        {
+            (*intact, *as_desired) = (false, false);
+        }
+        self
+    }
+
+    /// The token in the target is as it should be, and the target is not owned as it should be.
+    fn not_owned_as_desired(mut self) -> Self {
         if let Target::Ours { as_desired, .. } = &mut self.target {
             *as_desired = false;
         }
@@ -177,6 +189,7 @@ impl Scene {
     fn facts_lost(mut self) -> Self {
         self.target = Target::Ours {
             stored: None,
+            intact: false,
             as_desired: false,
         };
         self

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod backup;
 mod command_line;
 mod costs;
 mod kubectl;
@@ -15,3 +16,4 @@ mod probes;
 mod restarts;
 mod search;
 mod support;
+mod terminating;

@@ -13,6 +13,7 @@ mod freshness;
 mod hostility;
 mod key;
 mod lockout;
+mod motion;
 mod publishing;
 mod quiet;
 mod rejection;

@@ -81,6 +81,31 @@ use Reason::{CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavai
     scene().facts_lost().known('a').memory(0, EXPIRES), PUBLISH
 )]
 #[case::a_target_stripped_of_its_facts_needs_a_grant_where_memory_is_empty(scene().facts_lost().known('a'), ISSUE)]
+#[case::a_target_that_is_not_owned_reads_the_credentials(
+    scene().not_owned_as_desired(), READ
+)]
+#[case::a_target_that_is_not_owned_is_owned_without_a_grant(
+    scene().not_owned_as_desired().known('a').at(DUE - 1), Decision::Own
+)]
+#[case::a_target_that_is_not_owned_is_published_from_memory(
+    scene().not_owned_as_desired().known('a').memory(0, EXPIRES), PUBLISH
+)]
+#[case::a_target_that_is_not_owned_needs_a_grant_when_due(scene().not_owned_as_desired().known('a').at(DUE), ISSUE)]
+#[case::a_target_that_is_not_owned_needs_a_grant_on_request(
+    scene().not_owned_as_desired().known('a').requested(), ISSUE
+)]
+#[case::a_target_that_is_not_owned_is_not_owned_with_rotated_credentials(
+    scene().not_owned_as_desired().known('b'), ISSUE
+)]
+#[case::a_target_that_is_not_owned_is_left_without_credentials(
+    scene().not_owned_as_desired().unusable(CredentialsNotFound), wait(EXPIRES)
+)]
+#[case::a_target_that_is_not_owned_is_owned_past_a_rejection(
+    scene().not_owned_as_desired().known('a').failed(CredentialsRejected, 50, None), Decision::Own
+)]
+#[case::a_target_that_cannot_be_owned_now_waits(
+    scene().not_owned_as_desired().known('a').publish_blocked(200), wait(200)
+)]
 #[case::a_deleted_target_is_restored_from_memory(scene().free().known('a').memory(0, EXPIRES), PUBLISH)]
 // What holds everything.
 #[case::deletion_does_nothing(scene().free().known('a').memory(0, EXPIRES).deleting(), Decision::Nothing)]

@@ -65,9 +65,12 @@ fn any_target() -> impl Strategy<Value = Target> {
     prop_oneof![
         1 => Just(Target::Free),
         1 => any_problem(&[Reason::TargetNotOwned, Reason::TargetConflict]).prop_map(Target::Blocked),
-        6 => (option::weighted(0.9, stored), prop::bool::weighted(0.8)).prop_map(|(stored, as_desired)| {
-            Target::Ours { as_desired: as_desired && stored.is_some(), stored }
-        }),
+        6 => (option::weighted(0.9, stored), prop::bool::weighted(0.9), prop::bool::weighted(0.9)).prop_map(
+            |(stored, intact, owned)| {
+                let intact = intact && stored.is_some();
+                Target::Ours { as_desired: intact && owned, intact, stored }
+            }
+        ),
     ]
 }
 
@@ -274,9 +277,18 @@ impl World {
                         credentials_version: Some("uid/1".to_owned()),
                         refresh_handled: self.scene.grant.completed_request.clone(),
                     }),
+                    intact: true,
                     as_desired: true,
                 };
             }
+            Decision::Own => match &mut self.scene.target {
+                Target::Ours {
+                    intact: true,
+                    as_desired,
+                    ..
+                } => *as_desired = true,
+                other => panic!("owned {other:?}"),
+            },
             Decision::Issue => {
                 self.asked.push(now);
                 let answer = self.answers.pop().unwrap_or(Ok(3600));
@@ -331,13 +343,18 @@ fn any_ordinary_scene() -> impl Strategy<Value = Scene> {
             scene.target = Target::Free;
         }
         // What is not credible was taken out by the judge of targets, and by the component.
-        if let Target::Ours { stored, as_desired } = &mut scene.target {
+        if let Target::Ours {
+            stored,
+            intact,
+            as_desired,
+        } = &mut scene.target
+        {
             let keep = stored
                 .as_ref()
                 .is_some_and(|stored| stored.issued <= scene.now && stored.issued < stored.expires);
             if !keep {
                 *stored = None;
-                *as_desired = false;
+                (*intact, *as_desired) = (false, false);
             }
         }
         if scene
