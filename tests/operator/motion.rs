@@ -34,6 +34,8 @@ async fn asked(prefix: &str) -> (World, Operator) {
 /// Waits until the vendor's late answer has come and all that follows from it has happened; then the target holds
 /// what it held before, and was written once.
 async fn the_late_answer_changes_nothing(world: &World, operator: &Operator) {
+    world.ready("sca", "True Published").await;
+    operator.quiet().await;
     let (value, mark) = (world.data("sca", "token").await, world.mark().await);
     world
         .until("the late answer", async || {
