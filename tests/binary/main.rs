@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod backup;
 mod command_line;
 mod costs;
 mod hanging;
@@ -16,3 +17,4 @@ mod probes;
 mod restarts;
 mod search;
 mod support;
+mod terminating;

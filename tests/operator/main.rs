@@ -18,6 +18,7 @@ mod hostility;
 mod in_flight;
 mod key;
 mod lockout;
+mod motion;
 mod publishing;
 mod quiet;
 mod rejection;

@@ -19,7 +19,7 @@ use crate::vendors;
 /// Thousands of requests to an API server that shares two cores with a build.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// What a test asks of the API server at a time.
-const AT_A_TIME: usize = 32;
+const AT_A_TIME: usize = 8;
 
 fn vendor_of(number: usize) -> Vendor {
     Vendor::ALL[number % Vendor::ALL.len()]

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Reconciles at a time in this harness.
 const CONCURRENCY: usize = 16;
 /// What a test asks of the API server at a time.
-const AT_A_TIME: usize = 32;
+const AT_A_TIME: usize = 8;
 
 fn objects(worlds: &[World]) -> Vec<(&World, String)> {
     (0..COUNT)
