@@ -343,21 +343,30 @@ async fn a_process_that_leads_again_counts_what_another_may_have_had_in_flight()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_from_before_a_restart_is_told_for_metrics() {
+async fn a_pause_from_before_a_restart_is_told_for_metrics_and_one_that_nobody_met_is_not_believed() {
     let bench = bench(|_| token("t", 3600));
+    bench.grants.begins();
     bench.grants.uses(&object("o"), fingerprint(1), None);
     let until = start() + SignedDuration::from_secs(600);
-    let failure = crate::policy::PastFailure {
+    let told = |last_attempt: i64| crate::policy::PastFailure {
         reason: crate::api::names::Reason::RateLimited,
         message: String::new(),
         count: 1,
-        last_attempt: start(),
+        last_attempt: start() + SignedDuration::from_secs(last_attempt),
         next_attempt: Some(until),
         inputs: inputs(),
         hearsay: false,
     };
-    bench
-        .grants
-        .recall(&object("o"), &Grant::Mapiq.endpoint(), Vendor::Mapiq, &failure);
+    let recall = |failure| {
+        let endpoint = Grant::Mapiq.endpoint();
+        bench
+            .grants
+            .recall(&object("o"), &endpoint, Vendor::Mapiq, &failure);
+    };
+    // After this process began, and so long ago that no vendor's deadline was meant.
+    recall(told(1));
+    recall(told(-7200));
+    assert_eq!(*bench.told.throttled_until.lock().unwrap(), []);
+    recall(told(-1));
     assert_eq!(*bench.told.throttled_until.lock().unwrap(), [until]);
 }
