@@ -138,19 +138,13 @@ impl FingerprintKey {
         Fingerprint(context.finish())
     }
 
-    /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA). None
-    /// of the other vendors has one.
+    /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA). `None`
+    /// where the vendor locks none.
     pub fn account(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Account> {
-        let Grant::CheckmarxSca { tenant, .. } = grant else {
-            return None;
-        };
-        // A user's name is compared without regard to case, here as there: two spellings are one account.
-        let user = credentials.values.get("username")?.expose_secret().to_lowercase();
+        // Names are compared without regard to case, here as there: two spellings are one account.
+        let [tenant, user] = grant.account(credentials)?.map(|name| name.to_lowercase());
         let mut context = Fields::new(&self.key, "account");
-        context
-            .field(&endpoint.origin)
-            .field(&tenant.to_lowercase())
-            .field(&user);
+        context.field(&endpoint.origin).field(&tenant).field(&user);
         Some(Account(context.finish()))
     }
 

@@ -229,8 +229,7 @@ impl RunArguments {
         let given = self.rate_limits.iter().find(|(named, _)| *named == vendor);
         match given {
             Some((_, limit)) => limit.per_minute(),
-            None if vendor == Vendor::Mapiq => Some(20),
-            None => Some(600),
+            None => Some(vendor.requests_per_minute()),
         }
     }
 

@@ -99,7 +99,7 @@ async fn recall_failures(context: &Arc<Context>) {
     let holds_for_others = |token: &Arc<VendorToken>| {
         let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
         failure.is_some_and(|failure| {
-            checked::vendor(token) == Vendor::CheckmarxSca || failure.reason == Reason::RateLimited.as_str()
+            checked::vendor(token).locks_accounts() || failure.reason == Reason::RateLimited.as_str()
         })
     };
     let Some(key) = context.key() else { return };

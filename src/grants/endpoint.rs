@@ -38,11 +38,6 @@ struct Suspicion {
     probe: Option<Fingerprint>,
 }
 
-/// The limits of these vendors are per endpoint and per address, so a 429 of one grant is a 429 for all.
-const fn is_limited_as_a_whole(vendor: Vendor) -> bool {
-    matches!(vendor, Vendor::Mapiq | Vendor::Picus)
-}
-
 impl EndpointState {
     pub(super) fn new(vendor: Vendor, budget: Budget) -> Self {
         Self {
@@ -136,7 +131,7 @@ impl EndpointState {
             .suspicion
             .as_ref()
             .is_some_and(|suspicion| suspicion.throttled != fingerprint);
-        if is_limited_as_a_whole(self.vendor) || second {
+        if self.vendor.is_limited_as_a_whole() || second {
             self.pause(until, now);
             self.suspicion = None;
         } else {

@@ -179,7 +179,7 @@ impl Entry {
             Err(failure) => {
                 self.count = self.count.saturating_add(1);
                 self.succeeded = None;
-                let probe = if vendor == Vendor::CheckmarxSca {
+                let probe = if vendor.locks_accounts() {
                     Probe::Never
                 } else {
                     Probe::Hourly

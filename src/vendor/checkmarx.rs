@@ -18,6 +18,9 @@ pub(super) static PROFILE: Profile = Profile {
     display_name: "Checkmarx SCA",
     credential_keys: &["username", "password"],
     default_life: 3600,
+    requests_per_minute: 600,
+    limited_as_a_whole: false,
+    account: Some("username"),
     envelope: None,
     token: "access_token",
     relative_expiry: Some("expires_in"),
@@ -102,6 +105,10 @@ impl Provider for CheckmarxSca<'_> {
             CheckmarxRegion::Eu => "EU",
         };
         serde_json::json!([region, self.tenant, canonical_scopes(self.scopes)])
+    }
+
+    fn tenant(&self) -> &str {
+        self.tenant
     }
 
     fn payload(&self, credentials: &Credentials) -> Result<Payload, Failure> {

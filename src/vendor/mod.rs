@@ -89,6 +89,21 @@ impl Vendor {
         self.profile().credential_keys
     }
 
+    /// Requests a minute to one endpoint of this vendor, unless the administrator says otherwise.
+    pub const fn requests_per_minute(self) -> u32 {
+        self.profile().requests_per_minute
+    }
+
+    /// The vendor's limits are per endpoint and per address, so a 429 of one grant is a 429 for all.
+    pub const fn is_limited_as_a_whole(self) -> bool {
+        self.profile().limited_as_a_whole
+    }
+
+    /// Failed attempts can lock an account at this vendor.
+    pub const fn locks_accounts(self) -> bool {
+        self.profile().account.is_some()
+    }
+
     /// What to write instead, where `host` is known to be another service of this vendor.
     fn wrong_host(self, host: &str) -> Option<&'static str> {
         (self.profile().wrong_host)(host)
@@ -223,6 +238,16 @@ impl Grant {
     /// Keys that the credentials Secret must hold.
     pub const fn credential_keys(&self) -> &'static [&'static str] {
         self.vendor().credential_keys()
+    }
+
+    /// Tenant and user of the account that failed attempts with these credentials could lock; `None` where the vendor locks
+    /// none.
+    pub fn account(&self, credentials: &Credentials) -> Option<[String; 2]> {
+        let user = credentials.values.get(self.vendor().profile().account?)?;
+        Some([
+            self.provider().tenant().to_owned(),
+            user.expose_secret().to_owned(),
+        ])
     }
 
     /// The compiled-in endpoint of this grant. Only of use where [`Grant::check`] passes.

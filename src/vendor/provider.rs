@@ -16,6 +16,12 @@ pub(super) struct Profile {
     pub(super) credential_keys: &'static [&'static str],
     /// The documented life of a token, in seconds.
     pub(super) default_life: i64,
+    /// Requests a minute to one endpoint, unless the administrator says otherwise.
+    pub(super) requests_per_minute: u32,
+    /// The limits are per endpoint and per address, so a 429 of one grant is a 429 for all.
+    pub(super) limited_as_a_whole: bool,
+    /// The credential that names the account which failed attempts could lock.
+    pub(super) account: Option<&'static str>,
     /// An object of the answer that may hold the members below instead of the answer itself.
     pub(super) envelope: Option<&'static str>,
     /// The member that holds the token.
@@ -98,6 +104,11 @@ pub(super) trait Provider {
     /// The parameters, for the fingerprint.
     fn parameters(&self) -> serde_json::Value {
         serde_json::Value::Null
+    }
+
+    /// The tenant that an account belongs to, where the vendor has such.
+    fn tenant(&self) -> &str {
+        ""
     }
 
     /// The parts of the request.
