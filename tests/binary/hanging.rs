@@ -17,6 +17,7 @@ const WAITING: usize = 1000;
 const ROUNDS: usize = 3;
 const SERVED_IN_A_ROUND: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(180);
+const ROUND_PATIENCE: Duration = Duration::from_secs(120);
 const HANGS: Vendor = Vendor::Picus;
 
 fn waiting(number: usize) -> String {
@@ -56,12 +57,13 @@ impl World {
     /// VendorToken to the operator's write of the target, both as the API server saw them.
     async fn serve(&self, others: &[(Vendor, String)]) -> Vec<i64> {
         let mark = self.plane.audit().mark().await.unwrap();
-        stream::iter(others)
-            .for_each_concurrent(2, |(_, name)| async move {
-                self.resume(name.clone()).await;
-                self.ready(name, "True Published").await;
-            })
-            .await;
+        let serving = stream::iter(others).for_each_concurrent(2, |(_, name)| async move {
+            self.resume(name.clone()).await;
+            self.ready(name, "True Published").await;
+        });
+        tokio::time::timeout(ROUND_PATIENCE, serving)
+            .await
+            .expect("others are served while one hangs");
         let requests = self.plane.audit().since(mark).await.unwrap();
         let writes = requests.matching(|entry| entry.namespace == self.namespace && entry.is_write());
         let first = |resource: &str, name: &str| {
