@@ -370,3 +370,18 @@ async fn a_pause_from_before_a_restart_is_told_for_metrics_and_one_that_nobody_m
     recall(told(-1));
     assert_eq!(*bench.told.throttled_until.lock().unwrap(), [until]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_read_back_counts_from_when_its_answer_may_have_come() {
+    let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| token("t", 3600));
+    bench.pass(100).await;
+    let sent = vec![bench.clock.now() - SignedDuration::from_secs(10); 15];
+    bench
+        .grants
+        .recall_requests(&Grant::Mapiq.endpoint(), Vendor::Mapiq, &sent);
+    bench.grants.begins();
+    bench.ask("o", 1, Vendor::Mapiq);
+    bench.pass(100).await;
+    // A minute after the fifth second from when it was sent, which was ten seconds ago.
+    assert_eq!(bench.times(), [155]);
+}
