@@ -189,6 +189,7 @@ impl Context {
 
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
     pub(super) fn stands_down(&self) {
+        self.grants.stand_down();
         self.health.watch_ended(TokenSink::WATCH);
         self.health.watch_ended(SecretSink::WATCH);
         lock(&self.undecodable).clear();

@@ -12,6 +12,8 @@ mod costs;
 mod kubectl;
 mod leaks;
 mod probes;
+mod replicas;
 mod restarts;
 mod search;
 mod support;
+mod workload;

@@ -252,8 +252,6 @@ impl World {
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--operator-namespace={operator_namespace}"),
             format!("--watch-namespace={}", self.namespace),
-            // The operators of all tests share a namespace, and would share its Lease.
-            "--leader-elect=false".to_owned(),
             format!("--vendor-ca-file={}", authority.display()),
             "--metrics-bind-address=127.0.0.1:0".to_owned(),
             "--health-probe-bind-address=127.0.0.1:0".to_owned(),
@@ -262,6 +260,10 @@ impl World {
             let name = name_of(vendor);
             arguments.push(format!("--endpoint={name}={}", self.simulator.origin(vendor)));
             arguments.push(format!("--rate-limit={name}=0"));
+        }
+        if !more.contains(&"--leader-elect") {
+            // The operators of most tests share a namespace, and would share its Lease.
+            arguments.push("--leader-elect=false".to_owned());
         }
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         Operator::start(&arguments, &self.log_file()).await
