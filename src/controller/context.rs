@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kube::Client;
 use kube::core::error_boundary::InvalidObject;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub endpoints: BTreeMap<Vendor, Endpoint>,
     /// Reconciles at a time.
     pub concurrency: u16,
+    /// Each object, and the Secret of the operator's key, is looked at this often at least: [`super::LONGEST_WAIT`].
+    pub longest_wait: Duration,
 }
 
 impl Settings {

@@ -23,9 +23,6 @@ use crate::inputs::Inputs;
 use crate::metrics::ObjectLabels;
 use crate::policy::{self, Decision, PastFailure, Progress, StatusContext, backoff, decide};
 
-/// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
-/// moves no timer.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// A first status waits this long for the token, so that a quick grant costs one status write and not two.
 const FIRST_STATUS_AFTER: Duration = Duration::from_secs(2);
 /// No object needs more steps in one reconcile: read, publish, look again, wait.
@@ -240,10 +237,10 @@ async fn record(view: &View, outcome: &Outcome, context: &Arc<Context>) -> Resul
     let status = policy::status(&observed, &status_context(view, progress));
     let mut wait = outcome
         .until
-        .map_or(LONGEST_WAIT, |until| {
+        .map_or(Duration::MAX, |until| {
             Duration::try_from(until.duration_since(now)).unwrap_or_default()
         })
-        .min(LONGEST_WAIT);
+        .min(context.settings.longest_wait);
     if let Some(expires) = status
         .expiration_time
         .as_ref()

@@ -11,6 +11,7 @@ mod command_line;
 mod costs;
 mod kubectl;
 mod leaks;
+mod modes;
 mod probes;
 mod replicas;
 mod restarts;
