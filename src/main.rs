@@ -232,6 +232,7 @@ fn settings(arguments: &RunArguments) -> Settings {
         secret_watch: arguments.secret_watch,
         endpoints,
         concurrency: CONCURRENCY,
+        longest_wait: controller::LONGEST_WAIT,
     }
 }
 

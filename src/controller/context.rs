@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub endpoints: BTreeMap<Vendor, Endpoint>,
     /// Reconciles at a time.
     pub concurrency: u16,
+    /// Each object, and the Secret of the operator's key, is looked at this often at least: [`super::LONGEST_WAIT`].
+    pub longest_wait: Duration,
 }
 
 impl Settings {
@@ -242,6 +245,7 @@ impl Context {
 
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
     pub(super) fn stands_down(&self) {
+        self.grants.stand_down();
         self.health.watches_ended();
         self.metrics.watches_ended();
         lock(&self.heard).clear();

@@ -29,11 +29,12 @@ pub(super) enum ReadError {
     Api { name: String, source: kube::Error },
 }
 
-/// The problem of a Secret that is not there.
-pub(super) fn not_found(name: &str) -> Problem {
+/// The problem of a Secret that is not there; without a watch, a new one is seen when it is looked for again.
+pub(super) fn not_found(name: &str, watched: bool) -> Problem {
+    let soon = if watched { "seconds" } else { "5 minutes" };
     Problem::new(
         Reason::CredentialsNotFound,
-        format!("Secret '{name}' does not exist: create it in this namespace; it is used within seconds"),
+        format!("Secret '{name}' does not exist: create it in this namespace; it is used within {soon}"),
     )
 }
 
@@ -47,16 +48,17 @@ pub(super) async fn read(
     namespace: &str,
     checked: &Checked,
     now: Timestamp,
+    watched: bool,
 ) -> Result<Read, ReadError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let name = &checked.credentials_secret;
-    let mut secret = get(&api, name).await?;
+    let mut secret = get(&api, name, watched).await?;
     let mut version = version_of(&secret);
     let values = credentials(checked, &secret);
     wipe(&mut secret.data);
     let mut values = values?;
     if let Some(name) = &checked.certificate_secret {
-        let mut secret = get(&api, name).await?;
+        let mut secret = get(&api, name, watched).await?;
         version = format!("{version}+{}", version_of(&secret));
         let certificate = client_certificate(name, &secret, now);
         wipe(&mut secret.data);
@@ -65,10 +67,10 @@ pub(super) async fn read(
     Ok(Read { version, values })
 }
 
-async fn get(api: &Api<Secret>, name: &str) -> Result<Secret, ReadError> {
+async fn get(api: &Api<Secret>, name: &str, watched: bool) -> Result<Secret, ReadError> {
     match api.get_opt(name).await {
         Ok(Some(secret)) => Ok(secret),
-        Ok(None) => Err(ReadError::Unusable(not_found(name))),
+        Ok(None) => Err(ReadError::Unusable(not_found(name, watched))),
         Err(source) => Err(ReadError::Api {
             name: name.to_owned(),
             source,

@@ -92,6 +92,7 @@ pub(super) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Trig
             secret_watch: true,
             endpoints: BTreeMap::new(),
             concurrency: 1,
+            longest_wait: super::LONGEST_WAIT,
         },
         clock,
         grants,

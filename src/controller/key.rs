@@ -22,8 +22,6 @@ use crate::fingerprint::FingerprintKey;
 /// Name of the Secret in the operator's namespace.
 pub const SECRET_NAME: &str = "vendor-token-operator-fingerprint-key";
 const DATA_KEY: &str = "key";
-/// The Secret is looked at this often, where no watch tells that it was deleted.
-const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +68,8 @@ pub(super) async fn obtain_and_keep(context: Arc<Context>) {
     loop {
         tokio::select! {
             () = context.key_deleted.notified() => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            // Where no watch tells that it was deleted.
+            () = tokio::time::sleep(context.settings.longest_wait) => {}
         }
         match restore(&context, &bytes).await {
             Ok(true) => tracing::warn!(

@@ -49,6 +49,9 @@ use crate::vendor::Vendor;
 pub use self::context::Settings;
 pub use self::key::SECRET_NAME as FINGERPRINT_KEY_SECRET;
 
+/// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
+/// moves no timer. And what no watch tells is seen within this time.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// The scheduler shows that it comes round this often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 

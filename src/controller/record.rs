@@ -19,9 +19,6 @@ use crate::fingerprint::Fingerprint;
 use crate::metrics::{Need, ObjectLabels};
 use crate::policy::{self, Progress, StatusContext};
 
-/// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
-/// moves no timer.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// A first status waits this long for the token, so that a quick grant costs one status write and not two.
 const FIRST_STATUS_AFTER: Duration = Duration::from_secs(2);
 
@@ -64,7 +61,7 @@ pub(super) async fn record(view: &View, outcome: &Outcome, context: &Arc<Context
     };
     let mut status = policy::status(&observed, &status_context(view, progress));
     let expires = status.expiration_time.as_ref().map(|time| time.0);
-    let mut wait = next_look(now, outcome.until, expires);
+    let mut wait = next_look(now, outcome.until, expires, context.settings.longest_wait);
     let old = view.status();
     let mut retired = Ok(());
     if let (Some(former), Some(binding)) = (&old.binding, &status.binding)
@@ -86,7 +83,7 @@ pub(super) async fn record(view: &View, outcome: &Outcome, context: &Arc<Context
             Some(waited) if !told_false => wait = wait.min(FIRST_STATUS_AFTER - waited),
             _ => {
                 if !write_status(view, &status, context).await? {
-                    return Ok(Action::requeue(LONGEST_WAIT));
+                    return Ok(Action::requeue(context.settings.longest_wait));
                 }
             }
         }
@@ -98,13 +95,18 @@ pub(super) async fn record(view: &View, outcome: &Outcome, context: &Arc<Context
 }
 
 /// How long until the next look: until the time that is waited for or the token's expiry, and never for long.
-fn next_look(now: Timestamp, until: Option<Timestamp>, expires: Option<Timestamp>) -> Duration {
+fn next_look(
+    now: Timestamp,
+    until: Option<Timestamp>,
+    expires: Option<Timestamp>,
+    longest: Duration,
+) -> Duration {
     let times = [until, expires.filter(|expires| *expires > now)];
     times
         .into_iter()
         .flatten()
         .map(|time| Duration::try_from(time.duration_since(now)).unwrap_or_default())
-        .fold(LONGEST_WAIT, Duration::min)
+        .fold(longest, Duration::min)
 }
 
 /// Whether `old` has to be written anew. Conditions of types that are not ours are their writer's, and stay.
@@ -184,7 +186,7 @@ mod tests {
         fn a_wait_ends_within_five_minutes_and_at_each_time_that_matters(
             now in any_time(), until in prop::option::of(any_time()), expires in prop::option::of(any_time())
         ) {
-            let wait = next_look(now, until, expires);
+            let wait = next_look(now, until, expires, Duration::from_secs(300));
             prop_assert!(wait <= Duration::from_secs(300));
             let looked = now.checked_add(jiff::SignedDuration::try_from(wait).unwrap()).unwrap_or(Timestamp::MAX);
             if let Some(until) = until {

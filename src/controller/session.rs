@@ -224,6 +224,41 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::election::{ElectionOptions, Elector};
+    use crate::fingerprint::Fingerprint;
+    use crate::grants::Ask;
+    use crate::token::Credentials;
+    use crate::vendor::Grant;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leads_no_more_waits_for_no_vendor() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let leases = Api::namespaced(context.client.clone(), "operator");
+        let (_elector, mut leadership) =
+            Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
+        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        let object = ObjectKey {
+            namespace: "a".to_owned(),
+            name: "t".to_owned(),
+        };
+        let ask = Ask {
+            fingerprint: Fingerprint::from_bytes([1; 16]),
+            grant: Grant::Mapiq,
+            endpoint: Grant::Mapiq.endpoint(),
+            credentials: Credentials {
+                values: Default::default(),
+                client_certificate: None,
+            },
+            object: object.clone(),
+            account: None,
+            live_until: None,
+            failures_before: 0,
+            passes_remembered: false,
+            refresh_request: None,
+        };
+        assert!(context.grants.ask(ask).is_some());
+        lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        assert_eq!(context.grants.waits_since(&object), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_process_that_led_is_alive_for_as_long_as_it_stands_by() {

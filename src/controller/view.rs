@@ -221,7 +221,7 @@ impl View {
             match context.secrets.get(&self.object.namespace, &name) {
                 Lookup::Found(record) => versions.push(record.version()),
                 Lookup::Absent => {
-                    self.unusable(context, credentials::not_found(&name));
+                    self.unusable(context, credentials::not_found(&name, true));
                     return;
                 }
                 Lookup::Unknown => return,
@@ -251,7 +251,8 @@ impl View {
     pub(super) async fn read_credentials(&mut self, context: &Context) -> Result<(), Error> {
         let Ok(checked) = &self.checked else { return Ok(()) };
         let namespace = &self.object.namespace;
-        match credentials::read(&context.client, namespace, checked, context.clock.now()).await {
+        let watched = context.secrets.get(namespace, &checked.credentials_secret) != Lookup::Unknown;
+        match credentials::read(&context.client, namespace, checked, context.clock.now(), watched).await {
             Ok(read) => {
                 let fingerprint = self
                     .key

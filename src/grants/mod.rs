@@ -248,6 +248,23 @@ impl Grants {
         }
     }
 
+    /// This process leads no more. What is queued is given up: by the time that it leads again, another may have asked.
+    /// Requests in flight go on.
+    pub fn stand_down(&self) {
+        let mut inner = self.lock();
+        let waiting: Vec<_> = inner
+            .entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry.phase, Phase::Queued(_)))
+            .flat_map(|(fingerprint, entry)| {
+                entry.waiters.keys().map(|object| (object.clone(), *fingerprint))
+            })
+            .collect();
+        for (object, fingerprint) in waiting {
+            inner.withdraw(&object, fingerprint);
+        }
+    }
+
     /// What is known of the grant that `object` uses, for the decision. `inputs` is what `object`'s namespace calls it.
     pub fn state(&self, object: &ObjectKey, inputs: &Inputs) -> GrantState {
         let now = self.clock.now();
@@ -320,9 +337,12 @@ impl Grants {
     }
 
     /// Asks for a token, and gives the time since when `object` waits; `None` where an attempt has ended between the
-    /// decision and this, so that it is to be decided again. Objects with the same fingerprint share one request;
-    /// `object` is woken when it has ended.
+    /// decision and this, or this process leads no more, so that it is to be decided again. Objects with the same
+    /// fingerprint share one request; `object` is woken when it has ended.
     pub fn ask(&self, ask: Ask) -> Option<Instant> {
+        if !self.leadership.holds() {
+            return None;
+        }
         let account = self
             .lock()
             .entries

@@ -6,6 +6,7 @@ mod lifecycle;
 mod limits;
 mod offline;
 mod schedules;
+mod standby;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -206,6 +207,17 @@ fn bench_with(
     max_concurrent: usize,
     script: impl FnMut(&Call) -> Answer + Send + 'static,
 ) -> Bench {
+    bench_led(per_minute, max_concurrent, script, |clock| {
+        Leadership::always(clock)
+    })
+}
+
+fn bench_led(
+    per_minute: &[(Vendor, u32)],
+    max_concurrent: usize,
+    script: impl FnMut(&Call) -> Answer + Send + 'static,
+    leadership: impl FnOnce(Arc<dyn Clock>) -> Leadership,
+) -> Bench {
     let clock = Arc::new(TokioClock::new(start()));
     let vendor = Arc::new(ScriptedVendor {
         clock: Arc::clone(&clock),
@@ -225,7 +237,7 @@ fn bench_with(
         Arc::clone(&clock) as Arc<dyn Clock>,
         Arc::clone(&told) as Arc<dyn GrantObserver>,
         wake,
-        Leadership::always(Arc::clone(&clock) as Arc<dyn Clock>),
+        leadership(Arc::clone(&clock) as Arc<dyn Clock>),
     );
     let running = tokio::spawn(Arc::clone(&grants).run());
     Bench {

@@ -11,6 +11,9 @@ use kube::core::ApiResource;
 use test_support::{ControlPlane, DEADLINE, Error, read_kustomization, shared, wait_for};
 use tokio::sync::OnceCell;
 
+#[path = "deploy/overlays.rs"]
+mod overlays;
+
 const OPERATOR: &str = "vendor-token-operator";
 
 fn project() -> PathBuf {

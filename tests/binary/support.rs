@@ -271,6 +271,10 @@ impl World {
             // The operators of all tests share a namespace, and would share its Lease.
             arguments.push("--leader-elect=false".to_owned());
         }
+        if !more.contains(&"--leader-elect") {
+            // The operators of most tests share a namespace, and would share its Lease.
+            arguments.push("--leader-elect=false".to_owned());
+        }
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         Operator::start(&arguments, &self.log_file()).await
     }

@@ -1,7 +1,7 @@
 //! A world for one test: a namespace of its own, a simulator of its own, and an operator that works in it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{Mutex, OnceCell, oneshot};
 use tokio::task::JoinHandle;
 use vendor_simulator::{Options, Simulator};
 use vendor_token_operator::api::VendorToken;
@@ -50,17 +50,15 @@ pub(crate) async fn plane_with_garbage_collection() -> &'static ControlPlane {
     test_support::shared_with_garbage_collection().await.unwrap()
 }
 
-/// The operator's kubeconfig with its own rights; one token of the ServiceAccount for all tests.
+/// The operator's kubeconfig with its own rights; one token of the ServiceAccount for all tests on a control plane.
 async fn operators_config(plane: &ControlPlane) -> Config {
-    static WRITTEN: OnceCell<std::path::PathBuf> = OnceCell::const_new();
-    let path = WRITTEN
-        .get_or_init(|| async {
-            plane
-                .kubeconfig_for_service_account(OPERATOR, OPERATOR)
-                .await
-                .unwrap()
-        })
-        .await;
+    static WRITTEN: Mutex<BTreeMap<String, PathBuf>> = Mutex::const_new(BTreeMap::new());
+    let mut written = WRITTEN.lock().await;
+    if !written.contains_key(plane.server()) {
+        let path = plane.kubeconfig_for_service_account(OPERATOR, OPERATOR).await;
+        written.insert(plane.server().to_owned(), path.unwrap());
+    }
+    let path = &written[plane.server()];
     let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &Default::default())
         .await
@@ -179,6 +177,7 @@ impl World {
             secret_watch: true,
             endpoints: self.endpoints(),
             concurrency: 16,
+            longest_wait: controller::LONGEST_WAIT,
         };
         change(&mut settings);
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;

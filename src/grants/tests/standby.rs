@@ -1,0 +1,35 @@
+//! A process that leads no more sends nothing, then and when it leads again.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn what_was_queued_when_the_leadership_was_lost_is_not_sent_when_it_is_won_again() {
+    let mut set = None;
+    let bench = bench_led(
+        &[(Vendor::Mapiq, 1)],
+        32,
+        |_| token("t", 3600),
+        |clock| {
+            let (leadership, leads) = Leadership::in_a_test(clock);
+            set = Some(leads);
+            leadership
+        },
+    );
+    let leads = set.unwrap();
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.ask("b", 2, Vendor::Mapiq);
+    bench.settle().await;
+    assert_eq!(bench.calls().len(), 1, "the other waits for the budget");
+    leads(false);
+    bench.grants.stand_down();
+    // A reconcile that began before.
+    assert_eq!(bench.grants.ask(ask("c", 3, Grant::Mapiq)), None);
+    bench.pass(300).await;
+    leads(true);
+    bench.pass(300).await;
+    assert_eq!(bench.calls().len(), 1);
+    assert_eq!(bench.grants.waits_since(&object("b")), None);
+    assert!(bench.grants.ask(ask("b", 2, Grant::Mapiq)).is_some());
+    bench.pass(300).await;
+    assert_eq!(bench.calls().len(), 2, "who asks anew is served");
+}
