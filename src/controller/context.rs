@@ -128,6 +128,8 @@ pub(super) struct Context {
     key: Mutex<Option<Arc<FingerprintKey>>>,
     memos: Mutex<HashMap<ObjectKey, Memo>>,
     blocks: Mutex<HashMap<ObjectKey, BlockMemo>>,
+    /// Objects whose status this process has written a failure into: what stands there is known.
+    told_failures: Mutex<HashSet<ObjectKey>>,
     sightings: Mutex<HashMap<ObjectKey, Sighting>>,
     undecodable: Mutex<HashSet<ObjectKey>>,
     /// By watch and scope: when something came last.
@@ -178,6 +180,7 @@ impl Context {
             key: Mutex::default(),
             memos: Mutex::default(),
             blocks: Mutex::default(),
+            told_failures: Mutex::default(),
             sightings: Mutex::default(),
             undecodable: Mutex::default(),
             heard: Mutex::default(),
@@ -249,6 +252,8 @@ impl Context {
         self.health.watches_ended();
         self.metrics.watches_ended();
         lock(&self.heard).clear();
+        // Another may lead now, and write other failures.
+        lock(&self.told_failures).clear();
         lock(&self.undecodable).clear();
         self.metrics.undecodable_objects(0);
         self.metrics.all_objects_removed();
@@ -283,6 +288,7 @@ impl Context {
         self.grants.release(object);
         lock(&self.memos).remove(object);
         lock(&self.blocks).remove(object);
+        lock(&self.told_failures).remove(object);
         lock(&self.sightings).remove(object);
         self.metrics.object_removed(&object.namespace, &object.name);
     }
@@ -343,6 +349,16 @@ impl Context {
 
     pub(super) fn key_missing(&self, why: &str) {
         self.health.set_ready("fingerprint-key", Err(why.to_owned()));
+    }
+
+    /// This process has written a failure into the status of `object`.
+    pub(super) fn told_failure(&self, object: &ObjectKey) {
+        lock(&self.told_failures).insert(object.clone());
+    }
+
+    /// Whether it has.
+    pub(super) fn has_told_failure(&self, object: &ObjectKey) -> bool {
+        lock(&self.told_failures).contains(object)
     }
 
     pub(super) fn memo(&self, object: &ObjectKey) -> Option<Memo> {

@@ -298,6 +298,9 @@ impl View {
         let (Some(inputs), Some(fingerprint)) = (self.inputs(), self.fingerprint) else {
             return;
         };
+        if context.has_told_failure(&self.object) {
+            return;
+        }
         if let Some(failure) = self.status().failure.as_ref().and_then(PastFailure::from_status) {
             let same =
                 failure.inputs.key_id == inputs.key_id && failure.inputs.fingerprint == inputs.fingerprint;

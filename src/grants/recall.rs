@@ -20,14 +20,11 @@ const RECALLED_ANSWER: Duration = Duration::from_secs(5);
 pub(crate) const RECALLED_FOR: SignedDuration = SignedDuration::from_secs(65);
 
 impl Grants {
-    /// Counts the attempts from before this process began that `object`'s status tells of against its account.
-    /// `password` is the one that was tried, which may be another by now.
+    /// Counts the attempts of a former process that `object`'s status tells of against its account. `password` is the one
+    /// that was tried, which may be another by now.
     pub fn recall_attempts(&self, object: &ObjectKey, password: Fingerprint, failure: &PastFailure) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        if inner.began_at.is_none_or(|began| failure.last_attempt > began) {
-            return;
-        }
         let entry = inner
             .objects
             .get(object)

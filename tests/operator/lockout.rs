@@ -112,6 +112,38 @@ async fn five_wrong_passwords_in_a_quarter_of_an_hour_cost_three_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn attempts_from_before_a_restart_count_though_the_secret_was_away_at_the_start() {
+    let world = World::with_account("away").await;
+    let operator = world.operator().await;
+    for number in 1..=3_u64 {
+        world.store(VENDOR, "user", &format!("mistyped-{number}")).await;
+        world.sca("sca").await;
+        world
+            .until("the rejection of this password", async || {
+                let failure = world.token("sca").await.status.and_then(|status| status.failure);
+                let rejected = failure.is_some_and(|failure| failure.reason == "CredentialsRejected");
+                let calls = world.calls(VENDOR);
+                (calls == number && rejected)
+                    .then_some(())
+                    .ok_or(format!("{calls} calls"))
+            })
+            .await;
+    }
+    operator.stop().await;
+    world.delete_secret(&vendors::credentials_of("user")).await;
+    let operator = world.operator().await;
+    world.ready("sca", "False CredentialsNotFound +Reconciling").await;
+    world.store(VENDOR, "user", "mistyped-4").await;
+    world.ready("sca", "False Progressing +Reconciling").await;
+    world.settle("sca", &operator).await;
+    assert_eq!(world.calls(VENDOR), 3);
+    world.clock.step(15 * 60);
+    world.settle("sca", &operator).await;
+    world.ready("sca", REJECTED).await;
+    assert_eq!(world.calls(VENDOR), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_is_recorded_before_it_is_sent_and_a_kill_costs_one_more_at_most() {
     let world = World::with_account("kill").await;
     world
