@@ -268,10 +268,6 @@ impl World {
             }
         }
         if !given("--leader-elect") {
-            // The operators of all tests share a namespace, and would share its Lease.
-            arguments.push("--leader-elect=false".to_owned());
-        }
-        if !more.contains(&"--leader-elect") {
             // The operators of most tests share a namespace, and would share its Lease.
             arguments.push("--leader-elect=false".to_owned());
         }
