@@ -7,12 +7,13 @@
 
 mod contact;
 mod fence;
+mod leadership;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
@@ -25,6 +26,9 @@ use crate::error_text::with_causes;
 
 pub use contact::{Contact, NoteAnswers};
 pub use fence::{NotLeading, WritesNeedLeadership};
+pub use leadership::Leadership;
+
+use self::leadership::Term;
 
 /// Name of the Lease in the operator's namespace.
 pub const LEASE_NAME: &str = "vendor-token-operator";
@@ -53,98 +57,6 @@ impl ElectionOptions {
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
             call_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
-/// Tells whether this process may act. Clones share the state.
-#[derive(Clone, Debug)]
-pub struct Leadership {
-    /// `None` without an election: always leading.
-    term: Option<Arc<Mutex<Option<Term>>>>,
-    /// Told at each change.
-    leading: watch::Receiver<bool>,
-    clock: Arc<dyn Clock>,
-    /// Whether the API server answers, where anybody notes it.
-    contact: Option<Contact>,
-}
-
-/// Until when this process may act, from its last renewal.
-#[derive(Clone, Copy, Debug)]
-struct Term {
-    renewed: Instant,
-    /// The same moment by the wall clock: a machine that slept has not advanced the monotonic one.
-    renewed_wall: Timestamp,
-    lasts: Duration,
-}
-
-impl Leadership {
-    /// Leading always: there is no election.
-    pub fn always(clock: Arc<dyn Clock>) -> Self {
-        let (sender, leading) = watch::channel(true);
-        // A closed channel keeps its last value.
-        drop(sender);
-        Self {
-            term: None,
-            leading,
-            clock,
-            contact: None,
-        }
-    }
-
-    /// With a contact that is asked before each vendor call.
-    #[must_use]
-    pub fn with_contact(self, contact: Contact) -> Self {
-        Self {
-            contact: Some(contact),
-            ..self
-        }
-    }
-
-    /// The contact that was given.
-    pub fn contact(&self) -> Option<&Contact> {
-        self.contact.as_ref()
-    }
-
-    /// Whether this process may act now.
-    pub fn holds(&self) -> bool {
-        let Some(term) = &self.term else { return true };
-        let Some(term) = *term.lock().unwrap_or_else(PoisonError::into_inner) else {
-            return false;
-        };
-        let wall = self.clock.now().duration_since(term.renewed_wall);
-        term.renewed.elapsed() < term.lasts
-            && wall < SignedDuration::try_from(term.lasts).unwrap_or(SignedDuration::MAX)
-    }
-
-    /// A leadership that a test has at first, and takes and gives by the function.
-    #[cfg(test)]
-    pub(crate) fn in_a_test(clock: Arc<dyn Clock>) -> (Self, impl Fn(bool)) {
-        let (sender, leading) = watch::channel(true);
-        let held = Term {
-            renewed: Instant::now(),
-            renewed_wall: clock.now(),
-            lasts: Duration::from_secs(86_400),
-        };
-        let term = Arc::new(Mutex::new(Some(held)));
-        let leadership = Self {
-            term: Some(Arc::clone(&term)),
-            leading,
-            clock,
-            contact: None,
-        };
-        let set = move |leads: bool| {
-            *term.lock().unwrap_or_else(PoisonError::into_inner) = leads.then_some(held);
-            sender.send_replace(leads);
-        };
-        (leadership, set)
-    }
-
-    /// Waits until this process leads (`true`) or no longer leads (`false`).
-    pub async fn becomes(&mut self, leading: bool) {
-        if self.leading.wait_for(|now| *now == leading).await.is_err() {
-            // No election, or it has ended: the last value stays for ever.
-            std::future::pending::<()>().await;
         }
     }
 }

@@ -11,7 +11,8 @@ use super::budget::Budget;
 use super::endpoint::EndpointState;
 use super::entry::{Entry, Phase};
 use super::places::Places;
-use super::{GrantsOptions, Job, LATCH_OUTLIVES, LONGEST_SLEEP, MOST_KEPT, ObjectKey, SWEEP_EVERY};
+use super::sending::{Job, LONGEST_SLEEP};
+use super::{GrantsOptions, LATCH_OUTLIVES, MOST_KEPT, ObjectKey, SWEEP_EVERY};
 use crate::fingerprint::Fingerprint;
 use crate::vendor::{Endpoint, Vendor};
 

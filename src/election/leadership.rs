@@ -1,0 +1,103 @@
+//! Whether this process may act, and until when.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Contact;
+use crate::clock::Clock;
+
+/// Tells whether this process may act. Clones share the state.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    /// `None` without an election: always leading.
+    pub(super) term: Option<Arc<Mutex<Option<Term>>>>,
+    /// Told at each change.
+    pub(super) leading: watch::Receiver<bool>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Whether the API server answers, where anybody notes it.
+    pub(super) contact: Option<Contact>,
+}
+
+/// Until when this process may act, from its last renewal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Term {
+    pub(super) renewed: Instant,
+    /// The same moment by the wall clock: a machine that slept has not advanced the monotonic one.
+    pub(super) renewed_wall: Timestamp,
+    pub(super) lasts: Duration,
+}
+
+impl Leadership {
+    /// Leading always: there is no election.
+    pub fn always(clock: Arc<dyn Clock>) -> Self {
+        let (sender, leading) = watch::channel(true);
+        // A closed channel keeps its last value.
+        drop(sender);
+        Self {
+            term: None,
+            leading,
+            clock,
+            contact: None,
+        }
+    }
+
+    /// With a contact that is asked before each vendor call.
+    #[must_use]
+    pub fn with_contact(self, contact: Contact) -> Self {
+        Self {
+            contact: Some(contact),
+            ..self
+        }
+    }
+
+    /// The contact that was given.
+    pub fn contact(&self) -> Option<&Contact> {
+        self.contact.as_ref()
+    }
+
+    /// Whether this process may act now.
+    pub fn holds(&self) -> bool {
+        let Some(term) = &self.term else { return true };
+        let Some(term) = *term.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return false;
+        };
+        let wall = self.clock.now().duration_since(term.renewed_wall);
+        term.renewed.elapsed() < term.lasts
+            && wall < SignedDuration::try_from(term.lasts).unwrap_or(SignedDuration::MAX)
+    }
+
+    /// A leadership that a test has at first, and takes and gives by the function.
+    #[cfg(test)]
+    pub(crate) fn in_a_test(clock: Arc<dyn Clock>) -> (Self, impl Fn(bool)) {
+        let (sender, leading) = watch::channel(true);
+        let held = Term {
+            renewed: Instant::now(),
+            renewed_wall: clock.now(),
+            lasts: Duration::from_secs(86_400),
+        };
+        let term = Arc::new(Mutex::new(Some(held)));
+        let leadership = Self {
+            term: Some(Arc::clone(&term)),
+            leading,
+            clock,
+            contact: None,
+        };
+        let set = move |leads: bool| {
+            *term.lock().unwrap_or_else(PoisonError::into_inner) = leads.then_some(held);
+            sender.send_replace(leads);
+        };
+        (leadership, set)
+    }
+
+    /// Waits until this process leads (`true`) or no longer leads (`false`).
+    pub async fn becomes(&mut self, leading: bool) {
+        if self.leading.wait_for(|now| *now == leading).await.is_err() {
+            // No election, or it has ended: the last value stays for ever.
+            std::future::pending::<()>().await;
+        }
+    }
+}
