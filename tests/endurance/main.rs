@@ -16,6 +16,7 @@
 )]
 mod support;
 
+mod budget;
 mod lifetimes;
 mod outage;
 mod watches;
