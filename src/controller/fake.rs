@@ -49,6 +49,14 @@ pub(super) type Triggers = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
 
 /// An API server that hands out no Secret, and takes statuses: `answer` makes the object it answers with.
 pub(super) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggers) {
+    context_without_secrets(500, answer)
+}
+
+/// The same, where Secrets are refused with this HTTP status.
+pub(super) fn context_without_secrets(
+    refusal: u16,
+    answer: fn(Value) -> Value,
+) -> (Arc<Context>, Writes, Triggers) {
     let writes = Writes::default();
     let taken = Arc::clone(&writes);
     let service = service_fn(move |request: Request<Body>| {
@@ -61,9 +69,9 @@ pub(super) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Trig
                 taken.lock().unwrap().push(sent["status"].clone());
                 (200, answer(sent))
             } else {
-                let message = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500,
+                let message = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": refusal,
                     "reason": "InternalError", "message": "failed to decrypt" });
-                (500, message)
+                (refusal, message)
             };
             let response = Response::builder()
                 .status(code)

@@ -242,4 +242,32 @@ mod tests {
         let action = reconcile(token, Arc::clone(&context)).await.unwrap();
         assert_eq!(action, Action::requeue(Duration::from_secs(300)));
     }
+
+    /// What is told where the status names another target than the spec, and the API server refuses that one.
+    async fn renamed(refusal: u16) -> (Result<Action, Error>, Value) {
+        let (context, writes, _) = fake::context_without_secrets(refusal, |sent| answered(sent, 1));
+        let mut token = (*stored(&context, 3600, true)).clone();
+        token.status.as_mut().unwrap().binding = Some(crate::api::Binding {
+            name: "former".to_owned(),
+        });
+        token.metadata.resource_version = Some("6".to_owned());
+        context.tokens.put(token.clone());
+        let result = reconcile(Arc::new(token), context).await;
+        let binding = writes.lock().unwrap()[0]["binding"]["name"].clone();
+        (result, binding)
+    }
+
+    #[tokio::test]
+    async fn a_former_target_that_may_not_be_read_holds_up_no_status() {
+        let (result, binding) = renamed(403).await;
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(binding, "t");
+    }
+
+    #[tokio::test]
+    async fn a_former_target_that_could_not_be_read_is_named_until_it_can_be() {
+        let (result, binding) = renamed(500).await;
+        assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
+        assert_eq!(binding, "former");
+    }
 }
