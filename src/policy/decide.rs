@@ -1,14 +1,19 @@
 //! What to do next for one VendorToken: ordered checks, the first hit wins.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::backoff;
-use super::observed::{Credentials, Currency, GrantToken, Observed, Stored, Target};
+use super::observed::{Credentials, Currency, GrantToken, Observed, Problem, Stored, Target};
 use super::schedule::later;
-use crate::api::names::Reason;
+use crate::api::names::{Reason, condition};
 
 /// A token that becomes usable later than this is not published while the old one is good.
 const NOT_BEFORE_TOLERANCE_SECONDS: i64 = 300;
+
+/// A Secret that may not be read is looked at again after so long at the soonest, and at the latest.
+const SOONEST_LOOK_SECONDS: i64 = 5;
+const LATEST_LOOK_SECONDS: i64 = 300;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +45,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
         return wait(now, [expiry]);
     }
     let as_desired = match &observed.target {
-        Target::Blocked(_) => return wait(now, [expiry]),
+        Target::Blocked(problem) => return wait(now, [expiry, denied_until(problem, observed)]),
         Target::Free => false,
         Target::Ours { as_desired, .. } => *as_desired,
     };
@@ -49,8 +54,8 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     {
         return wait(now, [expiry, Some(block.next_attempt)]);
     }
-    if matches!(observed.credentials, Credentials::Unusable(_)) {
-        return wait(now, [expiry]);
+    if let Credentials::Unusable(problem) = &observed.credentials {
+        return wait(now, [expiry, denied_until(problem, observed)]);
     }
 
     let stored = observed.stored();
@@ -110,6 +115,23 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
         Some(earliest) if now < earliest => wait(now, [expiry, Some(earliest)]),
         _ => Decision::Issue,
     }
+}
+
+/// When to look again at a Secret that may not be read. Nothing tells when the right to is there, and an API server that
+/// has just started knows no rights yet: soon at first, and then after as long as it has lasted.
+fn denied_until(problem: &Problem, observed: &Observed<'_>) -> Option<Timestamp> {
+    let ready = |condition: &&Condition| condition.type_ == condition::READY;
+    let since = observed.status.conditions.iter().find(ready);
+    let lasted = since
+        .filter(|ready| ready.reason == Reason::ApiDenied.as_str())
+        .map_or(0, |ready| {
+            observed
+                .now
+                .duration_since(ready.last_transition_time.0)
+                .as_secs()
+        });
+    let wait = lasted.clamp(SOONEST_LOOK_SECONDS, LATEST_LOOK_SECONDS);
+    (problem.reason == Reason::ApiDenied).then(|| later(observed.now, wait))
 }
 
 /// A token that another VendorToken's refresh brought is published here too, though this one's is not due.

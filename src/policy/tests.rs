@@ -6,11 +6,11 @@ mod statuses;
 mod times;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::schedule::RefreshPolicy;
 use super::*;
-use crate::api::names::Reason;
+use crate::api::names::{Reason, condition};
 use crate::api::{FailureStatus, VendorTokenStatus};
 use crate::inputs::Inputs;
 
@@ -288,6 +288,19 @@ impl Scene {
     /// No unproven password of this user is sent before this second.
     fn held(mut self, until: i64) -> Self {
         self.grant.account_free_at = Some(at(until));
+        self
+    }
+
+    /// The status has told since this second that the API server denies a Secret.
+    fn told_denied(mut self, since: i64) -> Self {
+        self.status.conditions = vec![Condition {
+            type_: condition::READY.to_owned(),
+            status: "False".to_owned(),
+            reason: Reason::ApiDenied.as_str().to_owned(),
+            message: "why".to_owned(),
+            last_transition_time: Time(at(since)),
+            observed_generation: None,
+        }];
         self
     }
 

@@ -20,7 +20,7 @@ fn scene() -> Scene {
     Scene::new()
 }
 
-use Reason::{CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavailable};
+use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavailable};
 
 #[rstest]
 // The ordinary life of a token.
@@ -142,6 +142,18 @@ use Reason::{CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavai
 #[case::a_refused_write_asks_no_vendor(scene().known('a').at(DUE).publish_blocked(DUE + 5), wait(DUE + 5))]
 #[case::unusable_credentials_leave_the_token_until_it_expires(
     scene().unusable(CredentialsNotFound).at(DUE), wait(EXPIRES)
+)]
+#[case::credentials_that_may_not_be_read_are_looked_at_again_soon(
+    scene().unusable(ApiDenied).at(DUE), wait(DUE + 5)
+)]
+#[case::and_after_as_long_as_that_has_lasted(
+    scene().unusable(ApiDenied).told_denied(DUE - 100).at(DUE), wait(DUE + 100)
+)]
+#[case::and_at_the_latest_after_five_minutes(
+    scene().unusable(ApiDenied).told_denied(-9000).at(100), wait(400)
+)]
+#[case::a_target_that_may_not_be_read_is_looked_at_again_soon(
+    Scene { target: Target::Blocked(Problem::new(ApiDenied, "why")), ..scene() }, wait(105)
 )]
 #[case::unusable_credentials_publish_nothing_from_memory(
     scene().unusable(CredentialsNotFound).not_as_desired().memory(50, 3650), wait(EXPIRES)
