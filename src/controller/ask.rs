@@ -83,6 +83,7 @@ pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked
         object: view.object.clone(),
         account,
         live_until,
+        stored_issued: view.observed(context).proven_at(),
         failures_before,
         passes_remembered,
         refresh_request,

@@ -232,10 +232,16 @@ mod tests {
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
+        assert!(context.grants.ask(fake::ask()).is_some());
         context.health.watch_alive(TokenSink::WATCH, "");
         context.health.watch_alive(SecretSink::WATCH, "");
         let next = lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
         assert_eq!(next, Next::StandBy);
+        assert_eq!(
+            context.grants.waits_since(&fake::ask().object),
+            None,
+            "another process decides now"
+        );
         tokio::time::advance(Duration::from_secs(3600)).await;
         context.health.tick();
         assert_eq!(

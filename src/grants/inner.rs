@@ -32,6 +32,8 @@ pub(super) struct Inner {
     pub(super) turn: usize,
     pub(super) swept: Option<Instant>,
     pub(super) draining: bool,
+    /// This process has led, and does not now.
+    pub(super) stands_by: bool,
 }
 
 /// The state of an endpoint, which may be new.
@@ -168,6 +170,22 @@ impl Inner {
             {
                 endpoint.queue.remove(fingerprint);
             }
+        }
+    }
+
+    /// Takes out of the queues all that waits.
+    pub(super) fn give_up_queued(&mut self) {
+        let queued = self
+            .objects
+            .iter()
+            .filter(|(_, fingerprint)| {
+                let entry = self.entries.get(*fingerprint);
+                entry.is_some_and(|entry| matches!(entry.phase, Phase::Queued(_)))
+            })
+            .map(|(object, fingerprint)| (object.clone(), *fingerprint))
+            .collect::<Vec<_>>();
+        for (object, fingerprint) in queued {
+            self.withdraw(&object, fingerprint);
         }
     }
 

@@ -100,6 +100,8 @@ pub struct Ask {
     pub account: Option<Account>,
     /// Until when the asking object's token is valid; `None` without one.
     pub live_until: Option<Timestamp>,
+    /// When the asking object's token was issued, where these credentials have brought it.
+    pub stored_issued: Option<Timestamp>,
     /// Failures in a row that a status remembers from before a restart.
     pub failures_before: i32,
     /// A latch or a back-off that only a status remembers holds, and the refresh request goes past it.
@@ -348,6 +350,12 @@ impl Grants {
         // What another's status says proves nothing against credentials that have brought a token.
         let proven = ask.account.is_none();
         entry.failure.take_if(|failure| proven && failure.hearsay);
+        // Nor does a failure of an earlier term, where the process that led since has had a token after it.
+        let began = inner.began_at;
+        entry.failure.take_if(|failure| {
+            ask.stored_issued.is_some_and(|issued| issued > failure.at)
+                && began.is_some_and(|began| failure.at < began)
+        });
         let wall = self.clock.now();
         let requested = ask.refresh_request.is_some();
         let account = ask.account.filter(|_| !entry.proven);
@@ -393,7 +401,7 @@ impl Grants {
                 }
                 inner.sweep(self.clock.now(), Instant::now());
                 let contact = self.leadership.contact();
-                if !self.leadership.holds() {
+                if inner.stands_by || !self.leadership.holds() {
                     (Vec::new(), STANDBY_LOOK)
                 } else if inner.has_queued() && contact.is_some_and(|contact| !contact.is_fresh()) {
                     // What a vendor gave now could not be published. The answer of the API server wakes this.

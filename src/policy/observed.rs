@@ -285,11 +285,16 @@ impl Observed<'_> {
 
     /// The present credentials have brought the token in the target, be it valid or not.
     pub fn is_proven(&self) -> bool {
+        self.proven_at().is_some()
+    }
+
+    /// When the token in the target was issued, where the present credentials have brought it.
+    pub fn proven_at(&self) -> Option<Timestamp> {
         match (&self.credentials, self.stored()) {
             (Credentials::Known { inputs }, Some(stored)) => {
-                stored.inputs.key_id == inputs.key_id && stored.inputs.fingerprint == inputs.fingerprint
+                same_credential(&stored.inputs, inputs).then_some(stored.issued)
             }
-            _ => false,
+            _ => None,
         }
     }
 
