@@ -21,7 +21,8 @@ pub(super) struct Inner {
     pub(super) endpoints: BTreeMap<Endpoint, EndpointState>,
     pub(super) objects: HashMap<ObjectKey, Fingerprint>,
     pub(super) accounts: Accounts,
-    /// Grants that nobody uses, kept because a vendor refused them, in the order in which they were left.
+    /// Grants that nobody uses, kept because a vendor refused them or has just given a token, in the order in which they
+    /// were left.
     pub(super) kept: VecDeque<Fingerprint>,
     pub(super) places: Places,
     /// When this process began to send; before, another one may have.
@@ -87,9 +88,15 @@ impl Inner {
             return;
         }
         self.swept = Some(at);
-        for entry in self.entries.values_mut() {
-            entry.token.take_if(|token| token.expires <= now);
-        }
+        self.entries.retain(|_, entry| {
+            let is_left = entry.users.is_empty() && matches!(entry.phase, Phase::Idle);
+            let is_new = is_left && entry.is_new(now, at);
+            entry
+                .token
+                .take_if(|token| token.expires <= now || (is_left && !is_new));
+            !is_left || is_new || entry.is_held(now)
+        });
+        self.kept.retain(|kept| self.entries.contains_key(kept));
         self.endpoints.retain(|_, endpoint| !endpoint.is_idle(at, now));
         self.accounts.sweep(now);
     }
@@ -114,12 +121,14 @@ impl Inner {
         }
     }
 
-    /// Forgets a grant that nobody uses, but for its latch or back-off.
+    /// Forgets a grant that nobody uses, but for its latch or back-off, and for a moment its token.
     pub(super) fn give_back(&mut self, fingerprint: Fingerprint, wall: Timestamp, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&fingerprint)
-            && entry.is_held(wall)
+            && (entry.is_held(wall) || entry.is_new(wall, now))
         {
-            entry.token = None;
+            if !entry.is_new(wall, now) {
+                entry.token = None;
+            }
             entry.left = Some(now);
             self.kept.retain(|kept| *kept != fingerprint);
             self.kept.push_back(fingerprint);
@@ -132,7 +141,8 @@ impl Inner {
                 Some(entry) if !entry.users.is_empty() || !matches!(entry.phase, Phase::Idle) => true,
                 Some(entry) => {
                     let outlived = entry.left.is_some_and(|left| now - left >= LATCH_OUTLIVES);
-                    let is_over = outlived || !entry.is_held(wall) || self.kept.len() > MOST_KEPT;
+                    let is_needed = entry.is_held(wall) || entry.is_new(wall, now);
+                    let is_over = outlived || !is_needed || self.kept.len() > MOST_KEPT;
                     if is_over {
                         self.entries.remove(&oldest);
                     }
