@@ -12,7 +12,7 @@ use super::endpoint::EndpointState;
 use super::entry::{Entry, Phase};
 use super::places::Places;
 use super::{GrantsOptions, Job, LATCH_OUTLIVES, LONGEST_SLEEP, MOST_KEPT, ObjectKey, SWEEP_EVERY};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Account, Fingerprint};
 use crate::vendor::{Endpoint, Vendor};
 
 #[derive(Default)]
@@ -181,6 +181,37 @@ impl Inner {
                 endpoint.queue.remove(fingerprint);
             }
         }
+    }
+
+    /// Whether a latch, a back-off, an account or the least gap holds this grant back. `account` is `None` where the
+    /// credentials are proven, and `stored_issued` when they brought the token that the asking object has.
+    pub(super) fn holds_back(
+        &mut self,
+        fingerprint: Fingerprint,
+        account: Option<Account>,
+        stored_issued: Option<Timestamp>,
+        requested: bool,
+        wall: Timestamp,
+        now: Instant,
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(&fingerprint) else {
+            return account.is_some_and(|account| self.accounts.free_at(account, wall).is_some());
+        };
+        // What another's status says proves nothing against credentials that have brought a token.
+        entry
+            .failure
+            .take_if(|failure| account.is_none() && failure.hearsay);
+        // Nor does a failure of an earlier term, where the process that led since has had a token after it.
+        let began = self.began_at;
+        entry.failure.take_if(|failure| {
+            stored_issued.is_some_and(|issued| issued > failure.at)
+                && began.is_some_and(|began| failure.at < began)
+        });
+        let may_pass = requested && entry.may_pass(wall, now) && !entry.is_throttled();
+        let account = account.filter(|_| !entry.proven);
+        (entry.is_held(wall) && !may_pass)
+            || entry.earliest(requested, wall, now).is_some()
+            || account.is_some_and(|account| self.accounts.free_at(account, wall).is_some())
     }
 
     /// Takes out of the queues all that waits.

@@ -321,6 +321,20 @@ impl Grants {
         Some(entry.wait(object, refresh_request.map(str::to_owned), Instant::now()))
     }
 
+    /// Whether [`Self::ask`] would give `None` now: for the same fingerprint, account, time of issue and request. What has
+    /// to be noted before asking need not be noted then.
+    pub fn holds_back(
+        &self,
+        fingerprint: Fingerprint,
+        account: Option<Account>,
+        stored_issued: Option<Timestamp>,
+        requested: bool,
+    ) -> bool {
+        let (wall, now) = (self.clock.now(), Instant::now());
+        self.lock()
+            .holds_back(fingerprint, account, stored_issued, requested, wall, now)
+    }
+
     /// Asks for a token, and gives the time since when `object` waits; `None` where an attempt has ended between the
     /// decision and this, so that it is to be decided again. Objects with the same fingerprint share one request;
     /// `object` is woken when it has ended.
@@ -347,25 +361,23 @@ impl Grants {
                 return Some(since);
             }
         }
-        // What another's status says proves nothing against credentials that have brought a token.
-        let proven = ask.account.is_none();
-        entry.failure.take_if(|failure| proven && failure.hearsay);
-        // Nor does a failure of an earlier term, where the process that led since has had a token after it.
-        let began = inner.began_at;
-        entry.failure.take_if(|failure| {
-            ask.stored_issued.is_some_and(|issued| issued > failure.at)
-                && began.is_some_and(|began| failure.at < began)
-        });
         let wall = self.clock.now();
         let requested = ask.refresh_request.is_some();
         let account = ask.account.filter(|_| !entry.proven);
-        let may_pass = requested && entry.may_pass(wall, now) && !entry.is_throttled();
-        let held = (entry.is_held(wall) && !may_pass)
-            || account.is_some_and(|account| inner.accounts.free_at(account, wall).is_some());
-        if held || entry.earliest(requested, wall, now).is_some() {
-            entry.waiters.remove(&ask.object);
+        if inner.holds_back(
+            ask.fingerprint,
+            ask.account,
+            ask.stored_issued,
+            requested,
+            wall,
+            now,
+        ) {
+            if let Some(entry) = inner.entries.get_mut(&ask.fingerprint) {
+                entry.waiters.remove(&ask.object);
+            }
             return None;
         }
+        let entry = inner.entries.entry(ask.fingerprint).or_default();
         entry.count = entry.count.max(ask.failures_before);
         entry.note_pass(requested && ask.passes_remembered, wall, now);
         entry.endpoint = Some(ask.endpoint.clone());

@@ -59,6 +59,11 @@ impl Grants {
         {
             return;
         }
+        let from_before = inner.began_at.is_some_and(|began| failure.last_attempt <= began);
+        // The process that led since has asked after this one.
+        entry
+            .failure
+            .take_if(|own| from_before && !own.hearsay && own.at < failure.last_attempt);
         if entry.account.is_some()
             && entry.failure.is_none()
             && !entry.proven
@@ -75,7 +80,6 @@ impl Grants {
         }
         // A deadline from before is not far from the attempt that met it, nor is that attempt one of this process' time:
         // such a status was written by somebody else.
-        let from_before = inner.began_at.is_some_and(|began| failure.last_attempt <= began);
         if let Some(until) = failure.next_attempt
             && failure.reason == Reason::RateLimited
             && holds(until, now)

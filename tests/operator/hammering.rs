@@ -3,6 +3,8 @@
 use serde_json::json;
 use vendor_simulator::Vendor;
 
+use vendor_token_operator::clock::Clock as _;
+
 use crate::support::World;
 use crate::vendors;
 
@@ -71,4 +73,32 @@ async fn credentials_that_come_and_go_bring_no_refresh_request_forward() {
         operator.quiet().await;
     }
     assert!(world.calls(VENDOR) <= 2, "{}", world.calls(VENDOR));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_attempt_that_seems_newer_than_a_rejection_makes_no_write_after_another() {
+    const VENDOR: Vendor = Vendor::CheckmarxSca;
+    let world = World::new("newer-forged").await;
+    let operator = world.operator().await;
+    world.register(VENDOR, "sca").await;
+    world.store(VENDOR, "sca", "wrong").await;
+    world.apply("sca", vendors::spec(VENDOR, "sca")).await;
+    world.ready("sca", "False CredentialsRejected +Stalled").await;
+    operator.quiet().await;
+    world.clock.step(120);
+    let now = jiff::Timestamp::from_second(world.clock.now().as_second()).unwrap();
+    let ago = |seconds: i64| (now - jiff::SignedDuration::from_secs(seconds)).to_string();
+    let forged = json!({ "failure": { "reason": "VendorUnavailable", "message": "asked at noon", "count": 1,
+        "lastAttemptTime": ago(60), "nextAttemptTime": ago(30) } });
+    let mark = world.mark().await;
+    world.forge_status("sca", forged).await;
+    world.settle("sca", &operator).await;
+    let writes = world
+        .requests_since(mark)
+        .await
+        .matching(|entry| entry.verb == "patch" && entry.resource.starts_with("vendortokens"));
+    println!("{:?}", crate::support::counts(&writes));
+    assert!(writes.len() <= 2, "{:?}", crate::support::counts(&writes));
+    assert_eq!(world.calls(VENDOR), 1);
+    world.ready("sca", "False CredentialsRejected +Stalled").await;
 }

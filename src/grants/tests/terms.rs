@@ -110,3 +110,46 @@ async fn a_pause_that_another_process_met_holds_for_an_endpoint_that_this_one_as
     bench.pass(62).await;
     assert_eq!(bench.calls().len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_another_process_has_met_last_counts_and_not_what_this_one_met_before() {
+    let bench = bench(|_| unreachable());
+    let account = Account::from_bytes([1; 16]);
+    bench.grants.ask(Ask {
+        account: Some(account),
+        ..ask("o", 1, grant_of(Vendor::CheckmarxSca))
+    });
+    bench.settle().await;
+    assert_eq!(
+        bench.state("o").failure.unwrap().reason,
+        Reason::VendorUnavailable
+    );
+    bench.grants.stands_down();
+    bench.pass(3600).await;
+    bench.grants.begins();
+    let rejected = |last_attempt: i64| PastFailure {
+        reason: Reason::CredentialsRejected,
+        message: String::new(),
+        count: 2,
+        last_attempt: start() + SignedDuration::from_secs(last_attempt),
+        next_attempt: None,
+        inputs: inputs(),
+        hearsay: false,
+    };
+    let recall = |failure: PastFailure| {
+        let endpoint = grant_of(Vendor::CheckmarxSca).endpoint();
+        bench
+            .grants
+            .recall(&object("o"), &endpoint, Vendor::CheckmarxSca, &failure);
+        bench.state("o").failure.unwrap().reason
+    };
+    assert_eq!(recall(rejected(-60)), Reason::VendorUnavailable);
+    assert_eq!(recall(rejected(7200)), Reason::VendorUnavailable, "nobody met it");
+    assert_eq!(recall(rejected(1800)), Reason::CredentialsRejected);
+    assert!(
+        bench
+            .grants
+            .holds_back(fingerprint(1), Some(account), None, false)
+    );
+    assert!(!bench.grants.holds_back(fingerprint(1), None, None, false));
+}
