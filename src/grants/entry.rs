@@ -152,7 +152,13 @@ impl Entry {
         } else {
             least
         };
-        let left = gap.saturating_sub(elapsed(granted, granted_at, now, at));
+        let elapsed = elapsed(granted, granted_at, now, at);
+        // A vendor that gives the same token until its end gives another one then: the gap ends with the token.
+        let left = token
+            .expires
+            .duration_since(now)
+            .max(gap.min(REQUESTED_GAP).saturating_sub(elapsed))
+            .min(gap.saturating_sub(elapsed));
         (left > SignedDuration::ZERO).then(|| now.saturating_add(left).unwrap_or(Timestamp::MAX))
     }
 

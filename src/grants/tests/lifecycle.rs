@@ -125,6 +125,33 @@ async fn the_same_token_again_is_no_new_token_until_it_has_expired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_a_vendor_gives_until_its_end_is_asked_for_again_when_it_has_ended() {
+    let bench = bench(|call| match call.at.as_secs() {
+        at @ 0..1000 => token("cached", 1000 - at as i64),
+        _ => token("new", 1000),
+    });
+    let ask = async || {
+        bench.ask("o", 1, Vendor::SixMap);
+        bench.settle().await;
+        bench.until(bench.state("o").earliest_next)
+    };
+    assert_eq!(ask().await, Some(100));
+    bench.pass(850).await;
+    assert_eq!(ask().await, Some(100));
+    bench.pass(100).await;
+    assert_eq!(ask().await, Some(50), "it ends before its least gap does");
+    bench.pass(40).await;
+    // A request of a person's is no way to ask more often.
+    bench.ask_for_refresh("o", 1, Vendor::SixMap, "now");
+    bench.settle().await;
+    assert_eq!(bench.times(), [0, 850, 950, 990]);
+    assert_eq!(bench.until(bench.state("o").earliest_next), Some(30));
+    bench.pass(30).await;
+    ask().await;
+    assert_eq!(bench.token("o").as_deref(), Some("new"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_grant_is_forgotten_with_its_last_user() {
     let bench = bench(|_| token("t", 3600));
     bench.ask("o", 1, Vendor::SixMap);
