@@ -49,6 +49,14 @@ pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked
     }
     let proven = view.observed(context).is_proven() || context.grants.is_proven(&view.object);
     let account = view.account.filter(|_| !proven);
+    let stored_issued = view.observed(context).proven_at();
+    let requested = refresh_request.is_some();
+    if context
+        .grants
+        .holds_back(fingerprint, account, stored_issued, requested)
+    {
+        return Ok(Asked::Changed);
+    }
     let failures_before = failures_before(view, &inputs, account.is_some(), now);
     let passes_remembered = remembers_a_hold(view, &inputs, now);
     let mut unrecorded = None;
@@ -83,6 +91,7 @@ pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked
         object: view.object.clone(),
         account,
         live_until,
+        stored_issued,
         failures_before,
         passes_remembered,
         refresh_request,
@@ -101,10 +110,7 @@ pub(super) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked
 /// A latch or a back-off of these credentials that the status tells of holds.
 fn remembers_a_hold(view: &View, inputs: &Inputs, now: Timestamp) -> bool {
     let failure = view.status().failure.as_ref().and_then(PastFailure::from_status);
-    failure.is_some_and(|failure| {
-        failure.inputs.fingerprint == inputs.fingerprint
-            && failure.next_attempt.is_none_or(|next| backoff::holds(next, now))
-    })
+    failure.is_some_and(|failure| failure.inputs.fingerprint == inputs.fingerprint && failure.holds(now))
 }
 
 /// Failures in a row that the status tells of: of these same credentials, and where an account could be locked, of any

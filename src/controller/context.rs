@@ -248,7 +248,7 @@ impl Context {
 
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
     pub(super) fn stands_down(&self) {
-        self.grants.stand_down();
+        self.grants.stands_down();
         self.health.watches_ended();
         self.metrics.watches_ended();
         lock(&self.heard).clear();

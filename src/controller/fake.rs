@@ -20,12 +20,13 @@ use super::context::{Context, Parts, Settings};
 use crate::clock::SystemClock;
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
-use crate::fingerprint::FingerprintKey;
-use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey};
+use crate::fingerprint::{Fingerprint, FingerprintKey};
+use crate::grants::{Ask, GrantObserver, Grants, GrantsOptions, ObjectKey};
 use crate::http::Transport;
 use crate::metrics::Metrics;
 use crate::server::Health;
-use crate::vendor::{TokenRequest, TokenResponse, Vendor};
+use crate::token::Credentials;
+use crate::vendor::{Grant, TokenRequest, TokenResponse, Vendor};
 
 struct NoVendor;
 
@@ -40,6 +41,29 @@ struct Nobody;
 impl GrantObserver for Nobody {
     fn request_ended(&self, _: Vendor, _: Result<(), FailureClass>, _: Duration) {}
     fn throttled_until(&self, _: Vendor, _: Timestamp) {}
+}
+
+/// Asks for a token of Picus.
+pub(super) fn ask() -> Ask {
+    Ask {
+        fingerprint: Fingerprint::from_bytes([1; 16]),
+        endpoint: Grant::Picus.endpoint(),
+        grant: Grant::Picus,
+        credentials: Credentials {
+            values: BTreeMap::new(),
+            client_certificate: None,
+        },
+        object: ObjectKey {
+            namespace: "a".to_owned(),
+            name: "waits".to_owned(),
+        },
+        account: None,
+        live_until: None,
+        stored_issued: None,
+        failures_before: 0,
+        passes_remembered: false,
+        refresh_request: None,
+    }
 }
 
 /// The statuses that were written.

@@ -44,9 +44,7 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
     let Some(record) = read_record(context, namespace, former).await? else {
         return Ok(());
     };
-    let is_ours = record.ours.as_ref().and_then(|ours| ours.name.as_deref()) == Some(&view.object.name)
-        && ownership::is_controlled_by(&record, &view.object.name);
-    if !is_ours {
+    if ownership::incumbent(&record) != Some(&view.object.name) {
         return Ok(());
     }
     // The type cannot be left out of the apply: it would be set back to the default, which is refused.
@@ -60,6 +58,10 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
     if let (Some(_), Some(mut reference)) = (&record.controller, view.token.controller_owner_ref(&())) {
         reference.block_owner_deletion = Some(false);
         metadata["ownerReferences"] = json!([reference]);
+    }
+    if record.controller.is_none() && !ownership::is_adopted(Some(&record)) {
+        // Without an owner only the label tells whose it is: the rename may be taken back.
+        metadata["labels"] = json!({ names::NAME_LABEL: view.object.name });
     }
     let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type_ });
     let metadata_api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);

@@ -251,6 +251,7 @@ mod tests {
             object: object.clone(),
             account: None,
             live_until: None,
+            stored_issued: None,
             failures_before: 0,
             passes_remembered: false,
             refresh_request: None,
@@ -267,10 +268,16 @@ mod tests {
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
+        assert!(context.grants.ask(fake::ask()).is_some());
         context.health.watch_alive(TokenSink::WATCH, "");
         context.health.watch_alive(SecretSink::WATCH, "");
         let next = lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
         assert_eq!(next, Next::StandBy);
+        assert_eq!(
+            context.grants.waits_since(&fake::ask().object),
+            None,
+            "another process decides now"
+        );
         tokio::time::advance(Duration::from_secs(3600)).await;
         context.health.tick();
         assert_eq!(

@@ -129,6 +129,12 @@ impl Entry {
             .is_some_and(|failure| failure.next_attempt.is_none_or(|next| holds(next, now)))
     }
 
+    /// The last token came just now, and is kept for a moment when nobody uses it: an object that is deleted and made anew,
+    /// or edited there and back, has it again, and asks for no other.
+    pub(super) fn is_new(&self, now: Timestamp, at: Instant) -> bool {
+        self.usable(now).is_some() && self.earliest(true, now, at).is_some()
+    }
+
     /// The last token, where it can be used by what the clock says now.
     pub(super) fn usable(&self, now: Timestamp) -> Option<&Arc<AccessToken>> {
         self.token
@@ -146,7 +152,13 @@ impl Entry {
         } else {
             least
         };
-        let left = gap.saturating_sub(elapsed(granted, granted_at, now, at));
+        let elapsed = elapsed(granted, granted_at, now, at);
+        // A vendor that gives the same token until its end gives another one then: the gap ends with the token.
+        let left = token
+            .expires
+            .duration_since(now)
+            .max(gap.min(REQUESTED_GAP).saturating_sub(elapsed))
+            .min(gap.saturating_sub(elapsed));
         (left > SignedDuration::ZERO).then(|| now.saturating_add(left).unwrap_or(Timestamp::MAX))
     }
 

@@ -13,7 +13,7 @@ use super::entry::{Entry, Phase};
 use super::places::Places;
 use super::sending::{Job, LONGEST_SLEEP};
 use super::{GrantsOptions, LATCH_OUTLIVES, MOST_KEPT, ObjectKey, SWEEP_EVERY};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Account, Fingerprint};
 use crate::vendor::{Endpoint, Vendor};
 
 #[derive(Default)]
@@ -22,7 +22,8 @@ pub(super) struct Inner {
     pub(super) endpoints: BTreeMap<Endpoint, EndpointState>,
     pub(super) objects: HashMap<ObjectKey, Fingerprint>,
     pub(super) accounts: Accounts,
-    /// Grants that nobody uses, kept because a vendor refused them, in the order in which they were left.
+    /// Grants that nobody uses, kept because a vendor refused them or has just given a token, in the order in which they
+    /// were left.
     pub(super) kept: VecDeque<Fingerprint>,
     pub(super) places: Places,
     /// When this process began to send; before, another one may have.
@@ -33,6 +34,8 @@ pub(super) struct Inner {
     pub(super) turn: usize,
     pub(super) swept: Option<Instant>,
     pub(super) draining: bool,
+    /// This process has led, and does not now.
+    pub(super) stands_by: bool,
 }
 
 /// The state of an endpoint, which may be new.
@@ -86,9 +89,15 @@ impl Inner {
             return;
         }
         self.swept = Some(at);
-        for entry in self.entries.values_mut() {
-            entry.token.take_if(|token| token.expires <= now);
-        }
+        self.entries.retain(|_, entry| {
+            let is_left = entry.users.is_empty() && matches!(entry.phase, Phase::Idle);
+            let is_new = is_left && entry.is_new(now, at);
+            entry
+                .token
+                .take_if(|token| token.expires <= now || (is_left && !is_new));
+            !is_left || is_new || entry.is_held(now)
+        });
+        self.kept.retain(|kept| self.entries.contains_key(kept));
         self.endpoints.retain(|_, endpoint| !endpoint.is_idle(at, now));
         self.accounts.sweep(now);
     }
@@ -113,12 +122,14 @@ impl Inner {
         }
     }
 
-    /// Forgets a grant that nobody uses, but for its latch or back-off.
+    /// Forgets a grant that nobody uses, but for its latch or back-off, and for a moment its token.
     pub(super) fn give_back(&mut self, fingerprint: Fingerprint, wall: Timestamp, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&fingerprint)
-            && entry.is_held(wall)
+            && (entry.is_held(wall) || entry.is_new(wall, now))
         {
-            entry.token = None;
+            if !entry.is_new(wall, now) {
+                entry.token = None;
+            }
             entry.left = Some(now);
             self.kept.retain(|kept| *kept != fingerprint);
             self.kept.push_back(fingerprint);
@@ -131,7 +142,8 @@ impl Inner {
                 Some(entry) if !entry.users.is_empty() || !matches!(entry.phase, Phase::Idle) => true,
                 Some(entry) => {
                     let outlived = entry.left.is_some_and(|left| now - left >= LATCH_OUTLIVES);
-                    let is_over = outlived || !entry.is_held(wall) || self.kept.len() > MOST_KEPT;
+                    let is_needed = entry.is_held(wall) || entry.is_new(wall, now);
+                    let is_over = outlived || !is_needed || self.kept.len() > MOST_KEPT;
                     if is_over {
                         self.entries.remove(&oldest);
                     }
@@ -169,6 +181,53 @@ impl Inner {
             {
                 endpoint.queue.remove(fingerprint);
             }
+        }
+    }
+
+    /// Whether a latch, a back-off, an account or the least gap holds this grant back. `account` is `None` where the
+    /// credentials are proven, and `stored_issued` when they brought the token that the asking object has.
+    pub(super) fn holds_back(
+        &mut self,
+        fingerprint: Fingerprint,
+        account: Option<Account>,
+        stored_issued: Option<Timestamp>,
+        requested: bool,
+        wall: Timestamp,
+        now: Instant,
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(&fingerprint) else {
+            return account.is_some_and(|account| self.accounts.free_at(account, wall).is_some());
+        };
+        // What another's status says proves nothing against credentials that have brought a token.
+        entry
+            .failure
+            .take_if(|failure| account.is_none() && failure.hearsay);
+        // Nor does a failure of an earlier term, where the process that led since has had a token after it.
+        let began = self.began_at;
+        entry.failure.take_if(|failure| {
+            stored_issued.is_some_and(|issued| issued > failure.at)
+                && began.is_some_and(|began| failure.at < began)
+        });
+        let may_pass = requested && entry.may_pass(wall, now) && !entry.is_throttled();
+        let account = account.filter(|_| !entry.proven);
+        (entry.is_held(wall) && !may_pass)
+            || entry.earliest(requested, wall, now).is_some()
+            || account.is_some_and(|account| self.accounts.free_at(account, wall).is_some())
+    }
+
+    /// Takes out of the queues all that waits.
+    pub(super) fn give_up_queued(&mut self) {
+        let queued = self
+            .objects
+            .iter()
+            .filter(|(_, fingerprint)| {
+                let entry = self.entries.get(*fingerprint);
+                entry.is_some_and(|entry| matches!(entry.phase, Phase::Queued(_)))
+            })
+            .map(|(object, fingerprint)| (object.clone(), *fingerprint))
+            .collect::<Vec<_>>();
+        for (object, fingerprint) in queued {
+            self.withdraw(&object, fingerprint);
         }
     }
 

@@ -95,6 +95,8 @@ pub struct Ask {
     pub account: Option<Account>,
     /// Until when the asking object's token is valid; `None` without one.
     pub live_until: Option<Timestamp>,
+    /// When the asking object's token was issued, where these credentials have brought it.
+    pub stored_issued: Option<Timestamp>,
     /// Failures in a row that a status remembers from before a restart.
     pub failures_before: i32,
     /// A latch or a back-off that only a status remembers holds, and the refresh request goes past it.
@@ -211,23 +213,6 @@ impl Grants {
         }
     }
 
-    /// This process leads no more. What is queued is given up: by the time that it leads again, another may have asked.
-    /// Requests in flight go on.
-    pub fn stand_down(&self) {
-        let mut inner = self.lock();
-        let waiting: Vec<_> = inner
-            .entries
-            .iter()
-            .filter(|(_, entry)| matches!(entry.phase, Phase::Queued(_)))
-            .flat_map(|(fingerprint, entry)| {
-                entry.waiters.keys().map(|object| (object.clone(), *fingerprint))
-            })
-            .collect();
-        for (object, fingerprint) in waiting {
-            inner.withdraw(&object, fingerprint);
-        }
-    }
-
     /// What is known of the grant that `object` uses, for the decision. `inputs` is what `object`'s namespace calls it.
     pub fn state(&self, object: &ObjectKey, inputs: &Inputs) -> GrantState {
         let now = self.clock.now();
@@ -299,6 +284,20 @@ impl Grants {
         Some(entry.wait(object, refresh_request.map(str::to_owned), Instant::now()))
     }
 
+    /// Whether [`Self::ask`] would give `None` now: for the same fingerprint, account, time of issue and request. What has
+    /// to be noted before asking need not be noted then.
+    pub fn holds_back(
+        &self,
+        fingerprint: Fingerprint,
+        account: Option<Account>,
+        stored_issued: Option<Timestamp>,
+        requested: bool,
+    ) -> bool {
+        let (wall, now) = (self.clock.now(), Instant::now());
+        self.lock()
+            .holds_back(fingerprint, account, stored_issued, requested, wall, now)
+    }
+
     /// Asks for a token, and gives the time since when `object` waits; `None` where an attempt has ended between the
     /// decision and this, or this process leads no more, so that it is to be decided again. Objects with the same
     /// fingerprint share one request; `object` is woken when it has ended.
@@ -328,19 +327,23 @@ impl Grants {
                 return Some(since);
             }
         }
-        // What another's status says proves nothing against credentials that have brought a token.
-        let proven = ask.account.is_none();
-        entry.failure.take_if(|failure| proven && failure.hearsay);
         let wall = self.clock.now();
         let requested = ask.refresh_request.is_some();
         let account = ask.account.filter(|_| !entry.proven);
-        let may_pass = requested && entry.may_pass(wall, now) && !entry.is_throttled();
-        let held = (entry.is_held(wall) && !may_pass)
-            || account.is_some_and(|account| inner.accounts.free_at(account, wall).is_some());
-        if held || entry.earliest(requested, wall, now).is_some() {
-            entry.waiters.remove(&ask.object);
+        if inner.holds_back(
+            ask.fingerprint,
+            ask.account,
+            ask.stored_issued,
+            requested,
+            wall,
+            now,
+        ) {
+            if let Some(entry) = inner.entries.get_mut(&ask.fingerprint) {
+                entry.waiters.remove(&ask.object);
+            }
             return None;
         }
+        let entry = inner.entries.entry(ask.fingerprint).or_default();
         entry.count = entry.count.max(ask.failures_before);
         entry.note_pass(requested && ask.passes_remembered, wall, now);
         entry.endpoint = Some(ask.endpoint.clone());

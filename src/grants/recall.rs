@@ -49,10 +49,22 @@ impl Grants {
         let Some(entry) = inner.entries.get_mut(&fingerprint) else {
             return;
         };
-        if entry.sent.is_some() || entry.proven {
+        // What this process has asked at that time or later, it knows better.
+        if entry
+            .sent
+            .is_some_and(|sent| entry::whole_seconds(sent) >= failure.last_attempt)
+        {
             return;
         }
-        if entry.account.is_some() && entry.failure.is_none() && failure.reason == Reason::CredentialsRejected
+        let from_before = inner.began_at.is_some_and(|began| failure.last_attempt <= began);
+        // The process that led since has asked after this one.
+        entry
+            .failure
+            .take_if(|own| from_before && !own.hearsay && own.at < failure.last_attempt);
+        if entry.account.is_some()
+            && entry.failure.is_none()
+            && !entry.proven
+            && failure.reason == Reason::CredentialsRejected
         {
             entry.failure = Some(entry::Attempt {
                 reason: failure.reason,
@@ -65,7 +77,6 @@ impl Grants {
         }
         // A deadline from before is not far from the attempt that met it, nor is that attempt one of this process' time:
         // such a status was written by somebody else.
-        let from_before = inner.began_at.is_some_and(|began| failure.last_attempt <= began);
         if let Some(until) = failure.next_attempt
             && failure.reason == Reason::RateLimited
             && holds(until, now)
@@ -83,9 +94,24 @@ impl Grants {
         }
     }
 
+    /// This process does not lead any more: nothing is sent until it [begins](Self::begins) again.
+    ///
+    /// What waits is given up, and its credentials are wiped: by the time this process leads again another one may have
+    /// asked, and the credentials may be others. Whoever still needs a token is decided anew then.
+    pub fn stands_down(&self) {
+        let mut inner = self.lock();
+        inner.stands_by = true;
+        inner.give_up_queued();
+    }
+
     /// From now on this process sends; before, another one may have.
     pub fn begins(&self) {
-        self.lock().begins(Instant::now(), self.clock.now());
+        let mut inner = self.lock();
+        // A reconcile that was under way when this process stood down may have asked since.
+        if std::mem::take(&mut inner.stands_by) {
+            inner.give_up_queued();
+        }
+        inner.begins(Instant::now(), self.clock.now());
     }
 
     /// Counts requests to `endpoint` that were sent before this process began, as far as targets and statuses tell, which

@@ -61,7 +61,7 @@ impl Grants {
                 }
                 inner.sweep(self.clock.now(), Instant::now());
                 let contact = self.leadership.contact();
-                if !self.leadership.holds() {
+                if inner.stands_by || !self.leadership.holds() {
                     (Vec::new(), STANDBY_LOOK)
                 } else if inner.has_queued() && contact.is_some_and(|contact| !contact.is_fresh()) {
                     // What a vendor gave now could not be published. The answer of the API server wakes this.

@@ -7,6 +7,7 @@ mod limits;
 mod offline;
 mod schedules;
 mod standby;
+mod terms;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -288,6 +289,7 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
         },
         object: object(name),
         live_until: None,
+        stored_issued: None,
         failures_before: 0,
         passes_remembered: false,
         refresh_request: None,

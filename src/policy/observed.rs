@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::backoff;
 use super::place::TokenPlace;
 use super::schedule::{self, RefreshPolicy};
 use crate::api::names::Reason;
@@ -197,6 +198,11 @@ impl PastFailure {
         }
     }
 
+    /// No other attempt may follow it yet.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        self.next_attempt.is_none_or(|next| backoff::holds(next, now))
+    }
+
     /// It was recorded before it was sent, and no answer has been recorded since.
     pub fn is_unanswered(&self) -> bool {
         self.reason == Reason::VendorUnavailable && self.message.starts_with(UNANSWERED)
@@ -234,6 +240,14 @@ pub(super) enum Currency {
     OtherGrant,
     /// Only reading the credentials can tell.
     Unknown,
+}
+
+fn ends_sooner(one: &PastFailure, other: &PastFailure) -> bool {
+    match (one.next_attempt, other.next_attempt) {
+        (Some(one), Some(other)) => one < other,
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
 }
 
 fn same_credential(one: &Inputs, other: &Inputs) -> bool {
@@ -285,11 +299,16 @@ impl Observed<'_> {
 
     /// The present credentials have brought the token in the target, be it valid or not.
     pub fn is_proven(&self) -> bool {
+        self.proven_at().is_some()
+    }
+
+    /// When the token in the target was issued, where the present credentials have brought it.
+    pub fn proven_at(&self) -> Option<Timestamp> {
         match (&self.credentials, self.stored()) {
             (Credentials::Known { inputs }, Some(stored)) => {
-                stored.inputs.key_id == inputs.key_id && stored.inputs.fingerprint == inputs.fingerprint
+                same_credential(&stored.inputs, inputs).then_some(stored.issued)
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -336,9 +355,12 @@ impl Observed<'_> {
             .clone()
             .filter(|failure| !(failure.hearsay && self.is_proven()));
         let newest = match (in_memory, remembered) {
-            // An attempt that is still to come is nobody's: it must not hide what this process has seen.
+            // An attempt that is still to come is nobody's: it must not hide what this process has seen. Neither does one that
+            // would be asked again while that holds: whoever asks is turned away, and would ask again and again.
             (Some(memory), Some(status))
-                if status.last_attempt > memory.last_attempt && status.last_attempt <= self.now =>
+                if status.last_attempt > memory.last_attempt
+                    && status.last_attempt <= self.now
+                    && !(memory.holds(self.now) && ends_sooner(&status, &memory)) =>
             {
                 Some(status)
             }

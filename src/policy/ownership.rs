@@ -105,12 +105,14 @@ pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     }
 }
 
-/// Whether the Secret's controller is the VendorToken of this name, or there is none.
-pub fn is_controlled_by(record: &SecretRecord, me: &str) -> bool {
+/// Whose this Secret is: the VendorToken that controls it, or, where nothing does, the one that our own label names. `None`
+/// where we have not made it, or somebody else controls it.
+pub fn incumbent(record: &SecretRecord) -> Option<&str> {
+    let entry = record.ours.as_ref()?;
     match &record.controller {
-        None => true,
-        Some(Controller::VendorToken { name, .. }) => **name == *me,
-        Some(Controller::Other { .. }) => false,
+        Some(Controller::VendorToken { name, .. }) => Some(name),
+        Some(Controller::Other { .. }) => None,
+        None => entry.name.as_deref(),
     }
 }
 
@@ -140,17 +142,12 @@ pub fn judge(
             None => Target::Free,
         };
     };
-    let kept_name = record.ours.as_ref().and_then(|ours| ours.name.as_deref());
-    let incumbent = match &record.controller {
-        Some(Controller::Other { kind, name }) => {
-            return not_owned(format!(
-                "Secret '{secret}' is controlled by {kind} '{name}' and stays untouched: choose another `spec.target.name`"
-            ));
-        }
-        Some(Controller::VendorToken { name, .. }) => record.ours.is_some().then_some(&**name),
-        None => kept_name,
-    };
-    match incumbent {
+    if let Some(Controller::Other { kind, name }) = &record.controller {
+        return not_owned(format!(
+            "Secret '{secret}' is controlled by {kind} '{name}' and stays untouched: choose another `spec.target.name`"
+        ));
+    }
+    match incumbent(record) {
         Some(name) if name == me.name => ours(record, desired, now),
         Some(name) => match others.iter().find(|other| other.name == name) {
             Some(winner) => conflict(secret, winner.name),

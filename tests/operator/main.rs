@@ -14,6 +14,7 @@ mod credentials;
 mod events;
 mod forgery;
 mod freshness;
+mod hammering;
 mod hostility;
 mod in_flight;
 mod key;

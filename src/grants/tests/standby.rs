@@ -21,11 +21,12 @@ async fn what_was_queued_when_the_leadership_was_lost_is_not_sent_when_it_is_won
     bench.settle().await;
     assert_eq!(bench.calls().len(), 1, "the other waits for the budget");
     leads(false);
-    bench.grants.stand_down();
+    bench.grants.stands_down();
     // A reconcile that began before.
     assert_eq!(bench.grants.ask(ask("c", 3, Grant::Mapiq)), None);
     bench.pass(300).await;
     leads(true);
+    bench.grants.begins();
     bench.pass(300).await;
     assert_eq!(bench.calls().len(), 1);
     assert_eq!(bench.grants.waits_since(&object("b")), None);

@@ -231,6 +231,11 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
         .failed(VendorUnavailable, 50, Some(200)),
     wait(400)
 )]
+#[case::a_newer_one_in_the_status_does_not_end_a_latch_that_this_process_has_set(
+    scene().free().known('a').told_failed(VendorUnavailable, 60, Some(90), &inputs('a'))
+        .failed(CredentialsRejected, 50, None),
+    WAIT_FOR_A_CHANGE
+)]
 #[case::an_attempt_still_to_come_does_not_hide_what_this_process_has_seen(
     scene().free().known('a').told_failed(VendorUnavailable, 4000, Some(50), &inputs('a'))
         .failed(VendorUnavailable, 90, Some(200)),
