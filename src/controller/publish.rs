@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::context::{BlockMemo, Context};
 use super::credentials::wipe;
-use super::error::{Error, withholding, write_problem};
+use super::error::{Error, read_problem, withholding, write_problem};
 use super::secrets;
 use super::target::{Facts, body, too_large};
 use super::view::{View, read_record};
@@ -58,11 +58,18 @@ pub(super) async fn repair(view: &mut View, context: &Context) -> Result<Publish
     let stored = stored.clone();
     let (namespace, name) = (view.object.namespace.clone(), view.target_name.clone());
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let found = api.get_opt(&name).await.map_err(|source| Error::ReadSecret {
-        namespace: namespace.clone(),
-        name: name.clone(),
-        source,
-    })?;
+    let found = match api.get_opt(&name).await {
+        Err(source) if read_problem(&source, &name).is_some() => {
+            // Its data may not be read: a grant brings a token.
+            give_up_repair(view, context);
+            return Ok(Published::Conflict);
+        }
+        found => found.map_err(|source| Error::ReadSecret {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            source,
+        })?,
+    };
     let Some(mut secret) = found else {
         take_record(view, None, context);
         return Ok(Published::Conflict);
@@ -77,14 +84,7 @@ pub(super) async fn repair(view: &mut View, context: &Context) -> Result<Publish
     }
     let Some(token) = token else {
         // What stands there is no token, whoever wrote it: a grant brings one.
-        if let Some(stored) = view
-            .record
-            .as_mut()
-            .and_then(|record| record.ours.as_mut()?.stored.as_mut())
-        {
-            stored.place = None;
-        }
-        view.judge_target(context);
+        give_up_repair(view, context);
         return Ok(Published::Conflict);
     };
     let facts = Facts {
@@ -97,6 +97,15 @@ pub(super) async fn repair(view: &mut View, context: &Context) -> Result<Publish
         refresh_handled: stored.refresh_handled,
     };
     write(view, &token, &facts, context).await
+}
+
+/// There is no token to be had from the target.
+fn give_up_repair(view: &mut View, context: &Context) {
+    let ours = view.record.as_mut().and_then(|record| record.ours.as_mut());
+    if let Some(stored) = ours.and_then(|ours| ours.stored.as_mut()) {
+        stored.place = None;
+    }
+    view.judge_target(context);
 }
 
 /// The token that a target holds.

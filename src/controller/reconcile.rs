@@ -270,4 +270,33 @@ mod tests {
         assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
         assert_eq!(binding, "former");
     }
+
+    #[tokio::test]
+    async fn a_token_past_its_expiry_is_not_left_ready_when_its_target_cannot_be_read() {
+        let (context, writes, _) = fake::context(|sent| answered(sent, 1));
+        let token = expired(&context);
+        context.secrets.lost("");
+        let _ = reconcile(token, context).await;
+        let writes = writes.lock().unwrap();
+        let ready = &writes[0]["conditions"][0];
+        assert_eq!(
+            (&ready["status"], &ready["reason"]),
+            (&json!("False"), &json!("ApiDenied"))
+        );
+        let message = ready["message"].as_str().unwrap();
+        assert!(
+            message.contains("failed to decrypt") && message.contains("expired"),
+            "{message}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_good_token_stays_ready_while_its_target_cannot_be_read_for_a_moment() {
+        let (context, writes, _) = fake::context(|sent| answered(sent, 1));
+        let token = stored(&context, 3600, false);
+        context.secrets.lost("");
+        let result = reconcile(token, context).await;
+        assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
+        assert_eq!(*writes.lock().unwrap(), Vec::<Value>::new());
+    }
 }

@@ -15,6 +15,7 @@ use super::tokens::{LONGEST_REQUEST, key_of, target_name};
 use super::{checked, credentials};
 use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
+use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::ObjectKey;
 use crate::inputs::Inputs;
@@ -63,13 +64,15 @@ impl View {
             Lookup::Absent => None,
             Lookup::Unknown => match read_record(context, &object.namespace, &target_name).await {
                 Ok(record) => record,
-                Err(error) => match denied(&error) {
-                    Some(problem) => {
-                        target_denied = Some(problem);
-                        None
+                Err(error) => {
+                    match denied(&error).or_else(|| outlived(&error, &token, context.clock.now())) {
+                        Some(problem) => {
+                            target_denied = Some(problem);
+                            None
+                        }
+                        None => return Err(error),
                     }
-                    None => return Err(error),
-                },
+                }
             },
         };
         let known = match &checked {
@@ -358,6 +361,26 @@ fn denied(error: &Error) -> Option<Problem> {
         Error::ReadSecret { name, source, .. } => read_problem(source, name),
         _ => None,
     }
+}
+
+/// What to tell when the target cannot be read and the token that the status calls ready has ended: it must not be called
+/// so because the API server does not hand out one Secret.
+fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Option<Problem> {
+    let Error::ReadSecret { name, source, .. } = error else {
+        return None;
+    };
+    let status = token.status.as_ref()?;
+    let ended = status.expiration_time.as_ref().is_some_and(|time| time.0 <= now);
+    ended.then(|| {
+        Problem::new(
+            Reason::ApiDenied,
+            format!(
+                "the API server could not read Secret '{name}': {}; the token that was published has expired; it is tried \
+                 again, and if this lasts, ask the cluster's administrator",
+                with_causes(source)
+            ),
+        )
+    })
 }
 
 /// Reads the metadata of a Secret that is not watched.
