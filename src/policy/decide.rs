@@ -74,7 +74,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     if current
         && !as_desired
         && observed.grant.token.is_none()
-        && stored.is_some_and(|stored| stored.place.is_some() && stored.is_valid(now))
+        && stored.is_some_and(|stored| stored.place.is_some() && observed.is_valid(stored))
     {
         return Decision::Repair;
     }
