@@ -17,6 +17,23 @@ impl World {
         world
     }
 
+    /// Three passwords of the user are tried in one VendorToken, and rejected.
+    async fn three_rejections(&self) {
+        for number in 1..=3_u64 {
+            self.store(VENDOR, "user", &format!("mistyped-{number}")).await;
+            self.sca("sca").await;
+            self.until("the rejection of this password", async || {
+                let failure = self.token("sca").await.status.and_then(|status| status.failure);
+                let rejected = failure.is_some_and(|failure| failure.reason == "CredentialsRejected");
+                let calls = self.calls(VENDOR);
+                (calls == number && rejected)
+                    .then_some(())
+                    .ok_or(format!("{calls} calls"))
+            })
+            .await;
+        }
+    }
+
     async fn sca(&self, name: &str) {
         self.apply(name, vendors::spec(VENDOR, "user")).await;
     }
@@ -69,23 +86,7 @@ async fn a_rejected_password_costs_one_call_with_five_vendor_tokens_three_restar
 async fn five_wrong_passwords_in_a_quarter_of_an_hour_cost_three_calls() {
     let world = World::with_account("five").await;
     let operator = world.operator().await;
-    for number in 1..=3_u64 {
-        world.store(VENDOR, "user", &format!("mistyped-{number}")).await;
-        world.sca("sca").await;
-        world
-            .until("the rejection of this password", async || {
-                let failure = world.token("sca").await.status.and_then(|status| status.failure);
-                match failure {
-                    Some(failure)
-                        if world.calls(VENDOR) == number && failure.reason == "CredentialsRejected" =>
-                    {
-                        Ok(())
-                    }
-                    other => Err(format!("{other:?}")),
-                }
-            })
-            .await;
-    }
+    world.three_rejections().await;
     for number in 4..=5 {
         world.store(VENDOR, "user", &format!("mistyped-{number}")).await;
         world.ready("sca", "False Progressing +Reconciling").await;
@@ -115,20 +116,7 @@ async fn five_wrong_passwords_in_a_quarter_of_an_hour_cost_three_calls() {
 async fn attempts_from_before_a_restart_count_though_the_secret_was_away_at_the_start() {
     let world = World::with_account("away").await;
     let operator = world.operator().await;
-    for number in 1..=3_u64 {
-        world.store(VENDOR, "user", &format!("mistyped-{number}")).await;
-        world.sca("sca").await;
-        world
-            .until("the rejection of this password", async || {
-                let failure = world.token("sca").await.status.and_then(|status| status.failure);
-                let rejected = failure.is_some_and(|failure| failure.reason == "CredentialsRejected");
-                let calls = world.calls(VENDOR);
-                (calls == number && rejected)
-                    .then_some(())
-                    .ok_or(format!("{calls} calls"))
-            })
-            .await;
-    }
+    world.three_rejections().await;
     operator.stop().await;
     world.delete_secret(&vendors::credentials_of("user")).await;
     let operator = world.operator().await;
