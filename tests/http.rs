@@ -339,6 +339,39 @@ async fn sent_and_received_come_from_the_given_clock() {
     );
 }
 
+/// Steps ahead once, after it was asked so often.
+#[derive(Debug)]
+struct SteppedClock {
+    asked: AtomicUsize,
+    steps_after: usize,
+    step: SignedDuration,
+}
+
+impl Clock for SteppedClock {
+    fn now(&self) -> Timestamp {
+        let stepped = self.asked.fetch_add(1, Ordering::SeqCst) >= self.steps_after;
+        Timestamp::now() + if stepped { self.step } else { SignedDuration::ZERO }
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_while_a_vendor_answers_is_told() {
+    let authority = Authority::new();
+    let server = Server::answering(authority.good(), TOKEN).await;
+    // It is read when the request is sent, when the head comes and when the body has come.
+    for (steps_after, seconds) in [(0, 0), (1, 3600), (2, 3600), (2, -3600), (3, 0)] {
+        let clock = SteppedClock {
+            asked: AtomicUsize::new(0),
+            steps_after,
+            step: SignedDuration::from_secs(if seconds < 0 { -3600 } else { 3600 }),
+        };
+        let transport = HttpTransport::new(options(&authority), Arc::new(clock)).unwrap();
+        let response = transport.send(request(&server.url())).await.unwrap();
+        let told = response.clock_step.as_secs_f64().round();
+        assert_eq!(told, seconds as f64, "after {steps_after} looks");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_is_used_again() {
     let authority = Authority::new();

@@ -264,8 +264,10 @@ proptest! {
         headers in headers(),
         body in body(),
         (sent, received) in clocks(),
+        step in prop_oneof![9 => Just(0), 1 => -100_000..100_000_i64],
     ) {
-        check(&TokenResponse { status, headers, body: body.into(), sent, received })?;
+        let clock_step = SignedDuration::from_secs(step);
+        check(&TokenResponse { status, headers, body: body.into(), sent, received, clock_step })?;
     }
 
     // edge cases 5, 6 and 7

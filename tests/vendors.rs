@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use vendor_token_operator::failure::Failure;
 use vendor_token_operator::token::{AccessToken, ClientCertificate, Credentials, ExposeSecret};
@@ -73,6 +73,9 @@ struct Response {
     base64: Option<String>,
     sent: Timestamp,
     received: Timestamp,
+    /// How far the clock was set ahead before the end of the answer.
+    #[serde(default)]
+    clock_step_seconds: i64,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +185,7 @@ fn response(recorded: &Response, jwt: &str) -> TokenResponse {
         body: body.unwrap_or_default().into(),
         sent: recorded.sent,
         received: recorded.received,
+        clock_step: SignedDuration::from_secs(recorded.clock_step_seconds),
     }
 }
 

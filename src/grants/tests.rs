@@ -116,6 +116,7 @@ impl Transport for Arc<ScriptedVendor> {
     fn send(&self, request: TokenRequest) -> BoxFuture<'static, Result<TokenResponse, Failure>> {
         let vendor = Arc::clone(self);
         async move {
+            let began = (vendor.clock.now(), Instant::now());
             let call = {
                 let mut calls = vendor.calls.lock().unwrap();
                 let call = Call {
@@ -151,10 +152,16 @@ impl Transport for Arc<ScriptedVendor> {
                 body: body.into_bytes().into(),
                 sent: call.wall,
                 received: vendor.clock.now(),
+                clock_step: step_since(&vendor.clock, began),
             })
         }
         .boxed()
     }
+}
+
+/// How far the time of day has gone ahead of tokio's since then.
+fn step_since(clock: &TokioClock, (wall, timer): (Timestamp, Instant)) -> SignedDuration {
+    clock.now().duration_since(wall) - SignedDuration::try_from(timer.elapsed()).unwrap()
 }
 
 /// What all of the vendors call a token and its end.

@@ -14,6 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use certificate::{ClientCertificateError, check_client_certificate};
@@ -153,7 +155,7 @@ impl Inner {
             Some(certificate) => self.clients.with_certificate(certificate, self.clock.now())?,
         };
         let (request, host) = into_reqwest(request)?;
-        let sent = self.clock.now();
+        let (sent, started) = (self.clock.now(), Instant::now());
         let exchange = async {
             let mut response = client
                 .execute(request)
@@ -167,12 +169,19 @@ impl Inner {
                 body,
                 sent,
                 received,
+                clock_step: self.step_since(sent, started),
             })
         };
         match tokio::time::timeout(self.total_timeout, exchange).await {
             Ok(result) => result,
             Err(_) => Err(classify::timed_out(&host, self.total_timeout)),
         }
+    }
+
+    /// How far the wall clock has gone ahead of the timer since a moment that was noted by both.
+    fn step_since(&self, wall: Timestamp, timer: Instant) -> SignedDuration {
+        let elapsed = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
+        self.clock.now().duration_since(wall).saturating_sub(elapsed)
     }
 
     /// Reads the body as it comes, and gives up as soon as it is too large.

@@ -100,6 +100,16 @@ pub(super) fn malformed(
     .malformed(what, advice)
 }
 
+/// The failure of an answer with a token of which nobody can tell until when it is good.
+pub(super) fn clock_stepped(profile: &Profile) -> Failure {
+    let message = format!(
+        "{} answered while the clock of the operator's node was set, or the node slept, so that the end of its token is \
+         not known: it is asked again by itself",
+        profile.display_name
+    );
+    Failure::new(FailureClass::Transient, &message)
+}
+
 /// The media type of an answer, where it is a usual one.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<&'static str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
@@ -421,6 +431,7 @@ mod tests {
             body: Vec::new().into(),
             sent: Timestamp::UNIX_EPOCH,
             received: Timestamp::UNIX_EPOCH,
+            clock_step: jiff::SignedDuration::ZERO,
         };
         let verdicts = [
             Verdict::Credential,

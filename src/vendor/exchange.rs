@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::{HeaderMap, HeaderName, Method};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
@@ -50,6 +50,9 @@ pub struct TokenResponse {
     pub sent: Timestamp,
     /// When the response head arrived, by the local clock.
     pub received: Timestamp,
+    /// How far the local clock was set ahead (negative: back) between the request and the end of the answer; where the
+    /// machine slept meanwhile, for how long. As exact as the two clocks are.
+    pub clock_step: SignedDuration,
 }
 
 impl fmt::Debug for TokenResponse {
@@ -155,6 +158,7 @@ mod tests {
             body: b"hush".to_vec().into(),
             sent: Timestamp::UNIX_EPOCH,
             received: Timestamp::UNIX_EPOCH,
+            clock_step: SignedDuration::ZERO,
         };
         let text = format!("{request:?} {response:?}");
         assert!(

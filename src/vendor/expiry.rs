@@ -49,6 +49,16 @@ pub(super) enum Useless {
     NeverValid,
 }
 
+/// How far the clock may be set while a vendor answers, before nothing is believed of the life of its token. Half of the
+/// shortest life is left at a refresh, and this is small beside it.
+const STEP_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// Whether the clock was set while the vendor answered: by then the time of the request says nothing about now. That the
+/// machine slept looks the same, and the token is then as old as it slept long.
+pub(super) fn clock_was_set(response: &TokenResponse) -> bool {
+    response.clock_step > STEP_TOLERANCE || response.clock_step < -STEP_TOLERANCE
+}
+
 /// Settles the life of the token that came with `response`; `default_life` (seconds) where nothing credible is said.
 pub(super) fn settle(
     response: &TokenResponse,
@@ -175,6 +185,7 @@ mod tests {
             body: Vec::new().into(),
             sent: at(SENT),
             received: at(SENT + 2),
+            clock_step: SignedDuration::ZERO,
         }
     }
 
@@ -271,6 +282,20 @@ mod tests {
         let found = settle(&response(offset), &sources, 1000)
             .map(|life| life.not_before.map(|time| time.as_second() - SENT));
         assert_eq!(found, expected);
+    }
+
+    // edge case 21
+    #[rstest]
+    #[case::not_at_all(0, false)]
+    #[case::as_little_as_clocks_are_corrected_by(5, false)]
+    #[case::ahead(6, true)]
+    #[case::back(-6, true)]
+    #[case::as_long_as_any_machine_sleeps(i64::MAX, true)]
+    #[case::to_the_beginning(i64::MIN, true)]
+    fn a_clock_may_be_set_by_seconds_while_a_vendor_answers(#[case] step: i64, #[case] expected: bool) {
+        let mut response = response(None);
+        response.clock_step = SignedDuration::from_secs(step);
+        assert_eq!(clock_was_set(&response), expected);
     }
 
     #[test]

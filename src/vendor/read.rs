@@ -49,6 +49,9 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
     let token_type =
         token_type(holder).ok_or_else(|| malformed("a token of a type other than bearer", ASK_SUPPORT))?;
 
+    if expiry::clock_was_set(response) {
+        return Err(classify::clock_stepped(profile));
+    }
     let life = expiry::settle(response, &sources(profile, holder, token), profile.default_life);
     let life = life.map_err(|useless| match useless {
         Useless::Expired => malformed("a token that has already expired", CHECK_CLOCK),

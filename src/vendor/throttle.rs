@@ -163,6 +163,7 @@ mod tests {
             body: body.as_bytes().to_vec().into(),
             sent: now,
             received: now,
+            clock_step: SignedDuration::ZERO,
         }
     }
 

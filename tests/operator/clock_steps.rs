@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use test_support::wait_for;
-use vendor_simulator::{Options, Vendor};
+use vendor_simulator::{Effect, Fault, Options, Vendor};
 
 use crate::support::World;
 use crate::vendors::for_every_vendor;
 
 /// Half of it is left at a refresh, which a busy machine may need.
 const LIFE: u64 = 30;
+/// The clock is stepped when the last vendor has been asked, and before it has answered.
+const ANSWERS_AFTER_MILLISECONDS: u64 = 500;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,6 +23,12 @@ async fn a_clock_that_is_stepped_leaves_no_expired_token_in_a_target() {
             options.lifetime(vendor, LIFE)
         });
     let world = &World::with("clock-steps", options).await;
+    for vendor in Vendor::ALL {
+        let milliseconds = ANSWERS_AFTER_MILLISECONDS;
+        world
+            .simulator
+            .add_fault(Fault::new(vendor, Effect::DelayHead { milliseconds }));
+    }
     let _operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
         world.published(vendor, &object).await;
@@ -35,7 +43,9 @@ async fn a_clock_that_is_stepped_leaves_no_expired_token_in_a_target() {
                 let value = world.data(&object, "token").await.unwrap();
                 assert!(
                     world.simulator.validate(vendor, &value).valid,
-                    "{vendor}: an expired token stays published after a step of {step} s"
+                    "{vendor}: an expired token stays published after a step of {step} s; asked at {:?}, told {:?}",
+                    call_times(world, vendor),
+                    world.token(&object).await.status
                 );
                 match world.calls(vendor) - calls {
                     2.. => Ok(()),

@@ -98,6 +98,26 @@ async fn a_token_whose_issue_lies_ahead_of_a_clock_that_was_set_back_is_not_publ
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_while_a_vendor_answers_costs_one_more_call_and_no_token() {
+    for minutes in [-60, -4, 4, 60, 24 * 60] {
+        let bench = bench(|call| token(&format!("t{}", call.index), 60).after(Duration::from_secs(2)));
+        bench.ask("o", 1, Vendor::SixMap);
+        bench.pass(1).await;
+        bench.clock.step(SignedDuration::from_mins(minutes));
+        bench.pass(2).await;
+        let failure = bench.state("o").failure.unwrap();
+        assert_eq!(bench.token("o"), None, "a step of {minutes} minutes");
+        assert_eq!(failure.reason, Reason::VendorUnavailable);
+        assert!(bench.until(failure.next_attempt).unwrap() <= 6, "{failure:?}");
+        bench.pass(6).await;
+        bench.ask("o", 1, Vendor::SixMap);
+        bench.pass(3).await;
+        assert_eq!(bench.token("o").unwrap(), "t1");
+        assert_eq!(bench.calls().len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_same_token_again_is_no_new_token_until_it_has_expired() {
     let bench = bench(|_| token("cached", 1000));
     bench.ask("o", 1, Vendor::SixMap);

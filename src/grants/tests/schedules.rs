@@ -51,7 +51,7 @@ impl Transport for Arc<LimitedVendor> {
     fn send(&self, request: TokenRequest) -> BoxFuture<'static, Result<TokenResponse, Failure>> {
         let vendor = Arc::clone(self);
         async move {
-            let sent = vendor.clock.now();
+            let (sent, began) = (vendor.clock.now(), Instant::now());
             let number = usize::from(grant_number(&request));
             let delay = |vendor: &LimitedVendor| {
                 Duration::from_millis(vendor.state.lock().unwrap().random(vendor.latency / 2 + 1))
@@ -83,6 +83,7 @@ impl Transport for Arc<LimitedVendor> {
                 body: body.into_bytes().into(),
                 sent,
                 received: vendor.clock.now(),
+                clock_step: step_since(&vendor.clock, (sent, began)),
             })
         }
         .boxed()
