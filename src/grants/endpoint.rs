@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::budget::Budget;
@@ -55,6 +55,14 @@ impl EndpointState {
     /// Until when the whole endpoint is paused.
     pub(super) fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.paused_until.filter(|until| holds(*until, now))
+    }
+
+    /// The clock was set back by this: waits end by it as it goes now.
+    pub(super) fn was_set_back(&mut self, lost: SignedDuration) {
+        let suspected = self.suspicion.as_mut().map(|suspicion| &mut suspicion.until);
+        for until in self.paused_until.as_mut().into_iter().chain(suspected) {
+            *until = until.saturating_sub(lost).unwrap_or(Timestamp::MIN);
+        }
     }
 
     /// Whether there is nothing to remember of this endpoint: nothing waits, is in flight, is paused or was sent lately.

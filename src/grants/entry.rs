@@ -59,6 +59,15 @@ pub(super) struct Attempt {
     pub(super) hearsay: bool,
 }
 
+impl Attempt {
+    /// The clock was set back by this: the times of the attempt are told by it as it goes now.
+    pub(super) fn was_set_back(&mut self, lost: SignedDuration) {
+        let earlier = |time: Timestamp| time.saturating_sub(lost).unwrap_or(Timestamp::MIN);
+        self.at = whole_seconds(earlier(self.at));
+        self.next_attempt = self.next_attempt.map(|next| schedule::upwards(earlier(next)));
+    }
+}
+
 /// One grant.
 #[derive(Debug, Default)]
 pub(super) struct Entry {

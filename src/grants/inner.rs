@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::accounts::Accounts;
@@ -30,6 +30,8 @@ pub(super) struct Inner {
     pub(super) began: Option<Instant>,
     /// The same by the wall clock.
     pub(super) began_at: Option<Timestamp>,
+    /// What both clocks showed at the last look.
+    pub(super) clocks: Option<(Timestamp, Instant)>,
     /// Which endpoint is served first.
     pub(super) turn: usize,
     pub(super) swept: Option<Instant>,
@@ -57,7 +59,34 @@ pub(super) fn endpoint_state<'a>(
     })
 }
 
+/// Clocks that differ by less are not told apart from ones that are read one after the other.
+const NOTICED: SignedDuration = SignedDuration::from_secs(1);
+
 impl Inner {
+    /// Brings waits forward by what the clock was set back since the last look, or it would hold them for so much longer.
+    /// Where it was set ahead, they stay as they are: a machine that slept looks the same.
+    pub(super) fn look_at_clocks(&mut self, wall: Timestamp, timer: Instant) {
+        let Some((last_wall, last_timer)) = self.clocks.replace((wall, timer)) else {
+            return;
+        };
+        let elapsed = SignedDuration::try_from(timer.saturating_duration_since(last_timer))
+            .unwrap_or(SignedDuration::MAX);
+        let lost = elapsed.saturating_sub(wall.duration_since(last_wall));
+        if lost < NOTICED {
+            return;
+        }
+        for failure in self
+            .entries
+            .values_mut()
+            .filter_map(|entry| entry.failure.as_mut())
+        {
+            failure.was_set_back(lost);
+        }
+        for endpoint in self.endpoints.values_mut() {
+            endpoint.was_set_back(lost);
+        }
+    }
+
     /// From now on this process sends.
     pub(super) fn begins(&mut self, now: Instant, wall: Timestamp) {
         self.began = Some(now);

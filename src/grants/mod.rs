@@ -154,7 +154,9 @@ impl Grants {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while the lock was held is a defect; the state is still the best there is.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.look_at_clocks(self.clock.now(), Instant::now());
+        inner
     }
 
     /// Notes that `object`'s credentials make `fingerprint` now. Its former grant is given up: taken out of the queue

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::schedule::later;
+use super::schedule::{later, upwards};
 use crate::failure::{Failure, FailureClass};
 
 /// What is not expected to pass by itself is probed this often: a rejected credential, where the vendor's accounts cannot
@@ -74,11 +74,7 @@ pub fn next_attempt(
     };
     let jitter = SignedDuration::from_millis(spread.saturating_mul(1000) * i64::from(jitter) / 255);
     let exact = base.checked_add(jitter).unwrap_or(base);
-    // Whole seconds, upwards: the status keeps no fractions, and a rounded-down deadline would be too soon.
-    Some(later(
-        Timestamp::from_second(exact.as_second()).unwrap_or(exact),
-        i64::from(exact.subsec_nanosecond() > 0),
-    ))
+    Some(upwards(exact))
 }
 
 #[cfg(test)]

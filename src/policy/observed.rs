@@ -315,12 +315,7 @@ impl Observed<'_> {
     /// Until when no password of this account is sent that is not proven.
     pub(super) fn held_until(&self) -> Option<Timestamp> {
         let free_at = self.grant.account_free_at.filter(|_| !self.is_proven())?;
-        // Upwards: the status keeps no fractions.
-        let second = free_at.as_second();
-        let upwards = second + i64::from(free_at.subsec_nanosecond() > 0);
-        let held = Timestamp::from_second(upwards)
-            .or(Timestamp::from_second(second))
-            .unwrap_or(free_at);
+        let held = schedule::upwards(free_at);
         (held > self.now).then_some(held)
     }
 

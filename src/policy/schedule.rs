@@ -83,6 +83,14 @@ pub fn later(time: Timestamp, seconds: i64) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
+/// `time` in whole seconds, upwards: a status keeps no fractions, and a deadline that is rounded down would be too soon.
+pub fn upwards(time: Timestamp) -> Timestamp {
+    let second = Timestamp::from_second(time.as_second()).unwrap_or(time);
+    // Before 1970 a fraction is negative, and cutting it off goes upwards.
+    let rest = SignedDuration::from_secs(i64::from(time.subsec_nanosecond() > 0));
+    second.checked_add(rest).unwrap_or(second)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -117,6 +125,24 @@ mod tests {
         #[case] expected: i64,
     ) {
         assert_eq!(after(policy, life, jitter), expected);
+    }
+
+    #[test]
+    fn a_deadline_is_never_rounded_down() {
+        let time = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert_eq!(
+            upwards(time("2026-01-01T00:00:00Z")),
+            time("2026-01-01T00:00:00Z")
+        );
+        assert_eq!(
+            upwards(time("2026-01-01T00:00:00.000000001Z")),
+            time("2026-01-01T00:00:01Z")
+        );
+        assert_eq!(
+            upwards(time("1969-12-31T23:59:58.5Z")),
+            time("1969-12-31T23:59:59Z")
+        );
+        assert_eq!(upwards(Timestamp::MAX).subsec_nanosecond(), 0);
     }
 
     fn any_policy() -> impl Strategy<Value = RefreshPolicy> {

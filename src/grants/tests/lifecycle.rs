@@ -98,6 +98,35 @@ async fn a_token_whose_issue_lies_ahead_of_a_clock_that_was_set_back_is_not_publ
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_lengthens_no_wait() {
+    for vendor in [Vendor::SixMap, Vendor::Mapiq] {
+        for answer in [throttled as fn(u32) -> Answer, |_| unreachable(), |_| rejected()] {
+            let bench = bench(move |_| answer(100));
+            bench.ask("o", 1, vendor);
+            bench.settle().await;
+            let before = bench.state("o");
+            let wait =
+                |state: &GrantState| bench.until(state.failure.as_ref().unwrap().next_attempt).unwrap();
+            let (waits, paused) = (wait(&before), bench.until(before.paused_until));
+            for minutes in [-60, -1, -4] {
+                bench.clock.step(SignedDuration::from_mins(minutes));
+                let state = bench.state("o");
+                assert!(
+                    (waits..=waits + 2).contains(&wait(&state)),
+                    "{waits} s before, now {}",
+                    wait(&state)
+                );
+                assert_eq!(bench.until(state.paused_until), paused);
+                let told = state.failure.unwrap();
+                assert!(told.last_attempt <= bench.clock.now(), "{told:?}");
+            }
+            bench.pass(u64::try_from(waits).unwrap() + 2).await;
+            assert_eq!(bench.state("o").paused_until, None);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_while_a_vendor_answers_costs_one_more_call_and_no_token() {
     for minutes in [-60, -4, 4, 60, 24 * 60] {
         let bench = bench(|call| token(&format!("t{}", call.index), 60).after(Duration::from_secs(2)));
