@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest;
 use jiff::Timestamp;
 
-use super::secrets::owned_digest;
+use super::secret_record::owned_digest;
 use super::tokens::target_name;
 use crate::api::names::{self, Reason};
 use crate::api::{CheckmarxScaRegion, CheckmarxScaScope, DeletionPolicy, VendorName, VendorToken};

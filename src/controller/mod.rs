@@ -18,6 +18,7 @@ mod recall;
 mod reconcile;
 mod record;
 mod retire;
+mod secret_record;
 mod secrets;
 mod session;
 mod status;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::context::{BlockMemo, Context};
 use super::credentials::wipe;
 use super::error::{Error, read_problem, withholding, write_problem};
-use super::secrets;
+use super::secret_record;
 use super::target::{Facts, body, too_large};
 use super::view::{View, read_record};
 use crate::api::names;
@@ -74,7 +74,7 @@ pub(super) async fn repair(view: &mut View, context: &Context) -> Result<Publish
         take_record(view, None, context);
         return Ok(Published::Conflict);
     };
-    let record = secrets::record(&secret.metadata);
+    let record = secret_record::read(&secret.metadata);
     let seen = view.target_version();
     let token = stored_token(&stored, &secret);
     wipe(&mut secret.data);
@@ -160,7 +160,7 @@ async fn write(
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
         Ok(written) => {
-            if let Some(record) = secrets::record(&written.metadata) {
+            if let Some(record) = secret_record::read(&written.metadata) {
                 if context.secrets.put(&namespace, &name, record.clone()) {
                     // The watch has nothing new to tell the others that name this Secret, as their credentials, say.
                     context.trigger_others(&view.object, &name);

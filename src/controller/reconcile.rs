@@ -139,7 +139,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::fake;
-    use super::super::secrets;
+    use super::super::secret_record;
     use super::*;
 
     /// A token in the target that has just expired, and a status that still calls it ready.
@@ -173,7 +173,7 @@ mod tests {
                 .as_object_mut()
                 .unwrap()
                 .extend(rest.as_object().unwrap().clone());
-            secrets::record(&serde_json::from_value(metadata).unwrap()).unwrap()
+            secret_record::read(&serde_json::from_value(metadata).unwrap()).unwrap()
         };
         context.secrets.list_begins("");
         context.secrets.put("a", "c", secret("c", json!({})));

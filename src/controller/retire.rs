@@ -9,7 +9,7 @@ use serde_json::json;
 use super::context::Context;
 use super::credentials::wipe;
 use super::error::{Error, read_problem, write_problem};
-use super::secrets;
+use super::secret_record;
 use super::view::{View, read_record};
 use crate::api::names;
 use crate::error_text::with_causes;
@@ -68,7 +68,7 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     match metadata_api.patch(former, &parameters, &Patch::Apply(body)).await {
         Ok(written) => {
-            if let Some(record) = secrets::record(&written.metadata)
+            if let Some(record) = secret_record::read(&written.metadata)
                 && context.secrets.put(namespace, former, record)
             {
                 context.trigger_others(&view.object, former);

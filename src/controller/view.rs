@@ -10,7 +10,8 @@ use kube::{Api, ResourceExt};
 use super::checked::Checked;
 use super::context::{BlockMemo, Context, Memo};
 use super::error::{Error, read_problem};
-use super::secrets::{self, Lookup};
+use super::secret_record;
+use super::secrets::Lookup;
 use super::tokens::{LONGEST_REQUEST, key_of, target_name};
 use super::{checked, credentials};
 use crate::api::VendorToken;
@@ -395,5 +396,5 @@ pub(super) async fn read_record(
         name: name.to_owned(),
         source,
     })?;
-    Ok(found.and_then(|secret| secrets::record(&secret.metadata)))
+    Ok(found.and_then(|secret| secret_record::read(&secret.metadata)))
 }

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 
 use super::context::Context;
-use super::secrets;
+use super::secret_record;
 use super::tokens::key_of;
 use crate::api::VendorToken;
 use crate::grants::ObjectKey;
@@ -118,7 +118,7 @@ impl SecretSink {
         let (Some(namespace), Some(name)) = (object.namespace(), object.metadata.name.as_deref()) else {
             return;
         };
-        let Some(record) = secrets::record(&object.metadata) else {
+        let Some(record) = secret_record::read(&object.metadata) else {
             return;
         };
         if put(&namespace, name, record) {
