@@ -12,12 +12,10 @@ use vendor_simulator::{Effect, Fault, Vendor};
 use crate::support::{Account, OPERATOR, Operator, World, name_of, summary};
 
 const WAITING: usize = 1000;
-/// At most so many rounds, each of so many VendorTokens of the four other vendors. A machine that others use stands
-/// still now and then; a vendor that hangs would delay every round.
-const ROUNDS: usize = 3;
-const SERVED_IN_A_ROUND: usize = 100;
+/// VendorTokens of the four other vendors.
+const SERVED: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(180);
-const ROUND_PATIENCE: Duration = Duration::from_secs(120);
+const SERVING_PATIENCE: Duration = Duration::from_secs(240);
 const HANGS: Vendor = Vendor::Picus;
 
 fn waiting(number: usize) -> String {
@@ -61,7 +59,7 @@ impl World {
             self.resume(name.clone()).await;
             self.ready(name, "True Published").await;
         });
-        tokio::time::timeout(ROUND_PATIENCE, serving)
+        tokio::time::timeout(SERVING_PATIENCE, serving)
             .await
             .expect("others are served while one hangs");
         let requests = self.plane.audit().since(mark).await.unwrap();
@@ -128,7 +126,7 @@ async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_
     world.simulator.add_fault(Fault::new(HANGS, Effect::Hang));
     let operator = world.operator().await;
     let waiters = (0..WAITING).map(|number| (HANGS, waiting(number)));
-    let others: Vec<_> = (0..ROUNDS * SERVED_IN_A_ROUND).map(other).collect();
+    let others: Vec<_> = (0..SERVED).map(other).collect();
     stream::iter(waiters.chain(others.iter().cloned()))
         .for_each_concurrent(16, |(vendor, name)| async move {
             let account = Account::new(vendor, &name, &format!("secret-of-{name}"));
@@ -151,24 +149,16 @@ async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_
     world.until_all("all to wait", waits).await;
     let mut most = resident(&operator).await;
 
-    let mut slow = Vec::new();
-    for round in others.chunks(SERVED_IN_A_ROUND) {
-        let served = world.serve(round).await;
-        let p99 = served[served.len() * 99 / 100 - 1];
-        println!(
-            "{} served: p50 {} ms, p99 {p99} ms, most {:?} ms",
-            served.len(),
-            served[served.len() / 2],
-            served.last()
-        );
-        most = most.max(resident(&operator).await);
-        if p99 < 1000 {
-            slow.clear();
-            break;
-        }
-        slow.push(p99);
-    }
-    assert_eq!(slow, Vec::<i64>::new(), "the p99 of each round in ms");
+    let served = world.serve(&others).await;
+    let p99 = served[served.len() * 99 / 100 - 1];
+    println!(
+        "{} served: p50 {} ms, p99 {p99} ms, most {:?} ms",
+        served.len(),
+        served[served.len() / 2],
+        served.last()
+    );
+    most = most.max(resident(&operator).await);
+    assert!(p99 < 1000, "{p99} ms: {served:?}");
 
     // The failures of the first are told.
     let told = wait_for("the failure to be told", PATIENCE, || async {
