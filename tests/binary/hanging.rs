@@ -13,7 +13,7 @@ use crate::support::{Account, OPERATOR, Operator, World, name_of, summary};
 
 const WAITING: usize = 1000;
 /// VendorTokens of the four other vendors.
-const SERVED: usize = 300;
+const SERVED: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(180);
 const SERVING_PATIENCE: Duration = Duration::from_secs(240);
 const HANGS: Vendor = Vendor::Picus;
