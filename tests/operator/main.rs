@@ -1,4 +1,4 @@
-//! The operator on a real API server, against the simulator, with exactly the rights of `deploy/`.
+//! The operator on a real API server, against the simulator, with exactly the rights of its manifests.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,6 +17,7 @@ mod freshness;
 mod hammering;
 mod hostility;
 mod in_flight;
+mod installation;
 mod key;
 mod lockout;
 mod modes;
@@ -28,6 +29,7 @@ mod renaming;
 mod repair;
 mod responses;
 mod restart;
+mod running;
 mod scenarios;
 mod sharing;
 mod spec;

@@ -2,23 +2,18 @@
 //! no request.
 
 use std::path::Path;
-use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::PostParams;
-use serde_json::json;
 use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
+use crate::installation::{POLL, may_read};
 use crate::scenarios;
 use crate::support::{OPERATOR, Operator, PATIENCE, World};
 
-/// What takes up to 5 minutes without a watch takes this long here.
-const POLL: Duration = Duration::from_secs(2);
 /// The namespace that the overlays serve, and whose place the scenarios' namespaces take.
 const SERVED: &str = "appsec";
 
@@ -64,7 +59,7 @@ impl Installed {
         }
         plane.apply_yaml("default", &rendered.stdout).await.unwrap();
 
-        let mut worlds = vec![World::on(plane, "scenario", Default::default()).await];
+        let mut worlds = vec![World::unserved(plane, "scenario").await];
         while worlds.len() < scenarios::COUNT {
             worlds.push(worlds[0].beside("scenario").await);
         }
@@ -154,25 +149,6 @@ async fn arguments_of_the_deployment(plane: &ControlPlane) -> RunArguments {
     }
 }
 
-/// Waits until the operator may get this Secret: the authorizer learns of new roles by a watch.
-async fn may_read(plane: &ControlPlane, namespace: &str, secret: &str) {
-    let reviews: Api<SubjectAccessReview> = Api::all(plane.admin().unwrap());
-    let review: SubjectAccessReview = serde_json::from_value(json!({ "spec": {
-        "user": format!("system:serviceaccount:{OPERATOR}:{OPERATOR}"),
-        "resourceAttributes": { "verb": "get", "resource": "secrets", "namespace": namespace, "name": secret },
-    }}))
-    .unwrap();
-    wait_for("the operator's rights", PATIENCE, || async {
-        let answer = reviews.create(&PostParams::default(), &review).await;
-        match answer.map_err(|error| error.to_string())?.status {
-            Some(status) if status.allowed => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await
-    .unwrap();
-}
-
 fn refused(asked: &AuditEntries) -> AuditEntries {
     asked.matching(|entry| entry.code == 403)
 }
@@ -231,6 +207,7 @@ async fn with_roles_only_and_without_the_secret_watch_the_scenarios_pass_and_no_
 async fn where_rbac_refuses_the_secret_watch_the_scenarios_pass_and_nothing_else_is_refused() {
     let told_otherwise = |arguments: &mut RunArguments| arguments.secret_watch = true;
     let installed = Installed::with("deploy/overlays/no-secret-watch", told_otherwise).await;
+    installed.operator.expect_refusals();
     let asked = installed.passes_the_scenarios().await;
     let (watch, other): (Vec<_>, Vec<_>) = refused(&asked)
         .into_iter()

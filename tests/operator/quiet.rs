@@ -13,6 +13,7 @@ use vendor_token_operator::api::names;
 use vendor_token_operator::api::{VendorToken, VendorTokenStatus};
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
+use crate::installation;
 use crate::support::{Operator, World, counts};
 use crate::vendors;
 
@@ -297,7 +298,10 @@ async fn a_fingerprint_key_that_is_lost_costs_no_vendor_call_until_a_token_is_du
         .await;
     settle_all(&world, &operator, COUNT).await;
     let asked = world.requests_since(mark).await;
-    assert_eq!(counts(&asked), ["1 get secrets", "1 patch secrets"]);
+    assert_eq!(
+        counts(&asked),
+        installation::asked(["1 get secrets", "1 patch secrets"])
+    );
     assert!(asked.iter().all(|request| request.name == FINGERPRINT_KEY_SECRET));
     refreshed_when_due_and_not_before(&world, &operator, COUNT).await;
     operator.stop().await;
@@ -321,6 +325,9 @@ async fn a_fingerprint_key_that_is_lost_costs_no_vendor_call_until_a_token_is_du
     let (mark, calls) = (world.mark().await, world.simulator.calls().len());
     let operator = start(&world).await;
     all_ready(&operator, COUNT).await;
-    assert_eq!(counts(&world.requests_since(mark).await), ["1 get secrets"]);
+    assert_eq!(
+        counts(&world.requests_since(mark).await),
+        installation::asked(["1 get secrets"])
+    );
     assert_eq!(world.simulator.calls().len(), calls);
 }

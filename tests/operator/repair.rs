@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::names;
 
+use crate::installation;
 use crate::support::{World, counts};
 use crate::vendors;
 
@@ -64,7 +65,10 @@ async fn edited_templates_and_labels_are_filled_with_the_token_that_is_there() {
     // The target is read, and written; the credentials are left alone.
     let requests = world.requests_since(mark).await;
     let of_secrets = requests.matching(|entry| entry.resource == "secrets");
-    assert_eq!(counts(&of_secrets), ["1 get secrets", "1 patch secrets"]);
+    assert_eq!(
+        counts(&of_secrets),
+        installation::asked(["1 get secrets", "1 patch secrets"])
+    );
     assert_eq!(world.calls(VENDOR), 1);
 
     // The place is known again: back to the old templates, after another restart.

@@ -1,10 +1,10 @@
 //! A world for one test: a namespace of its own, a simulator of its own, and an operator that works in it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
@@ -14,8 +14,7 @@ use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
-use tokio::sync::{Mutex, OnceCell, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, OnceCell};
 use vendor_simulator::{Options, Simulator};
 use vendor_token_operator::api::VendorToken;
 use vendor_token_operator::clock::Clock;
@@ -25,6 +24,9 @@ use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySett
 use vendor_token_operator::metrics::Metrics;
 use vendor_token_operator::server::Health;
 use vendor_token_operator::vendor::{Endpoint, Vendor};
+
+use crate::installation;
+pub(crate) use crate::running::Operator;
 
 /// Namespace and ServiceAccount of `deploy/`.
 pub(crate) const OPERATOR: &str = "vendor-token-operator";
@@ -36,8 +38,7 @@ pub(crate) async fn plane() -> &'static ControlPlane {
     let plane = test_support::shared().await.unwrap();
     APPLIED
         .get_or_init(|| async {
-            let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-            plane.apply_kustomization(&root.join("deploy")).await.unwrap();
+            installation::install(plane).await;
         })
         .await;
     plane
@@ -91,6 +92,8 @@ pub(crate) struct World {
     pub(crate) simulator: Arc<Simulator>,
     pub(crate) namespace: String,
     pub(crate) clock: Arc<TestClock>,
+    /// The operator may work in the namespace.
+    is_served: bool,
     /// What `--rate-limit` allows; empty for no limits.
     pub(crate) rate_limits: BTreeMap<Vendor, u32>,
 }
@@ -109,8 +112,22 @@ impl World {
             plane,
             admin: plane.admin().unwrap(),
             simulator: Arc::new(Simulator::start(options).await.unwrap()),
+            namespace: installation::served_namespace(plane, prefix).await,
+            clock: Arc::default(),
+            is_served: true,
+            rate_limits: BTreeMap::new(),
+        }
+    }
+
+    /// A world in which the operator has no rights yet.
+    pub(crate) async fn unserved(plane: &'static ControlPlane, prefix: &str) -> Self {
+        Self {
+            plane,
+            admin: plane.admin().unwrap(),
+            simulator: Arc::new(Simulator::start(Options::default()).await.unwrap()),
             namespace: plane.namespace(prefix).await.unwrap(),
             clock: Arc::default(),
+            is_served: false,
             rate_limits: BTreeMap::new(),
         }
     }
@@ -122,8 +139,13 @@ impl World {
             plane: self.plane,
             admin: self.admin.clone(),
             simulator: Arc::clone(&self.simulator),
-            namespace: self.plane.namespace(prefix).await.unwrap(),
+            namespace: if self.is_served {
+                installation::served_namespace(self.plane, prefix).await
+            } else {
+                self.plane.namespace(prefix).await.unwrap()
+            },
             clock: Arc::clone(&self.clock),
+            is_served: self.is_served,
             rate_limits: self.rate_limits.clone(),
         }
     }
@@ -174,10 +196,14 @@ impl World {
         let mut settings = Settings {
             operator_namespace: OPERATOR.to_owned(),
             watch_namespaces: vec![self.namespace.clone()],
-            secret_watch: true,
+            secret_watch: installation::has_secret_watch(),
             endpoints: self.endpoints(),
             concurrency: 16,
-            longest_wait: controller::LONGEST_WAIT,
+            longest_wait: if installation::has_secret_watch() {
+                controller::LONGEST_WAIT
+            } else {
+                installation::POLL
+            },
         };
         change(&mut settings);
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
@@ -203,15 +229,7 @@ impl World {
             health: Health::new(&["fingerprint-key", "watches"]),
             leadership: vendor_token_operator::election::Leadership::always(clock),
         };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(controller::run(parameters, async move {
-            let _ = stopped.await;
-        }));
-        Operator {
-            stop: Some(stop),
-            task,
-            metrics,
-        }
+        Operator::start(parameters)
     }
 
     pub(crate) fn endpoints(&self) -> BTreeMap<Vendor, Endpoint> {
@@ -358,11 +376,13 @@ impl World {
     }
 
     /// What operators have asked of the API server in this namespace since `mark`, lists and watches apart: those are
-    /// renewed whenever the API server ends them.
+    /// renewed whenever the API server ends them. Without a watch of Secrets, their reads apart too: every look is one.
     pub(crate) async fn requests_since(&self, mark: Mark) -> AuditEntries {
         let all = self.plane.audit().since(mark).await.unwrap();
         all.of_service_account(OPERATOR, OPERATOR).matching(|entry| {
-            entry.namespace == self.namespace && !matches!(entry.verb.as_str(), "list" | "watch")
+            let is_look =
+                !installation::has_secret_watch() && entry.resource == "secrets" && entry.verb == "get";
+            entry.namespace == self.namespace && !matches!(entry.verb.as_str(), "list" | "watch") && !is_look
         })
     }
 
@@ -484,60 +504,4 @@ pub(crate) fn summary(token: &VendorToken) -> String {
     parts.sort();
     parts.reverse();
     parts.join(" ")
-}
-
-/// An operator that runs in this process.
-pub(crate) struct Operator {
-    stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
-    pub(crate) metrics: Metrics,
-}
-
-impl Operator {
-    /// A sample of its metrics, summed over label values.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let text = self.metrics.encode().unwrap();
-        text.lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-
-    /// How many reconciles have ended.
-    pub(crate) fn reconciles(&self) -> u64 {
-        self.metric("vendortoken_reconcile_total") as u64
-    }
-
-    /// Waits until no reconcile has ended for half a second.
-    pub(crate) async fn quiet(&self) {
-        let last = std::sync::Mutex::new((self.reconciles(), Instant::now()));
-        wait_for("the operator to be quiet", PATIENCE, || async {
-            let now = self.reconciles();
-            let mut last = last.lock().unwrap();
-            if now != last.0 {
-                *last = (now, Instant::now());
-            }
-            if last.1.elapsed() >= Duration::from_millis(500) {
-                Ok(())
-            } else {
-                Err(format!("{now} reconciles"))
-            }
-        })
-        .await
-        .unwrap();
-    }
-
-    /// Stops it as SIGTERM does, and waits until it has ended.
-    pub(crate) async fn stop(mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-        (&mut self.task).await.unwrap();
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }

@@ -330,7 +330,8 @@ async fn a_target_of_another_type_or_immutable_is_refused_until_it_is_deleted() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_could_not_be_written_is_written_later_without_another_vendor_call() {
     let world = World::new("denied").await;
-    let _operator = world.operator().await;
+    let operator = world.operator().await;
+    operator.expect_refusals();
     world.register(VENDOR, "mapiq").await;
     world.forbid_new_secrets().await;
     world.apply("mapiq", vendors::spec(VENDOR, "mapiq")).await;
