@@ -43,8 +43,16 @@ async fn a_renamed_target_is_published_from_memory_and_the_former_one_is_emptied
     })
     .await
     .unwrap();
-    let token = world.ready("mapiq", "True Published").await;
-    assert_eq!(token.status.unwrap().binding.unwrap().name, "present");
+    // It is told after the former target is emptied.
+    world
+        .until("the status to name the present target", async || {
+            let token = world.ready("mapiq", "True Published").await;
+            match token.status.and_then(|status| status.binding) {
+                Some(binding) if binding.name == "present" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     assert_eq!(world.data("present", "token").await.unwrap(), value);
     assert_eq!(world.simulator.total(Vendor::Mapiq).calls, 1);
 }
