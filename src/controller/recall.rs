@@ -20,7 +20,6 @@ use crate::api::names::Reason;
 use crate::error_text::with_causes;
 use crate::grants::{RECALLED_FOR, requests_before};
 use crate::policy::PastFailure;
-use crate::policy::schedule::RefreshPolicy;
 use crate::vendor::{Endpoint, Vendor};
 
 /// Credentials that are read at a time.
@@ -42,33 +41,62 @@ pub(super) async fn recall(context: &Arc<Context>) {
     }
 }
 
-/// When this VendorToken's last requests were sent, as far as its target and its status tell, and at the latest before:
-/// a token that lives a minute has had more than one in that minute.
-fn last_requests(
-    token: &VendorToken,
-    refresh: RefreshPolicy,
-    context: &Context,
-    now: Timestamp,
-) -> impl Iterator<Item = (String, Timestamp)> {
+/// The token that a VendorToken has been given last.
+struct Given {
+    /// What is the same for all that share the grant.
+    grant: String,
+    issued: Timestamp,
+    refreshed_after: SignedDuration,
+}
+
+/// What the target tells of its token; where no target is known, as without a watch of Secrets, what the status tells.
+fn given(token: &VendorToken, checked: &Checked, context: &Context) -> Option<Given> {
     let object = key_of(token);
     let stored = match context.secrets.get(&object.namespace, &target_name(token)) {
         Lookup::Found(record) => record.ours.and_then(|ours| ours.stored),
         Lookup::Absent | Lookup::Unknown => None,
     };
+    if let Some(stored) = stored {
+        return Some(Given {
+            refreshed_after: stored.refresh_interval(checked.refresh),
+            grant: stored.inputs.fingerprint,
+            issued: stored.issued,
+        });
+    }
+    let status = token.status.as_ref()?;
+    let (issued, next) = (status.issued_time.as_ref()?, status.next_refresh_time.as_ref());
+    Some(Given {
+        // A status has no fingerprint. That others share the credential from elsewhere is not seen: too much is counted.
+        grant: format!(
+            "{}/{} {:?}",
+            object.namespace, checked.credentials_secret, checked.grant
+        ),
+        issued: issued.0,
+        refreshed_after: next.map_or(SignedDuration::MAX, |next| next.0.duration_since(issued.0)),
+    })
+}
+
+/// When this VendorToken's last requests were sent, as far as its target and its status tell, and at the latest before:
+/// a token that lives a minute has had more than one in that minute.
+fn last_requests(
+    token: &VendorToken,
+    checked: &Checked,
+    context: &Context,
+    now: Timestamp,
+) -> impl Iterator<Item = (String, Timestamp)> + use<> {
     let created = token.creation_timestamp().map(|created| created.0);
-    let stored = stored.into_iter().flat_map(move |stored| {
-        let between = stored.refresh_interval(refresh);
+    let given = given(token, checked, context).into_iter().flat_map(move |given| {
         let oldest = now
             .checked_sub(RECALLED_FOR)
             .unwrap_or(now)
             .max(created.unwrap_or(now));
-        requests_before(stored.issued, between, oldest)
-            .map(move |sent| (stored.inputs.fingerprint.clone(), sent))
+        requests_before(given.issued, given.refreshed_after, oldest)
+            .map(move |sent| (given.grant.clone(), sent))
     });
     let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
     let failure = failure.and_then(PastFailure::from_status);
     let failure = failure.map(|failure| (failure.inputs.fingerprint, failure.last_attempt));
-    stored.chain(failure)
+    given.chain(failure)
 }
 
 fn recall_requests(context: &Context) {
@@ -79,7 +107,7 @@ fn recall_requests(context: &Context) {
         let Ok(checked) = Checked::new(&token, &context.settings.endpoints) else {
             continue;
         };
-        let recent = last_requests(&token, checked.refresh, context, now)
+        let recent = last_requests(&token, &checked, context, now)
             .filter(|(_, sent)| (SignedDuration::ZERO..RECALLED_FOR).contains(&now.duration_since(*sent)));
         requests
             .entry((checked.endpoint, checked.grant.vendor()))
