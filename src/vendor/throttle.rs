@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::date;
 use super::exchange::TokenResponse;
-use super::expiry::{after, clock_offset, epoch_seconds};
+use super::expiry::{after, clock_offset, clock_was_set, epoch_seconds};
 
 /// Bounds of a wait, and the wait where none is told, in seconds.
 const SHORTEST: i64 = 1;
@@ -72,12 +72,18 @@ fn rate_limit_reset(response: &TokenResponse) -> Option<i64> {
 
 /// From the vendor's own time of the answer where it tells that, else from ours.
 fn wait_until(response: &TokenResponse, time: i64) -> i64 {
-    time.saturating_sub(
-        response
-            .received
-            .as_second()
-            .saturating_add(clock_offset(response).unwrap_or(0)),
-    )
+    // Over a clock that was set meanwhile, any time lies between request and answer.
+    let told = clock_was_set(response)
+        .then(|| date::of(&response.headers))
+        .flatten();
+    let answered = told.map_or_else(
+        || {
+            let received = response.received.as_second();
+            received.saturating_add(clock_offset(response).unwrap_or(0))
+        },
+        |date| date.as_second(),
+    );
+    time.saturating_sub(answered)
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
@@ -254,6 +260,19 @@ mod tests {
     fn absolute_times_are_by_the_vendors_clock(#[case] name: &'static str, #[case] value: &'static str) {
         let headers = [("date", "Sun, 06 Nov 1994 07:49:37 GMT"), (name, value)];
         assert_eq!(wait(&response(&headers, "")), 120);
+    }
+
+    // edge case 21
+    #[test]
+    fn a_clock_that_is_set_while_a_vendor_answers_shortens_no_wait_until_a_date() {
+        let headers = [
+            ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("retry-after", "Sun, 06 Nov 1994 08:59:37 GMT"),
+        ];
+        let mut response = response(&headers, "");
+        response.clock_step = SignedDuration::from_hours(1);
+        response.received = after(response.sent, 3601);
+        assert_eq!(deadline(&response), after(response.received, 600));
     }
 
     #[test]
