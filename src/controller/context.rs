@@ -15,7 +15,7 @@ use super::list_watch::WatchError;
 use super::secrets::SecretIndex;
 use super::tokens::{Tokens, key_of, sources, target_name};
 use crate::api::VendorToken;
-use crate::clock::Clock;
+use crate::clock::{Clock, Deadline};
 use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
@@ -66,6 +66,8 @@ pub(super) struct Memo {
 #[derive(Clone, Debug)]
 pub(super) struct BlockMemo {
     pub(super) block: PublishBlock,
+    /// When it ends.
+    pub(super) until: Deadline,
     pub(super) count: i32,
     /// What it was tried with: a change brings another attempt at once.
     pub(super) generation: Option<i64>,
@@ -385,8 +387,19 @@ impl Context {
         sighting.set_back
     }
 
+    /// The same, where this process has seen that token before; nothing where it has not.
+    pub(super) fn known_set_back(&self, object: &ObjectKey, issued: Timestamp) -> SignedDuration {
+        let all = lock(&self.sightings);
+        let known = all.get(object).filter(|sighting| sighting.issued == issued);
+        known.map_or(SignedDuration::ZERO, |sighting| {
+            sighting.again(self.clock.now(), Instant::now()).set_back
+        })
+    }
+
     pub(super) fn block(&self, object: &ObjectKey) -> Option<BlockMemo> {
-        lock(&self.blocks).get(object).cloned()
+        let mut memo = lock(&self.blocks).get(object).cloned()?;
+        memo.block.next_attempt = memo.until.until(self.clock.now(), Instant::now());
+        Some(memo)
     }
 
     pub(super) fn set_block(&self, object: &ObjectKey, block: Option<BlockMemo>) {
@@ -403,6 +416,9 @@ mod tests {
 
     use super::super::fake;
     use super::*;
+    use crate::api::names::Reason;
+    use crate::clock::TokioClock;
+    use crate::policy::{Problem, schedule};
 
     #[test]
     fn what_the_clock_was_set_back_by_adds_up_and_sleep_takes_nothing_away() {
@@ -428,6 +444,35 @@ mod tests {
             90,
             "it was issued before the step"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_holds_up_no_write_of_a_target() {
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let (context, _, _) = fake::context_by(Arc::clone(&clock) as Arc<dyn Clock>, 500, |sent| sent);
+        let object = ObjectKey {
+            namespace: "a".to_owned(),
+            name: "t".to_owned(),
+        };
+        let next_attempt = schedule::later(clock.now(), 60);
+        let memo = BlockMemo {
+            block: PublishBlock {
+                problem: Problem::new(Reason::ApiDenied, "no"),
+                next_attempt,
+            },
+            until: Deadline::new(next_attempt, clock.now(), Instant::now()),
+            count: 1,
+            generation: None,
+            target_version: None,
+        };
+        context.set_block(&object, Some(memo));
+        let left = || {
+            let next = context.block(&object).unwrap().block.next_attempt;
+            next.duration_since(clock.now()).as_secs()
+        };
+        assert_eq!(left(), 60);
+        clock.step(SignedDuration::from_hours(-1));
+        assert_eq!(left(), 61);
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tower::service_fn;
 
 use super::context::{Context, Parts, Settings};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Fingerprint, FingerprintKey};
@@ -81,6 +81,15 @@ pub(super) fn context_without_secrets(
     refusal: u16,
     answer: fn(Value) -> Value,
 ) -> (Arc<Context>, Writes, Triggers) {
+    context_by(Arc::new(SystemClock), refusal, answer)
+}
+
+/// The same, by this clock.
+pub(super) fn context_by(
+    clock: Arc<dyn Clock>,
+    refusal: u16,
+    answer: fn(Value) -> Value,
+) -> (Arc<Context>, Writes, Triggers) {
     let writes = Writes::default();
     let taken = Arc::clone(&writes);
     let service = service_fn(move |request: Request<Body>| {
@@ -104,7 +113,6 @@ pub(super) fn context_without_secrets(
         }
     });
     let (triggers, triggered) = tokio::sync::mpsc::unbounded_channel();
-    let clock = Arc::new(SystemClock);
     let grants = Grants::new(
         GrantsOptions {
             per_minute: BTreeMap::new(),

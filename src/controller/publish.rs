@@ -6,6 +6,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::context::{BlockMemo, Context};
 use super::credentials::wipe;
@@ -15,6 +16,7 @@ use super::target::{Facts, body, too_large};
 use super::view::{View, read_record};
 use crate::api::names;
 use crate::api::names::Reason;
+use crate::clock::Deadline;
 use crate::policy::ownership::SecretRecord;
 use crate::policy::{Problem, PublishBlock, Stored, Target, backoff};
 use crate::token::{AccessToken, ExposeSecret, SecretString};
@@ -218,15 +220,18 @@ fn refuse(view: &mut View, problem: Problem, context: &Context) -> Published {
     let count = view
         .present_block(context)
         .map_or(1, |memo| memo.count.saturating_add(1));
+    let now = context.clock.now();
+    let next_attempt = backoff::after_no_answer(count, 0, now).unwrap_or(Timestamp::MAX);
     let block = PublishBlock {
         problem,
-        next_attempt: backoff::after_no_answer(count, 0, context.clock.now()).unwrap_or(Timestamp::MAX),
+        next_attempt,
     };
     view.block = Some(block.clone());
     context.set_block(
         &view.object,
         Some(BlockMemo {
             block,
+            until: Deadline::new(next_attempt, now, Instant::now()),
             count,
             generation: view.token.metadata.generation,
             target_version: view.target_version(),

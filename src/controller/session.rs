@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Config;
@@ -12,11 +13,12 @@ use kube::runtime::{applier, controller::ReconcileRequest};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::error::Error;
 use super::recall::recall;
-use super::tokens::object_ref;
+use super::tokens::{key_of, object_ref};
 use super::watch::{SecretSink, TokenSink};
 use super::{HEARTBEAT, Next, list_watch, reconcile};
 use crate::api::VendorToken;
@@ -30,6 +32,9 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 const LIST_PATIENCE: Duration = Duration::from_secs(10);
 /// Reconciles at a time, when what arrived last is published.
 const LAST_CONCURRENCY: usize = 32;
+/// Timers stand still while a machine sleeps: where its clock went ahead by more, tokens may have ended before a timer
+/// tells.
+const AHEAD: SignedDuration = SignedDuration::from_secs(5);
 
 /// Works until the leadership is lost or `shutdown` completes.
 pub(super) async fn lead(
@@ -154,13 +159,30 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
     );
     tokio::pin!(outcomes);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut seen = (context.clock.now(), Instant::now());
     loop {
         tokio::select! {
             outcome = outcomes.next() => if outcome.is_none() { return },
-            _ = heartbeat.tick() => {}
+            _ = heartbeat.tick() => {
+                let now = (context.clock.now(), Instant::now());
+                if ahead(seen, now) > AHEAD {
+                    tracing::warn!("the clock was set ahead, or this machine slept: every VendorToken is looked at");
+                    for token in context.tokens.all() {
+                        context.trigger(key_of(&token));
+                    }
+                }
+                seen = now;
+            }
         }
         health.tick();
     }
+}
+
+/// By how much the wall clock went ahead of the timer between two looks at both.
+fn ahead((wall, timer): (Timestamp, Instant), (now, at): (Timestamp, Instant)) -> SignedDuration {
+    let elapsed =
+        SignedDuration::try_from(at.saturating_duration_since(timer)).unwrap_or(SignedDuration::MAX);
+    now.duration_since(wall).saturating_sub(elapsed)
 }
 
 /// Waits for the fingerprint key, without which nothing can be judged.

@@ -198,7 +198,20 @@ impl View {
             delete_with_owner: target.is_some_and(|target| target.delete_with_owner),
             uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
         };
-        self.target = judge(self.record.as_ref(), me, &rivals, &desired, context.clock.now());
+        // Judged by the clock that the token was issued by, where it was set back since.
+        let stored = self
+            .record
+            .as_ref()
+            .and_then(|record| record.ours.as_ref()?.stored.as_ref());
+        let set_back = stored.map_or(jiff::SignedDuration::ZERO, |stored| {
+            context.known_set_back(&self.object, stored.issued)
+        });
+        let now = context
+            .clock
+            .now()
+            .saturating_add(set_back)
+            .unwrap_or(Timestamp::MAX);
+        self.target = judge(self.record.as_ref(), me, &rivals, &desired, now);
         // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
         if self.target == Target::Free
             && let Some(reader) = context.tokens.reader_of(&self.object, &self.target_name)

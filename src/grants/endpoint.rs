@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::queue::Queue;
 use super::upcoming::Upcoming;
+use crate::clock::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::policy::backoff::holds;
 use crate::vendor::Vendor;
@@ -24,7 +25,7 @@ pub(super) struct EndpointState {
     pub(super) upcoming: Upcoming,
     pub(super) in_flight: usize,
     /// Nothing is sent before this time.
-    paused_until: Option<Timestamp>,
+    paused_until: Option<Deadline>,
     suspicion: Option<Suspicion>,
     /// Nobody who waits is in a hurry until then.
     unhurried_until: Option<Instant>,
@@ -34,7 +35,7 @@ pub(super) struct EndpointState {
 #[derive(Debug)]
 struct Suspicion {
     throttled: Fingerprint,
-    until: Timestamp,
+    until: Deadline,
     probe: Option<Fingerprint>,
 }
 
@@ -53,16 +54,9 @@ impl EndpointState {
     }
 
     /// Until when the whole endpoint is paused.
-    pub(super) fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.paused_until.filter(|until| holds(*until, now))
-    }
-
-    /// The clock was set back by this: waits end by it as it goes now.
-    pub(super) fn was_set_back(&mut self, lost: SignedDuration) {
-        let suspected = self.suspicion.as_mut().map(|suspicion| &mut suspicion.until);
-        for until in self.paused_until.as_mut().into_iter().chain(suspected) {
-            *until = until.saturating_sub(lost).unwrap_or(Timestamp::MIN);
-        }
+    pub(super) fn paused_until(&self, now: Timestamp, at: Instant) -> Option<Timestamp> {
+        let pause = self.paused_until.filter(|pause| holds(pause.until(now, at), now));
+        pause.map(|pause| pause.until(now, at))
     }
 
     /// Whether there is nothing to remember of this endpoint: nothing waits, is in flight, is paused or was sent lately.
@@ -71,10 +65,10 @@ impl EndpointState {
         let suspected = self
             .suspicion
             .as_ref()
-            .is_some_and(|suspicion| holds(suspicion.until, wall));
+            .is_some_and(|suspicion| holds(suspicion.until.until(wall, now), wall));
         self.queue.is_empty()
             && self.in_flight == 0
-            && self.paused_until(wall).is_none()
+            && self.paused_until(wall, now).is_none()
             && !suspected
             && self.upcoming.is_empty()
             && self.budget.is_unused(now)
@@ -82,13 +76,13 @@ impl EndpointState {
 
     /// Takes the next grant that may be sent now, where the budget has a slot for one.
     pub(super) fn next(&mut self, at: Instant, now: Timestamp) -> Option<Fingerprint> {
-        if self.paused_until(now).is_some() {
+        if self.paused_until(now, at).is_some() {
             return None;
         }
         self.suspicion = self
             .suspicion
             .take()
-            .filter(|suspicion| holds(suspicion.until, now));
+            .filter(|suspicion| holds(suspicion.until.until(now, at), now));
         let throttled = match &self.suspicion {
             None => None,
             Some(suspicion) if suspicion.probe.is_some() => return None,
@@ -124,36 +118,45 @@ impl EndpointState {
     }
 
     /// How long to wait where [`Self::next`] gave none: until a pause may end, or a look later where a slot is kept.
-    pub(super) fn pause_left(&self, now: Timestamp) -> Duration {
+    pub(super) fn pause_left(&self, at: Instant, now: Timestamp) -> Duration {
+        let suspicion = self.suspicion.as_ref();
         let until = self
-            .paused_until(now)
-            .or_else(|| self.suspicion.as_ref().map(|suspicion| suspicion.until));
+            .paused_until(now, at)
+            .or_else(|| suspicion.map(|suspicion| suspicion.until.until(now, at)));
         until.map_or(NEXT_LOOK, |until| {
             Duration::try_from(until.duration_since(now)).unwrap_or_default()
         })
     }
 
     /// The vendor asked `fingerprint` to wait until `until`.
-    pub(super) fn throttled(&mut self, fingerprint: Fingerprint, until: Timestamp, now: Timestamp) {
+    pub(super) fn throttled(
+        &mut self,
+        fingerprint: Fingerprint,
+        until: Timestamp,
+        now: Timestamp,
+        at: Instant,
+    ) {
         let second = self
             .suspicion
             .as_ref()
             .is_some_and(|suspicion| suspicion.throttled != fingerprint);
         if self.vendor.is_limited_as_a_whole() || second {
-            self.pause(until, now);
+            self.pause(until, now, at);
             self.suspicion = None;
         } else {
             self.suspicion = Some(Suspicion {
                 throttled: fingerprint,
-                until,
+                until: Deadline::new(until, now, at),
                 probe: None,
             });
         }
     }
 
     /// Pauses the whole endpoint.
-    pub(super) fn pause(&mut self, until: Timestamp, now: Timestamp) {
-        self.paused_until = self.paused_until(now).max(Some(until));
+    pub(super) fn pause(&mut self, until: Timestamp, now: Timestamp, at: Instant) {
+        if self.paused_until(now, at).is_none_or(|paused| paused < until) {
+            self.paused_until = Some(Deadline::new(until, now, at));
+        }
     }
 
     /// The request of `fingerprint` ended without being throttled.
@@ -197,7 +200,7 @@ mod tests {
     fn a_429_of_a_vendor_limited_as_a_whole_pauses_the_endpoint_until_its_deadline() {
         for vendor in [Vendor::Mapiq, Vendor::Picus] {
             let mut endpoint = endpoint(vendor, &[2]);
-            endpoint.throttled(grant(1), later(now(), 289), now());
+            endpoint.throttled(grant(1), later(now(), 289), now(), at());
             assert_eq!(endpoint.next(at(), now()), None);
             assert_eq!(endpoint.next(at(), later(now(), 288)), None);
             assert_eq!(endpoint.next(at(), later(now(), 289)), Some(grant(2)));
@@ -207,7 +210,7 @@ mod tests {
     #[test]
     fn elsewhere_one_other_grant_probes_and_a_success_clears_the_endpoint() {
         let mut endpoint = endpoint(Vendor::SixMap, &[1, 2, 3]);
-        endpoint.throttled(grant(1), later(now(), 60), now());
+        endpoint.throttled(grant(1), later(now(), 60), now(), at());
         assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
         assert_eq!(endpoint.next(at(), now()), None, "one probe at a time");
         endpoint.answered(grant(2), true);
@@ -217,9 +220,9 @@ mod tests {
     #[test]
     fn a_second_429_pauses_all() {
         let mut endpoint = endpoint(Vendor::SixMap, &[2, 3]);
-        endpoint.throttled(grant(1), later(now(), 60), now());
+        endpoint.throttled(grant(1), later(now(), 60), now(), at());
         assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
-        endpoint.throttled(grant(2), later(now(), 90), now());
+        endpoint.throttled(grant(2), later(now(), 90), now(), at());
         assert_eq!(endpoint.next(at(), later(now(), 60)), None);
         assert_eq!(endpoint.next(at(), later(now(), 90)), Some(grant(3)));
     }
@@ -227,7 +230,7 @@ mod tests {
     #[test]
     fn a_probe_that_failed_otherwise_lets_the_next_one_probe() {
         let mut endpoint = endpoint(Vendor::SixMap, &[2, 3]);
-        endpoint.throttled(grant(1), later(now(), 60), now());
+        endpoint.throttled(grant(1), later(now(), 60), now(), at());
         assert_eq!(endpoint.next(at(), now()), Some(grant(2)));
         endpoint.answered(grant(2), false);
         assert_eq!(endpoint.next(at(), now()), Some(grant(3)));

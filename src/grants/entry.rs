@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::ObjectKey;
 use crate::api::names::Reason;
+use crate::clock::Deadline;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
@@ -54,18 +55,10 @@ pub(super) struct Attempt {
     pub(super) reason: Reason,
     pub(super) message: String,
     pub(super) at: Timestamp,
-    pub(super) next_attempt: Option<Timestamp>,
+    /// `None` when only a change may bring another.
+    pub(super) next_attempt: Option<Deadline>,
     /// Known from a status only, not seen by this process.
     pub(super) hearsay: bool,
-}
-
-impl Attempt {
-    /// The clock was set back by this: the times of the attempt are told by it as it goes now.
-    pub(super) fn was_set_back(&mut self, lost: SignedDuration) {
-        let earlier = |time: Timestamp| time.saturating_sub(lost).unwrap_or(Timestamp::MIN);
-        self.at = whole_seconds(earlier(self.at));
-        self.next_attempt = self.next_attempt.map(|next| schedule::upwards(earlier(next)));
-    }
 }
 
 /// One grant.
@@ -91,6 +84,8 @@ pub(super) struct Entry {
     pub(super) account: Option<Account>,
     /// The credentials have brought a token.
     pub(super) proven: bool,
+    /// The end of the pause that a status told of, and that was taken over.
+    pub(super) recalled_pause: Option<Timestamp>,
     /// Since when nobody uses it.
     pub(super) left: Option<Instant>,
     /// When a refresh request last went past a latch, by both clocks.
@@ -113,7 +108,7 @@ impl Entry {
     /// Notes that an attempt goes past a latch or a back-off: one that is known here, or one that a status `remembered`
     /// from before a restart.
     pub(super) fn note_pass(&mut self, remembered: bool, now: Timestamp, at: Instant) {
-        if remembered || self.is_held(now) {
+        if remembered || self.is_held(now, at) {
             self.passed = Some((now, at));
         }
     }
@@ -132,10 +127,12 @@ impl Entry {
     }
 
     /// A latch or a back-off holds.
-    pub(super) fn is_held(&self, now: Timestamp) -> bool {
-        self.failure
-            .as_ref()
-            .is_some_and(|failure| failure.next_attempt.is_none_or(|next| holds(next, now)))
+    pub(super) fn is_held(&self, now: Timestamp, at: Instant) -> bool {
+        self.failure.as_ref().is_some_and(|failure| {
+            failure
+                .next_attempt
+                .is_none_or(|next| holds(next.until(now, at), now))
+        })
     }
 
     /// The last token came just now, and is kept for a moment when nobody uses it: an object that is deleted and made anew,
@@ -194,7 +191,13 @@ impl Entry {
                     .usable(now)
                     .is_some_and(|old| old.value.expose_secret() == token.value.expose_secret());
                 if !same {
-                    self.token = Some(Arc::new(token));
+                    // Where the clock was set back by what lies between, both would seem to be one token.
+                    let is_ambiguous = self.token.as_ref().is_some_and(|old| old.issued == token.issued);
+                    let earlier = schedule::later(token.issued, -i64::from(is_ambiguous));
+                    self.token = Some(Arc::new(AccessToken {
+                        issued: earlier,
+                        ..token
+                    }));
                 }
             }
             Err(failure) => {
@@ -211,7 +214,8 @@ impl Entry {
                     .wrapping_add((self.count as u8).wrapping_mul(97));
                 self.failure = Some(Attempt {
                     reason: reason(failure.class),
-                    next_attempt: next_attempt(&failure, self.count, probe, jitter, now),
+                    next_attempt: next_attempt(&failure, self.count, probe, jitter, now)
+                        .map(|next| Deadline::new(next, now, at)),
                     message: failure.message,
                     at: whole_seconds(self.sent.unwrap_or(now)),
                     hearsay: false,
@@ -250,7 +254,7 @@ impl Entry {
                 message: failure.message.clone(),
                 count: self.count,
                 last_attempt: failure.at,
-                next_attempt: failure.next_attempt,
+                next_attempt: failure.next_attempt.map(|next| next.until(now, at)),
                 inputs: inputs.clone(),
                 hearsay: failure.hearsay,
             }),

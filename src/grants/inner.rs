@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::accounts::Accounts;
@@ -30,8 +30,6 @@ pub(super) struct Inner {
     pub(super) began: Option<Instant>,
     /// The same by the wall clock.
     pub(super) began_at: Option<Timestamp>,
-    /// What both clocks showed at the last look.
-    pub(super) clocks: Option<(Timestamp, Instant)>,
     /// Which endpoint is served first.
     pub(super) turn: usize,
     pub(super) swept: Option<Instant>,
@@ -59,34 +57,7 @@ pub(super) fn endpoint_state<'a>(
     })
 }
 
-/// Clocks that differ by less are not told apart from ones that are read one after the other.
-const NOTICED: SignedDuration = SignedDuration::from_secs(1);
-
 impl Inner {
-    /// Brings waits forward by what the clock was set back since the last look, or it would hold them for so much longer.
-    /// Where it was set ahead, they stay as they are: a machine that slept looks the same.
-    pub(super) fn look_at_clocks(&mut self, wall: Timestamp, timer: Instant) {
-        let Some((last_wall, last_timer)) = self.clocks.replace((wall, timer)) else {
-            return;
-        };
-        let elapsed = SignedDuration::try_from(timer.saturating_duration_since(last_timer))
-            .unwrap_or(SignedDuration::MAX);
-        let lost = elapsed.saturating_sub(wall.duration_since(last_wall));
-        if lost < NOTICED {
-            return;
-        }
-        for failure in self
-            .entries
-            .values_mut()
-            .filter_map(|entry| entry.failure.as_mut())
-        {
-            failure.was_set_back(lost);
-        }
-        for endpoint in self.endpoints.values_mut() {
-            endpoint.was_set_back(lost);
-        }
-    }
-
     /// From now on this process sends.
     pub(super) fn begins(&mut self, now: Instant, wall: Timestamp) {
         self.began = Some(now);
@@ -124,7 +95,7 @@ impl Inner {
             entry
                 .token
                 .take_if(|token| token.expires <= now || (is_left && !is_new));
-            !is_left || is_new || entry.is_held(now)
+            !is_left || is_new || entry.is_held(now, at)
         });
         self.kept.retain(|kept| self.entries.contains_key(kept));
         self.endpoints.retain(|_, endpoint| !endpoint.is_idle(at, now));
@@ -154,7 +125,7 @@ impl Inner {
     /// Forgets a grant that nobody uses, but for its latch or back-off, and for a moment its token.
     pub(super) fn give_back(&mut self, fingerprint: Fingerprint, wall: Timestamp, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&fingerprint)
-            && (entry.is_held(wall) || entry.is_new(wall, now))
+            && (entry.is_held(wall, now) || entry.is_new(wall, now))
         {
             if !entry.is_new(wall, now) {
                 entry.token = None;
@@ -171,7 +142,7 @@ impl Inner {
                 Some(entry) if !entry.users.is_empty() || !matches!(entry.phase, Phase::Idle) => true,
                 Some(entry) => {
                     let outlived = entry.left.is_some_and(|left| now - left >= LATCH_OUTLIVES);
-                    let is_needed = entry.is_held(wall) || entry.is_new(wall, now);
+                    let is_needed = entry.is_held(wall, now) || entry.is_new(wall, now);
                     let is_over = outlived || !is_needed || self.kept.len() > MOST_KEPT;
                     if is_over {
                         self.entries.remove(&oldest);
@@ -239,7 +210,7 @@ impl Inner {
         });
         let may_pass = requested && entry.may_pass(wall, now) && !entry.is_throttled();
         let account = account.filter(|_| !entry.proven);
-        (entry.is_held(wall) && !may_pass)
+        (entry.is_held(wall, now) && !may_pass)
             || entry.earliest(requested, wall, now).is_some()
             || account.is_some_and(|account| self.accounts.free_at(account, wall).is_some())
     }
@@ -297,7 +268,7 @@ impl Inner {
                     break;
                 }
                 let Some(fingerprint) = endpoint.next(now, wall) else {
-                    wait = wait.min(endpoint.pause_left(wall));
+                    wait = wait.min(endpoint.pause_left(now, wall));
                     break;
                 };
                 let Some(entry) = self.entries.get_mut(&fingerprint) else {

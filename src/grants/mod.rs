@@ -154,9 +154,7 @@ impl Grants {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while the lock was held is a defect; the state is still the best there is.
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.look_at_clocks(self.clock.now(), Instant::now());
-        inner
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that `object`'s credentials make `fingerprint` now. Its former grant is given up: taken out of the queue
@@ -235,7 +233,7 @@ impl Grants {
             .endpoint
             .as_ref()
             .and_then(|endpoint| inner.endpoints.get(endpoint))
-            .and_then(|endpoint| endpoint.paused_until(now));
+            .and_then(|endpoint| endpoint.paused_until(now, at));
         let account = entry.account.filter(|_| !entry.proven);
         GrantState {
             account_free_at: account.and_then(|account| inner.accounts.free_at(account, now)),

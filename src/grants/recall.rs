@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::inner::endpoint_state;
 use super::{Grants, ObjectKey, entry};
 use crate::api::names::Reason;
+use crate::clock::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::policy::PastFailure;
 use crate::policy::backoff::holds;
@@ -40,7 +41,7 @@ impl Grants {
     /// for, and, where an account could be locked, the rejection, which holds for all that share the grant. Nothing
     /// where this process has asked or knows better.
     pub fn recall(&self, object: &ObjectKey, endpoint: &Endpoint, vendor: Vendor, failure: &PastFailure) {
-        let now = self.clock.now();
+        let (now, at) = (self.clock.now(), Instant::now());
         let mut inner = self.lock();
         let inner = &mut *inner;
         let Some(fingerprint) = inner.objects.get(object).copied() else {
@@ -70,7 +71,7 @@ impl Grants {
                 reason: failure.reason,
                 message: failure.message.clone(),
                 at: failure.last_attempt,
-                next_attempt: failure.next_attempt,
+                next_attempt: failure.next_attempt.map(|next| Deadline::new(next, now, at)),
                 hearsay: true,
             });
             entry.count = failure.count;
@@ -82,13 +83,17 @@ impl Grants {
             && holds(until, now)
             && from_before
             && holds(until, failure.last_attempt)
+            && entry.recalled_pause != Some(until)
         {
+            // Once: looked at again after the clock was set back, it would last so much longer.
+            entry.recalled_pause = Some(until);
             entry.endpoint = Some(endpoint.clone());
             let (endpoints, began) = (&mut inner.endpoints, inner.began);
             endpoint_state(endpoints, endpoint, vendor, &self.options, began).throttled(
                 fingerprint,
                 until,
                 now,
+                at,
             );
             self.observer.throttled_until(vendor, until);
         }

@@ -148,7 +148,7 @@ impl Grants {
         account: Option<Account>,
         result: Result<AccessToken, Failure>,
     ) {
-        let now = self.clock.now();
+        let (now, at) = (self.clock.now(), Instant::now());
         let mut inner = self.lock();
         let inner = &mut *inner;
         inner.places.give_back(vendor);
@@ -162,24 +162,25 @@ impl Grants {
                 .and_then(|endpoint| inner.endpoints.get_mut(endpoint));
             let succeeded = result.is_ok();
             let class = result.as_ref().err().map(|failure| failure.class);
-            let woken = entry.finish(vendor, fingerprint, result, now, Instant::now());
+            let woken = entry.finish(vendor, fingerprint, result, now, at);
             if let Some(endpoint) = endpoint {
                 endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
-                endpoint.budget.ended(Instant::now());
+                endpoint.budget.ended(at);
                 if let Some(token) = entry.usable(now).filter(|_| succeeded) {
                     endpoint.upcoming.expect(fingerprint, token.issued, token.expires);
                 }
-                match entry.failure.as_ref().and_then(|failure| failure.next_attempt) {
+                let next = entry.failure.as_ref().and_then(|failure| failure.next_attempt);
+                match next.map(|next| next.until(now, at)) {
                     Some(until) if class == Some(FailureClass::Throttled) => {
                         self.observer.throttled_until(vendor, until);
-                        endpoint.throttled(fingerprint, until, now);
+                        endpoint.throttled(fingerprint, until, now, at);
                     }
                     _ => endpoint.answered(fingerprint, succeeded),
                 }
             }
             if entry.users.is_empty() {
                 inner.expect_nothing_of(fingerprint);
-                inner.give_back(fingerprint, now, Instant::now());
+                inner.give_back(fingerprint, now, at);
             }
             for object in woken {
                 // The receiver is gone at shutdown only.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use test_support::wait_for;
 use vendor_simulator::{Effect, Fault, Options, Vendor};
 
-use crate::support::World;
-use crate::vendors::for_every_vendor;
+use crate::support::{World, counts};
+use crate::vendors::{for_every_vendor, object};
 
 /// Half of it is left at a refresh, which a busy machine may need.
 const LIFE: u64 = 30;
@@ -29,7 +29,7 @@ async fn a_clock_that_is_stepped_leaves_no_expired_token_in_a_target() {
             .simulator
             .add_fault(Fault::new(vendor, Effect::DelayHead { milliseconds }));
     }
-    let _operator = world.operator().await;
+    let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
         world.published(vendor, &object).await;
     })
@@ -57,6 +57,8 @@ async fn a_clock_that_is_stepped_leaves_no_expired_token_in_a_target() {
         })
         .await;
     }
+    // Some had been asked at each step, and had not answered.
+    assert!(operator.metric_with("vendortoken_vendor_requests_total", r#"outcome="transient""#) >= 4.0);
     // Each step may bring one grant forward, and no more.
     for (vendor, times) in Vendor::ALL.map(|vendor| (vendor, call_times(world, vendor))) {
         let hasty = times
@@ -68,6 +70,37 @@ async fn a_clock_that_is_stepped_leaves_no_expired_token_in_a_target() {
             "{vendor}: {hasty} grants came soon after another: {times:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_costs_nothing_where_the_tokens_are_known() {
+    let world = World::new("set-back").await;
+    let operator = world.operator().await;
+    for vendor in Vendor::ALL {
+        world.published(vendor, &object(vendor)).await;
+    }
+    operator.quiet().await;
+    let mark = world.mark().await;
+    for step in [-240, -3600, -1] {
+        world.clock.step(step);
+        for vendor in Vendor::ALL {
+            world.settle(&object(vendor), &operator).await;
+            assert_eq!(world.calls(vendor), 1, "{vendor} after a step of {step} s");
+            world.ready(&object(vendor), "True Published").await;
+        }
+    }
+    assert_eq!(counts(&world.requests_since(mark).await), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ends_while_the_machine_sleeps_is_refreshed_within_seconds_of_its_waking() {
+    let world = World::new("sleep").await;
+    let _operator = world.operator().await;
+    let former = world.published(Vendor::SixMap, "sixmap").await;
+    // Timers stand still meanwhile: the next look at this token is five minutes away.
+    world.clock.step(24 * 3600);
+    world.until_data("sixmap", "token", |value| value != former).await;
+    assert_eq!(world.calls(Vendor::SixMap), 2);
 }
 
 fn call_times(world: &World, vendor: Vendor) -> Vec<u64> {

@@ -76,6 +76,11 @@ impl Operator {
         self.samples(name, |_| true)
     }
 
+    /// A sample of its metrics, summed over the labels that `label` is one of.
+    pub(crate) fn metric_with(&self, name: &str, label: &str) -> f64 {
+        self.samples(name, |line| line.contains(label))
+    }
+
     /// The sum of the samples whose labels `accepted` likes.
     fn samples(&self, name: &str, accepted: impl Fn(&str) -> bool) -> f64 {
         let text = self.metrics.encode().unwrap();
