@@ -160,6 +160,23 @@ impl ControlPlane {
         apply::apply_kustomization(self.admin()?, folder).await
     }
 
+    /// What `kubectl apply -k` of a folder would apply, as YAML.
+    ///
+    /// # Errors
+    /// When kubectl cannot be run or the folder cannot be rendered.
+    pub async fn kustomize(&self, folder: &Path) -> Result<String, Error> {
+        let path = folder.to_string_lossy();
+        let rendered = self.kubectl(&["kustomize", &path]).await?;
+        if rendered.status.success() {
+            Ok(rendered.stdout)
+        } else {
+            Err(Error::Manifest {
+                what: path.into_owned(),
+                reason: rendered.stderr,
+            })
+        }
+    }
+
     /// Runs kubectl as the administrator.
     ///
     /// # Errors

@@ -15,15 +15,9 @@ impl World {
     /// The ServiceAccount of the overlay, in this world's namespace, with its rights there and nowhere else.
     async fn account_with_roles_only(&self) -> PathBuf {
         let folder = root().join("deploy/overlays/namespaces-no-secret-watch");
-        let rendered = self
-            .plane
-            .kubectl(&["kustomize", folder.to_str().unwrap()])
-            .await
-            .unwrap();
-        assert!(rendered.status.success(), "{}", rendered.stderr);
+        let rendered = self.plane.kustomize(&folder).await.unwrap();
         let place = format!("namespace: {}\n", self.namespace);
         let manifests = rendered
-            .stdout
             .replace(&format!("namespace: {OPERATOR}\n"), &place)
             .replace(&format!("namespace: {SERVED}\n"), &place);
         self.plane.apply_yaml(&self.namespace, &manifests).await.unwrap();

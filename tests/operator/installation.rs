@@ -60,12 +60,7 @@ async fn rendered(plane: &ControlPlane) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/operator/installations")
         .join(folder);
-    let rendered = plane
-        .kubectl(&["kustomize", folder.to_str().unwrap()])
-        .await
-        .unwrap();
-    assert!(rendered.status.success(), "{}", rendered.stderr);
-    rendered.stdout
+    plane.kustomize(&folder).await.unwrap()
 }
 
 /// Waits until the operator may get this Secret: the authorizer learns of new roles by a watch.

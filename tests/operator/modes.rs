@@ -41,12 +41,8 @@ impl Installed {
         let plane: &'static ControlPlane =
             Box::leak(Box::new(ControlPlane::start(Default::default()).await.unwrap()));
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let rendered = plane
-            .kubectl(&["kustomize", root.join(folder).to_str().unwrap()])
-            .await
-            .unwrap();
-        assert!(rendered.status.success(), "{}", rendered.stderr);
-        let manifests: Vec<&str> = rendered.stdout.split("\n---\n").collect();
+        let rendered = plane.kustomize(&root.join(folder)).await.unwrap();
+        let manifests: Vec<&str> = rendered.split("\n---\n").collect();
         let is_served = |manifest: &str| manifest.contains(&format!("\n  namespace: {SERVED}\n"));
         let roles_only = manifests.iter().any(|manifest| is_served(manifest));
         if roles_only {
@@ -57,7 +53,7 @@ impl Installed {
             });
             plane.apply_yaml("default", &namespaces.concat()).await.unwrap();
         }
-        plane.apply_yaml("default", &rendered.stdout).await.unwrap();
+        plane.apply_yaml("default", &rendered).await.unwrap();
 
         let mut worlds = vec![World::unserved(plane, "scenario").await];
         while worlds.len() < scenarios::COUNT {

@@ -11,12 +11,7 @@ const OVERLAYS: [&str; 3] = ["namespaces", "no-secret-watch", "namespaces-no-sec
 /// What `kubectl apply -k` of a folder of `deploy/` would apply.
 async fn rendered(control_plane: &ControlPlane, folder: &str) -> String {
     let path = project().join("deploy").join(folder);
-    let output = control_plane
-        .kubectl(&["kustomize", path.to_str().unwrap()])
-        .await
-        .unwrap();
-    assert!(output.status.success(), "{folder}: {}", output.stderr);
-    output.stdout
+    control_plane.kustomize(&path).await.unwrap()
 }
 
 async fn objects(control_plane: &ControlPlane, folder: &str) -> Vec<DynamicObject> {
