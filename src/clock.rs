@@ -65,6 +65,14 @@ impl Clock for TokioClock {
     }
 }
 
+/// How far the wall clock went ahead of the timer (negative: behind) between two looks at both: by what it was set, or for
+/// how long the machine slept.
+pub fn gone_ahead((wall, timer): (Timestamp, Instant), (now, at): (Timestamp, Instant)) -> SignedDuration {
+    let elapsed =
+        SignedDuration::try_from(at.saturating_duration_since(timer)).unwrap_or(SignedDuration::MAX);
+    now.duration_since(wall).saturating_sub(elapsed)
+}
+
 /// Clocks that are read one after the other differ by less.
 const NOTICED: SignedDuration = SignedDuration::from_secs(1);
 
@@ -72,8 +80,7 @@ const NOTICED: SignedDuration = SignedDuration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
     until: Timestamp,
-    noted: Timestamp,
-    noted_at: Instant,
+    noted: (Timestamp, Instant),
 }
 
 impl Deadline {
@@ -81,17 +88,14 @@ impl Deadline {
     pub const fn new(until: Timestamp, now: Timestamp, at: Instant) -> Self {
         Self {
             until,
-            noted: now,
-            noted_at: at,
+            noted: (now, at),
         }
     }
 
     /// When it ends by the clock as it goes now: sooner by what the clock was set back since, and a second later than that,
     /// so that nobody is early. A clock that was set ahead takes nothing away: a machine that slept looks the same.
     pub fn until(&self, now: Timestamp, at: Instant) -> Timestamp {
-        let elapsed = SignedDuration::try_from(at.saturating_duration_since(self.noted_at))
-            .unwrap_or(SignedDuration::MAX);
-        let lost = elapsed.saturating_sub(now.duration_since(self.noted));
+        let lost = SignedDuration::ZERO.saturating_sub(gone_ahead(self.noted, (now, at)));
         if lost < NOTICED {
             return self.until;
         }

@@ -15,7 +15,7 @@ use super::list_watch::WatchError;
 use super::secrets::SecretIndex;
 use super::tokens::{Tokens, key_of, sources, target_name};
 use crate::api::VendorToken;
-use crate::clock::{Clock, Deadline};
+use crate::clock::{Clock, Deadline, gone_ahead};
 use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
@@ -97,9 +97,7 @@ impl Sighting {
 
     /// Looks again. A clock that went ahead by more than the timer takes nothing away: the machine may have slept.
     fn again(self, wall: Timestamp, timer: Instant) -> Self {
-        let passed =
-            SignedDuration::try_from(timer.saturating_duration_since(self.timer)).unwrap_or_default();
-        let lost = passed.saturating_sub(wall.duration_since(self.wall));
+        let lost = SignedDuration::ZERO.saturating_sub(gone_ahead((self.wall, self.timer), (wall, timer)));
         Self {
             issued: self.issued,
             wall,

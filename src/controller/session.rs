@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Config;
@@ -22,6 +22,7 @@ use super::tokens::{key_of, object_ref};
 use super::watch::{SecretSink, TokenSink};
 use super::{HEARTBEAT, Next, list_watch, reconcile};
 use crate::api::VendorToken;
+use crate::clock;
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
 
@@ -165,7 +166,7 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
             outcome = outcomes.next() => if outcome.is_none() { return },
             _ = heartbeat.tick() => {
                 let now = (context.clock.now(), Instant::now());
-                if ahead(seen, now) > AHEAD {
+                if clock::gone_ahead(seen, now) > AHEAD {
                     tracing::warn!("the clock was set ahead, or this machine slept: every VendorToken is looked at");
                     for token in context.tokens.all() {
                         context.trigger(key_of(&token));
@@ -176,13 +177,6 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
         }
         health.tick();
     }
-}
-
-/// By how much the wall clock went ahead of the timer between two looks at both.
-fn ahead((wall, timer): (Timestamp, Instant), (now, at): (Timestamp, Instant)) -> SignedDuration {
-    let elapsed =
-        SignedDuration::try_from(at.saturating_duration_since(timer)).unwrap_or(SignedDuration::MAX);
-    now.duration_since(wall).saturating_sub(elapsed)
 }
 
 /// Waits for the fingerprint key, without which nothing can be judged.

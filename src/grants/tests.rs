@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Ask, GrantObserver, Grants, GrantsOptions, ObjectKey};
-use crate::clock::{Clock, TokioClock};
+use crate::clock::{Clock, TokioClock, gone_ahead};
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::Fingerprint;
@@ -152,16 +152,11 @@ impl Transport for Arc<ScriptedVendor> {
                 body: body.into_bytes().into(),
                 sent: call.wall,
                 received: vendor.clock.now(),
-                clock_step: step_since(&vendor.clock, began),
+                clock_step: gone_ahead(began, (vendor.clock.now(), Instant::now())),
             })
         }
         .boxed()
     }
-}
-
-/// How far the time of day has gone ahead of tokio's since then.
-fn step_since(clock: &TokioClock, (wall, timer): (Timestamp, Instant)) -> SignedDuration {
-    clock.now().duration_since(wall) - SignedDuration::try_from(timer.elapsed()).unwrap()
 }
 
 /// What all of the vendors call a token and its end.

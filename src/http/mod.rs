@@ -14,14 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
-use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use certificate::{ClientCertificateError, check_client_certificate};
 use clients::Clients;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, gone_ahead};
 use crate::failure::{Failure, FailureClass};
 use crate::token::ExposeSecret;
 use crate::vendor::{TokenRequest, TokenResponse};
@@ -155,7 +154,8 @@ impl Inner {
             Some(certificate) => self.clients.with_certificate(certificate, self.clock.now())?,
         };
         let (request, host) = into_reqwest(request)?;
-        let (sent, started) = (self.clock.now(), Instant::now());
+        let sent = self.clock.now();
+        let started = (sent, Instant::now());
         let exchange = async {
             let mut response = client
                 .execute(request)
@@ -169,19 +169,13 @@ impl Inner {
                 body,
                 sent,
                 received,
-                clock_step: self.step_since(sent, started),
+                clock_step: gone_ahead(started, (self.clock.now(), Instant::now())),
             })
         };
         match tokio::time::timeout(self.total_timeout, exchange).await {
             Ok(result) => result,
             Err(_) => Err(classify::timed_out(&host, self.total_timeout)),
         }
-    }
-
-    /// How far the wall clock has gone ahead of the timer since a moment that was noted by both.
-    fn step_since(&self, wall: Timestamp, timer: Instant) -> SignedDuration {
-        let elapsed = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
-        self.clock.now().duration_since(wall).saturating_sub(elapsed)
     }
 
     /// Reads the body as it comes, and gives up as soon as it is too large.

@@ -83,7 +83,7 @@ impl Transport for Arc<LimitedVendor> {
                 body: body.into_bytes().into(),
                 sent,
                 received: vendor.clock.now(),
-                clock_step: step_since(&vendor.clock, (sent, began)),
+                clock_step: gone_ahead((sent, began), (vendor.clock.now(), Instant::now())),
             })
         }
         .boxed()
