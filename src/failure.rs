@@ -1,6 +1,6 @@
 //! Why an attempt to get a token failed, in the classes that decide what happens next (design, section 3).
 //!
-//! May use: nothing of ours. Shared by `vendor` (which makes it), `policy` (which decides on it) and `http`.
+//! May use: nothing of ours. Shared by `providers` (which makes it), `policy` (which decides on it) and `http`.
 
 use std::fmt;
 

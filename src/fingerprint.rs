@@ -1,6 +1,6 @@
 //! What a token was made from, as keyed hashes: the fingerprint of a grant, and what of it may be published.
 //!
-//! May use: `token`, `vendor`, `inputs`. The key never leaves the operator; readers of an annotation can neither test
+//! May use: `token`, `providers`, `inputs`. The key never leaves the operator; readers of an annotation can neither test
 //! guesses of a credential nor see who shares one (design, section 3 "Fingerprint").
 
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use std::fmt;
 use aws_lc_rs::hmac;
 
 use crate::inputs::Inputs;
+use crate::providers::{Endpoint, Grant};
 use crate::token::{Credentials, ExposeSecret};
-use crate::vendor::{Endpoint, Grant};
 
 /// Identifies one grant: vendor, endpoint, parameters and the credential values used. Never published as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -339,7 +339,7 @@ mod tests {
                 origin: origin.to_owned(),
             };
             let scopes = vec![scope.to_owned()];
-            let grant = Grant::checkmarx_sca(crate::vendor::CheckmarxRegion::Eu, tenant, scopes).unwrap();
+            let grant = Grant::checkmarx_sca(crate::providers::CheckmarxRegion::Eu, tenant, scopes).unwrap();
             let credentials = Credentials {
                 values: BTreeMap::from([
                     ("username", SecretString::from(user)),

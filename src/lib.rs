@@ -1,10 +1,10 @@
 //! vendor-token-operator: keeps short-lived vendor access tokens fresh in Kubernetes Secrets.
 //!
 //! ```text
-//! main -> controller -> { policy, vendor, api, grants, http, metrics }
-//!         grants     -> { vendor, policy, http, election, fingerprint }
+//! main -> controller -> { policy, providers, api, grants, http, metrics }
+//!         grants     -> { providers, policy, http, election, fingerprint }
 //!         policy     -> { api, token, failure, inputs }
-//!         vendor     -> { token, failure }
+//!         providers -> { token, failure }
 //!         api        -> nothing of ours
 //! ```
 //! Each module's documentation says what it may use; `tests/layering.rs` keeps it so.
@@ -22,8 +22,8 @@ pub mod http;
 pub mod inputs;
 pub mod metrics;
 pub mod policy;
+pub mod providers;
 pub mod server;
 pub mod telemetry;
 pub mod template;
 pub mod token;
-pub mod vendor;

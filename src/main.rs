@@ -20,8 +20,8 @@ use vendor_token_operator::grants::GrantsOptions;
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, TransportError};
 use vendor_token_operator::metrics::Metrics;
 use vendor_token_operator::metrics::api::{CallDeadline, CountApiRequests};
+use vendor_token_operator::providers::Vendor;
 use vendor_token_operator::server::{Health, Server, ServerError};
-use vendor_token_operator::vendor::Vendor;
 use vendor_token_operator::{api, telemetry};
 
 /// Reconciles at a time. Each makes at most three calls to the API server, and none waits for a vendor.

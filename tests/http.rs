@@ -22,8 +22,8 @@ use tokio_rustls::server::TlsStream;
 use vendor_token_operator::clock::{Clock, SystemClock};
 use vendor_token_operator::failure::{Failure, FailureClass};
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
+use vendor_token_operator::providers::{TokenRequest, TokenResponse};
 use vendor_token_operator::token::{ClientCertificate, SecretString};
-use vendor_token_operator::vendor::{TokenRequest, TokenResponse};
 
 const TOKEN: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 22\r\n\r\n{\"access_token\":\"abc\"}";
 

@@ -17,17 +17,17 @@ use std::path::Path;
 /// only names the modules.
 const MAY_USE: [(&str, &[&str]); 18] = [
     ("api", &[]),
-    ("arguments", &["telemetry", "vendor"]),
+    ("arguments", &["telemetry", "providers"]),
     ("clock", &[]),
     ("controller", &["*"]),
     ("election", &["clock", "error_text"]),
     ("error_text", &[]),
     ("failure", &[]),
-    ("fingerprint", &["token", "vendor", "inputs"]),
+    ("fingerprint", &["token", "providers", "inputs"]),
     (
         "grants",
         &[
-            "vendor",
+            "providers",
             "policy",
             "http",
             "clock",
@@ -39,20 +39,26 @@ const MAY_USE: [(&str, &[&str]); 18] = [
             "api",
         ],
     ),
-    ("http", &["vendor", "token", "failure", "clock"]),
+    ("http", &["providers", "token", "failure", "clock"]),
     ("inputs", &[]),
-    ("metrics", &["failure", "vendor"]),
+    ("metrics", &["failure", "providers"]),
     ("policy", &["token", "failure", "inputs", "api"]),
     ("server", &["metrics"]),
     ("telemetry", &[]),
     ("template", &["token"]),
     ("token", &[]),
-    ("vendor", &["token", "failure"]),
+    ("providers", &["token", "failure"]),
 ];
 
 /// Modules without I/O, clock, tasks and Kubernetes client: what goes in decides what comes out.
 const PURE: [&str; 7] = [
-    "api", "failure", "inputs", "policy", "template", "token", "vendor",
+    "api",
+    "failure",
+    "inputs",
+    "policy",
+    "template",
+    "token",
+    "providers",
 ];
 
 /// Crates and parts of std that pure modules do not touch.
@@ -470,7 +476,7 @@ mod the_check_can_fail {
             1,
             "`http`",
         );
-        refused("template.rs", "use super::vendor::Vendor;", 1, "`vendor`");
+        refused("template.rs", "use super::providers::Vendor;", 1, "`providers`");
         assert!(offences("policy/backoff.rs", "use super::status::x;").is_empty());
     }
 

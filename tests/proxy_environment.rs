@@ -16,8 +16,8 @@ use std::time::Duration;
 use rstest::rstest;
 use vendor_token_operator::clock::SystemClock;
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
+use vendor_token_operator::providers::TokenRequest;
 use vendor_token_operator::token::SecretString;
-use vendor_token_operator::vendor::TokenRequest;
 
 /// The host that is asked. Nothing resolves it, so that without a proxy no connection is made at all.
 const HOST: &str = "vendor.invalid";

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use vendor_token_operator::providers::{CheckmarxRegion, Grant, TokenResponse, scrub};
 use vendor_token_operator::token::{Credentials, ExposeSecret, clean_credential};
-use vendor_token_operator::vendor::{CheckmarxRegion, Grant, TokenResponse, scrub};
 
 /// A credential that has the form of an error code, so that it could pass for one.
 const PLANTED_CREDENTIAL: &str = "planted_hush_credential";

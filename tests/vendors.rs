@@ -17,10 +17,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use vendor_token_operator::failure::Failure;
-use vendor_token_operator::token::{AccessToken, ClientCertificate, Credentials, ExposeSecret};
-use vendor_token_operator::vendor::{
+use vendor_token_operator::providers::{
     CheckmarxRegion, Endpoint, Grant, TokenRequest, TokenResponse, Vendor, scrub,
 };
+use vendor_token_operator::token::{AccessToken, ClientCertificate, Credentials, ExposeSecret};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

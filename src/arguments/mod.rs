@@ -1,6 +1,6 @@
 //! The command line of `vendor-token-operator`: flags, each with an environment variable, and what they default to.
 //!
-//! May use: `telemetry` and `vendor` (names and endpoints).
+//! May use: `telemetry` and `providers` (names and endpoints).
 
 mod values;
 
@@ -16,8 +16,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use values::{RateLimit, RateLimitError};
 use values::{endpoint, namespace, rate_limit};
 
+use crate::providers::{Endpoint, Vendor};
 use crate::telemetry::{LogFilter, LogFormat};
-use crate::vendor::{Endpoint, Vendor};
 
 /// Where Kubernetes puts the namespace of a pod's service account.
 const SERVICE_ACCOUNT_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";

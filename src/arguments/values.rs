@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::vendor::{Endpoint, EndpointError, UnknownVendor, Vendor};
+use crate::providers::{Endpoint, EndpointError, UnknownVendor, Vendor};
 
 /// How many requests a minute are allowed to one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

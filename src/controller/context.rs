@@ -11,18 +11,18 @@ use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::list_watch::WatchError;
-use super::secrets::SecretIndex;
-use super::tokens::{Tokens, key_of, sources, target_name};
 use crate::api::VendorToken;
 use crate::clock::{Clock, Deadline, gone_ahead};
+use crate::controller::cluster::list_watch::WatchError;
+use crate::controller::cluster::secrets::SecretIndex;
+use crate::controller::cluster::tokens::{Tokens, key_of, sources, target_name};
 use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
 use crate::policy::PublishBlock;
+use crate::providers::{Endpoint, Vendor};
 use crate::server::Health;
-use crate::vendor::{Endpoint, Vendor};
 
 /// How the operator was told to work.
 #[derive(Clone, Debug)]
@@ -37,13 +37,13 @@ pub struct Settings {
     pub endpoints: BTreeMap<Vendor, Endpoint>,
     /// Reconciles at a time.
     pub concurrency: u16,
-    /// Each object, and the Secret of the operator's key, is looked at this often at least: [`super::LONGEST_WAIT`].
+    /// Each object, and the Secret of the operator's key, is looked at this often at least: [`crate::controller::LONGEST_WAIT`].
     pub longest_wait: Duration,
 }
 
 impl Settings {
     /// The scopes of the watches: the listed namespaces, or one empty name for all.
-    pub(super) fn scopes(&self) -> Vec<String> {
+    pub(in crate::controller) fn scopes(&self) -> Vec<String> {
         if self.watch_namespaces.is_empty() {
             vec![String::new()]
         } else {
@@ -54,24 +54,24 @@ impl Settings {
 
 /// Which credentials a VendorToken was last seen to have.
 #[derive(Clone, Debug)]
-pub(super) struct Memo {
+pub(in crate::controller) struct Memo {
     /// `uid/resourceVersion` of the Secrets that were read.
-    pub(super) version: String,
-    pub(super) known: KnownInputs,
-    pub(super) fingerprint: Fingerprint,
-    pub(super) account: Option<Account>,
+    pub(in crate::controller) version: String,
+    pub(in crate::controller) known: KnownInputs,
+    pub(in crate::controller) fingerprint: Fingerprint,
+    pub(in crate::controller) account: Option<Account>,
 }
 
 /// A target that could not be written.
 #[derive(Clone, Debug)]
-pub(super) struct BlockMemo {
-    pub(super) block: PublishBlock,
+pub(in crate::controller) struct BlockMemo {
+    pub(in crate::controller) block: PublishBlock,
     /// When it ends.
-    pub(super) until: Deadline,
-    pub(super) count: i32,
+    pub(in crate::controller) until: Deadline,
+    pub(in crate::controller) count: i32,
     /// What it was tried with: a change brings another attempt at once.
-    pub(super) generation: Option<i64>,
-    pub(super) target_version: Option<String>,
+    pub(in crate::controller) generation: Option<i64>,
+    pub(in crate::controller) target_version: Option<String>,
 }
 
 /// When this process last looked at the token in a target, by both clocks: the wall clock may be set back meanwhile.
@@ -108,22 +108,22 @@ impl Sighting {
 }
 
 /// What all reconciles share.
-pub(super) struct Context {
-    pub(super) client: Client,
-    pub(super) settings: Settings,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) grants: Arc<Grants>,
-    pub(super) tokens: Tokens,
-    pub(super) secrets: SecretIndex,
-    pub(super) recorder: Recorder,
-    pub(super) metrics: Metrics,
-    pub(super) health: Health,
+pub(in crate::controller) struct Context {
+    pub(in crate::controller) client: Client,
+    pub(in crate::controller) settings: Settings,
+    pub(in crate::controller) clock: Arc<dyn Clock>,
+    pub(in crate::controller) grants: Arc<Grants>,
+    pub(in crate::controller) tokens: Tokens,
+    pub(in crate::controller) secrets: SecretIndex,
+    pub(in crate::controller) recorder: Recorder,
+    pub(in crate::controller) metrics: Metrics,
+    pub(in crate::controller) health: Health,
     /// Told when a watch has read its list whole.
-    pub(super) initial_lists: Notify,
+    pub(in crate::controller) initial_lists: Notify,
     /// Told when the fingerprint key is there.
-    pub(super) key_found: Notify,
+    pub(in crate::controller) key_found: Notify,
     /// Told when the fingerprint key's Secret was deleted.
-    pub(super) key_deleted: Notify,
+    pub(in crate::controller) key_deleted: Notify,
     triggers: mpsc::UnboundedSender<ObjectKey>,
     key: Mutex<Option<Arc<FingerprintKey>>>,
     memos: Mutex<HashMap<ObjectKey, Memo>>,
@@ -150,19 +150,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The parts that a [`Context`] is made of.
-pub(super) struct Parts {
-    pub(super) client: Client,
-    pub(super) settings: Settings,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) grants: Arc<Grants>,
-    pub(super) metrics: Metrics,
-    pub(super) health: Health,
-    pub(super) triggers: mpsc::UnboundedSender<ObjectKey>,
+pub(in crate::controller) struct Parts {
+    pub(in crate::controller) client: Client,
+    pub(in crate::controller) settings: Settings,
+    pub(in crate::controller) clock: Arc<dyn Clock>,
+    pub(in crate::controller) grants: Arc<Grants>,
+    pub(in crate::controller) metrics: Metrics,
+    pub(in crate::controller) health: Health,
+    pub(in crate::controller) triggers: mpsc::UnboundedSender<ObjectKey>,
 }
 
 impl Context {
-    pub(super) fn new(parts: Parts) -> Self {
-        let recorder = Recorder::new(parts.client.clone(), super::events::reporter());
+    pub(in crate::controller) fn new(parts: Parts) -> Self {
+        let recorder = Recorder::new(
+            parts.client.clone(),
+            crate::controller::reconcile::events::reporter(),
+        );
         Self {
             client: parts.client,
             settings: parts.settings,
@@ -188,13 +191,13 @@ impl Context {
     }
 
     /// Has `object` reconciled.
-    pub(super) fn trigger(&self, object: ObjectKey) {
+    pub(in crate::controller) fn trigger(&self, object: ObjectKey) {
         // The receiver is gone at shutdown only.
         let _ = self.triggers.send(object);
     }
 
     /// Has every VendorToken but `object` reconciled that names this Secret.
-    pub(super) fn trigger_others(&self, object: &ObjectKey, secret: &str) {
+    pub(in crate::controller) fn trigger_others(&self, object: &ObjectKey, secret: &str) {
         for other in self.tokens.referrers(&object.namespace, secret) {
             if other != *object {
                 self.trigger(other);
@@ -203,21 +206,23 @@ impl Context {
     }
 
     /// Has every VendorToken reconciled that names this Secret.
-    pub(super) fn trigger_referrers(&self, namespace: &str, secret: &str) {
+    pub(in crate::controller) fn trigger_referrers(&self, namespace: &str, secret: &str) {
         for object in self.tokens.referrers(namespace, secret) {
             self.trigger(object);
         }
     }
 
-    pub(super) fn secret_gone(&self, namespace: &str, name: &str) {
-        if namespace == self.settings.operator_namespace && name == super::key::SECRET_NAME {
+    pub(in crate::controller) fn secret_gone(&self, namespace: &str, name: &str) {
+        if namespace == self.settings.operator_namespace
+            && name == crate::controller::leading::key::SECRET_NAME
+        {
             self.key_deleted.notify_one();
         }
         self.trigger_referrers(namespace, name);
     }
 
     /// A VendorToken was deleted: gives back what is kept for it, and lets others take its target over.
-    pub(super) fn token_gone(&self, token: &VendorToken) {
+    pub(in crate::controller) fn token_gone(&self, token: &VendorToken) {
         let object = key_of(token);
         self.forget(&object);
         self.trigger_referrers(&object.namespace, &target_name(token));
@@ -226,7 +231,7 @@ impl Context {
 
     /// Has the VendorTokens reconciled whose target is a Secret that `token` reads (or has read): while it does, they
     /// do not make it.
-    pub(super) fn trigger_claimants(&self, object: &ObjectKey, token: &VendorToken) {
+    pub(in crate::controller) fn trigger_claimants(&self, object: &ObjectKey, token: &VendorToken) {
         for secret in sources(token) {
             for (name, _) in self.tokens.rivals(object, &secret) {
                 let namespace = object.namespace.clone();
@@ -236,7 +241,12 @@ impl Context {
     }
 
     /// A VendorToken names other Secrets than before: who lost one to it may take that over.
-    pub(super) fn references_changed(&self, object: &ObjectKey, before: &VendorToken, after: &VendorToken) {
+    pub(in crate::controller) fn references_changed(
+        &self,
+        object: &ObjectKey,
+        before: &VendorToken,
+        after: &VendorToken,
+    ) {
         let former = target_name(before);
         if former != target_name(after) {
             self.trigger_referrers(&object.namespace, &former);
@@ -247,7 +257,7 @@ impl Context {
     }
 
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
-    pub(super) fn stands_down(&self) {
+    pub(in crate::controller) fn stands_down(&self) {
         self.grants.stands_down();
         self.health.watches_ended();
         self.metrics.watches_ended();
@@ -260,7 +270,7 @@ impl Context {
     }
 
     /// Gives back what is kept for objects that went while nobody watched.
-    pub(super) fn forget_the_gone(&self) {
+    pub(in crate::controller) fn forget_the_gone(&self) {
         let known: HashSet<ObjectKey> = lock(&self.memos)
             .keys()
             .chain(lock(&self.blocks).keys())
@@ -277,14 +287,14 @@ impl Context {
     }
 
     /// Gives back what a reconcile has noted of an object that was deleted meanwhile.
-    pub(super) fn forget_if_gone(&self, object: &ObjectKey) {
+    pub(in crate::controller) fn forget_if_gone(&self, object: &ObjectKey) {
         if self.tokens.get(object).is_none() {
             self.forget(object);
         }
     }
 
     /// Gives back what is kept for an object.
-    pub(super) fn forget(&self, object: &ObjectKey) {
+    pub(in crate::controller) fn forget(&self, object: &ObjectKey) {
         self.grants.release(object);
         lock(&self.memos).remove(object);
         lock(&self.blocks).remove(object);
@@ -293,7 +303,7 @@ impl Context {
         self.metrics.object_removed(&object.namespace, &object.name);
     }
 
-    pub(super) fn undecodable(&self, object: &ObjectKey, invalid: &InvalidObject) {
+    pub(in crate::controller) fn undecodable(&self, object: &ObjectKey, invalid: &InvalidObject) {
         let mut all = lock(&self.undecodable);
         if all.insert(object.clone()) {
             tracing::error!(
@@ -305,14 +315,14 @@ impl Context {
         self.metrics.undecodable_objects(all.len());
     }
 
-    pub(super) fn decodable(&self, object: &ObjectKey) {
+    pub(in crate::controller) fn decodable(&self, object: &ObjectKey) {
         let mut all = lock(&self.undecodable);
         if all.remove(object) {
             self.metrics.undecodable_objects(all.len());
         }
     }
 
-    pub(super) fn watch_failed(&self, watch: &'static str, scope: &str, error: &WatchError) {
+    pub(in crate::controller) fn watch_failed(&self, watch: &'static str, scope: &str, error: &WatchError) {
         let namespace = if scope.is_empty() { "all" } else { scope };
         tracing::warn!(
             watch,
@@ -324,7 +334,7 @@ impl Context {
     }
 
     /// Something came, if only a sign that the watch is there.
-    pub(super) fn watch_heard(&self, watch: &'static str, scope: &str) {
+    pub(in crate::controller) fn watch_heard(&self, watch: &'static str, scope: &str) {
         let mut heard = lock(&self.heard);
         heard.insert((watch, scope.to_owned()), self.clock.now());
         let of_watch = heard.iter().filter(|((other, _), _)| *other == watch);
@@ -333,39 +343,39 @@ impl Context {
         }
     }
 
-    pub(super) fn watch_alive(&self, watch: &'static str, scope: &str) {
+    pub(in crate::controller) fn watch_alive(&self, watch: &'static str, scope: &str) {
         self.health.watch_alive(watch, scope);
     }
 
-    pub(super) fn key(&self) -> Option<Arc<FingerprintKey>> {
+    pub(in crate::controller) fn key(&self) -> Option<Arc<FingerprintKey>> {
         lock(&self.key).clone()
     }
 
-    pub(super) fn set_key(&self, key: FingerprintKey) {
+    pub(in crate::controller) fn set_key(&self, key: FingerprintKey) {
         *lock(&self.key) = Some(Arc::new(key));
         self.key_found.notify_waiters();
         self.health.set_ready("fingerprint-key", Ok(()));
     }
 
-    pub(super) fn key_missing(&self, why: &str) {
+    pub(in crate::controller) fn key_missing(&self, why: &str) {
         self.health.set_ready("fingerprint-key", Err(why.to_owned()));
     }
 
     /// This process has written a failure into the status of `object`.
-    pub(super) fn told_failure(&self, object: &ObjectKey) {
+    pub(in crate::controller) fn told_failure(&self, object: &ObjectKey) {
         lock(&self.told_failures).insert(object.clone());
     }
 
     /// Whether it has.
-    pub(super) fn has_told_failure(&self, object: &ObjectKey) -> bool {
+    pub(in crate::controller) fn has_told_failure(&self, object: &ObjectKey) -> bool {
         lock(&self.told_failures).contains(object)
     }
 
-    pub(super) fn memo(&self, object: &ObjectKey) -> Option<Memo> {
+    pub(in crate::controller) fn memo(&self, object: &ObjectKey) -> Option<Memo> {
         lock(&self.memos).get(object).cloned()
     }
 
-    pub(super) fn set_memo(&self, object: &ObjectKey, memo: Option<Memo>) {
+    pub(in crate::controller) fn set_memo(&self, object: &ObjectKey, memo: Option<Memo>) {
         match memo {
             Some(memo) => lock(&self.memos).insert(object.clone(), memo),
             None => lock(&self.memos).remove(object),
@@ -374,7 +384,7 @@ impl Context {
 
     /// How far the wall clock was set back since the token in `object`'s target was `issued`, as far as this process
     /// can tell.
-    pub(super) fn set_back(&self, object: &ObjectKey, issued: Timestamp) -> SignedDuration {
+    pub(in crate::controller) fn set_back(&self, object: &ObjectKey, issued: Timestamp) -> SignedDuration {
         let (now, at) = (self.clock.now(), Instant::now());
         let mut all = lock(&self.sightings);
         let sighting = match all.get(object).filter(|sighting| sighting.issued == issued) {
@@ -386,7 +396,11 @@ impl Context {
     }
 
     /// The same, where this process has seen that token before; nothing where it has not.
-    pub(super) fn known_set_back(&self, object: &ObjectKey, issued: Timestamp) -> SignedDuration {
+    pub(in crate::controller) fn known_set_back(
+        &self,
+        object: &ObjectKey,
+        issued: Timestamp,
+    ) -> SignedDuration {
         let all = lock(&self.sightings);
         let known = all.get(object).filter(|sighting| sighting.issued == issued);
         known.map_or(SignedDuration::ZERO, |sighting| {
@@ -394,13 +408,13 @@ impl Context {
         })
     }
 
-    pub(super) fn block(&self, object: &ObjectKey) -> Option<BlockMemo> {
+    pub(in crate::controller) fn block(&self, object: &ObjectKey) -> Option<BlockMemo> {
         let mut memo = lock(&self.blocks).get(object).cloned()?;
         memo.block.next_attempt = memo.until.until(self.clock.now(), Instant::now());
         Some(memo)
     }
 
-    pub(super) fn set_block(&self, object: &ObjectKey, block: Option<BlockMemo>) {
+    pub(in crate::controller) fn set_block(&self, object: &ObjectKey, block: Option<BlockMemo>) {
         match block {
             Some(block) => lock(&self.blocks).insert(object.clone(), block),
             None => lock(&self.blocks).remove(object),
@@ -412,10 +426,10 @@ impl Context {
 mod tests {
     use std::time::Duration;
 
-    use super::super::fake;
     use super::*;
     use crate::api::names::Reason;
     use crate::clock::TokioClock;
+    use crate::controller::fake;
     use crate::policy::{Problem, schedule};
 
     #[test]

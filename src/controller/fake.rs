@@ -16,17 +16,17 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tower::service_fn;
 
-use super::context::{Context, Parts, Settings};
 use crate::clock::{Clock, SystemClock};
+use crate::controller::context::{Context, Parts, Settings};
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Fingerprint, FingerprintKey};
 use crate::grants::{Ask, GrantObserver, Grants, GrantsOptions, ObjectKey};
 use crate::http::Transport;
 use crate::metrics::Metrics;
+use crate::providers::{Grant, TokenRequest, TokenResponse, Vendor};
 use crate::server::Health;
 use crate::token::Credentials;
-use crate::vendor::{Grant, TokenRequest, TokenResponse, Vendor};
 
 struct NoVendor;
 
@@ -44,7 +44,7 @@ impl GrantObserver for Nobody {
 }
 
 /// Asks for a token of Picus.
-pub(super) fn ask() -> Ask {
+pub(in crate::controller) fn ask() -> Ask {
     Ask {
         fingerprint: Fingerprint::from_bytes([1; 16]),
         endpoint: Grant::Picus.endpoint(),
@@ -67,17 +67,17 @@ pub(super) fn ask() -> Ask {
 }
 
 /// The statuses that were written.
-pub(super) type Writes = Arc<Mutex<Vec<Value>>>;
+pub(in crate::controller) type Writes = Arc<Mutex<Vec<Value>>>;
 /// The objects that are to be reconciled.
-pub(super) type Triggers = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
+pub(in crate::controller) type Triggers = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
 
 /// An API server that hands out no Secret, and takes statuses: `answer` makes the object it answers with.
-pub(super) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggers) {
+pub(in crate::controller) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggers) {
     context_without_secrets(500, answer)
 }
 
 /// The same, where Secrets are refused with this HTTP status.
-pub(super) fn context_without_secrets(
+pub(in crate::controller) fn context_without_secrets(
     refusal: u16,
     answer: fn(Value) -> Value,
 ) -> (Arc<Context>, Writes, Triggers) {
@@ -85,7 +85,7 @@ pub(super) fn context_without_secrets(
 }
 
 /// The same, by this clock.
-pub(super) fn context_by(
+pub(in crate::controller) fn context_by(
     clock: Arc<dyn Clock>,
     refusal: u16,
     answer: fn(Value) -> Value,
@@ -132,7 +132,7 @@ pub(super) fn context_by(
             secret_watch: true,
             endpoints: BTreeMap::new(),
             concurrency: 1,
-            longest_wait: super::LONGEST_WAIT,
+            longest_wait: crate::controller::LONGEST_WAIT,
         },
         clock,
         grants,

@@ -2,30 +2,12 @@
 //!
 //! May use everything but `main`. The only module that talks to the API server.
 
-mod ask;
-mod checked;
+mod cluster;
 mod context;
-mod credentials;
-mod deleted;
-mod error;
-mod events;
 #[cfg(test)]
 mod fake;
-mod key;
-mod list_watch;
-mod publish;
-mod recall;
+mod leading;
 mod reconcile;
-mod record;
-mod retire;
-mod secret_record;
-mod secrets;
-mod session;
-mod status;
-mod target;
-mod tokens;
-mod view;
-mod watch;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -44,11 +26,11 @@ use crate::failure::FailureClass;
 use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey};
 use crate::http::Transport;
 use crate::metrics::Metrics;
+use crate::providers::Vendor;
 use crate::server::Health;
-use crate::vendor::Vendor;
 
 pub use self::context::Settings;
-pub use self::key::SECRET_NAME as FINGERPRINT_KEY_SECRET;
+pub use self::leading::key::SECRET_NAME as FINGERPRINT_KEY_SECRET;
 
 /// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
 /// moves no timer. And what no watch tells is seen within this time.
@@ -107,12 +89,12 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         triggers,
     }));
     let mut background = JoinSet::new();
-    background.spawn(key::obtain_and_keep(Arc::clone(&context)));
+    background.spawn(leading::key::obtain_and_keep(Arc::clone(&context)));
     background.spawn(Arc::clone(&grants).run());
     let shutdown = shutdown.shared();
     while stand_by(&context, &mut leadership, shutdown.clone()).await == Next::Lead {
         context.metrics.leader(true);
-        let next = session::lead(&context, &mut queue, &mut leadership, shutdown.clone()).await;
+        let next = leading::session::lead(&context, &mut queue, &mut leadership, shutdown.clone()).await;
         context.metrics.leader(false);
         if next == Next::Stop {
             break;

@@ -11,7 +11,7 @@ use super::upcoming::Upcoming;
 use crate::clock::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::policy::backoff::holds;
-use crate::vendor::Vendor;
+use crate::providers::Vendor;
 
 /// A slot that is kept for a token is looked at again this soon.
 const NEXT_LOOK: Duration = Duration::from_millis(250);

@@ -15,8 +15,8 @@ use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
 use crate::policy::backoff::{Probe, holds, next_attempt};
 use crate::policy::{GrantState, GrantToken, PastFailure, Warnings, schedule};
+use crate::providers::{Endpoint, Grant, Vendor};
 use crate::token::{AccessToken, Credentials};
-use crate::vendor::{Endpoint, Grant, Vendor};
 
 /// A refresh request passes a latch at most once in this time.
 const PASS_EVERY: SignedDuration = SignedDuration::from_mins(15);

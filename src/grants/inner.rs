@@ -14,7 +14,7 @@ use super::places::Places;
 use super::sending::{Job, LONGEST_SLEEP};
 use super::{GrantsOptions, LATCH_OUTLIVES, MOST_KEPT, ObjectKey, SWEEP_EVERY};
 use crate::fingerprint::{Account, Fingerprint};
-use crate::vendor::{Endpoint, Vendor};
+use crate::providers::{Endpoint, Vendor};
 
 #[derive(Default)]
 pub(super) struct Inner {

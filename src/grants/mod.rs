@@ -2,7 +2,7 @@
 //! between decisions and vendors. Reconciles never wait for a vendor: they [`Grants::ask`], and are woken when the
 //! grant has ended.
 //!
-//! May use: `vendor`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `election`, `fingerprint`, `inputs`,
+//! May use: `providers`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `election`, `fingerprint`, `inputs`,
 //! `token`, `failure`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
 
 mod accounts;
@@ -36,8 +36,8 @@ use crate::fingerprint::{Account, Fingerprint};
 use crate::http::Transport;
 use crate::inputs::Inputs;
 use crate::policy::GrantState;
+use crate::providers::{Endpoint, Grant, Vendor};
 use crate::token::{AccessToken, Credentials};
-use crate::vendor::{Endpoint, Grant, Vendor};
 
 /// What nobody needs is given back this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::vendor::Vendor;
+use crate::providers::Vendor;
 
 /// So many times the bound of one endpoint may be in flight in all.
 const ENDPOINTS_IN_ALL: usize = 4;

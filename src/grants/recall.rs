@@ -13,7 +13,7 @@ use crate::clock::Deadline;
 use crate::fingerprint::Fingerprint;
 use crate::policy::PastFailure;
 use crate::policy::backoff::holds;
-use crate::vendor::{Endpoint, Vendor};
+use crate::providers::{Endpoint, Vendor};
 
 /// An answer that is read back came by then, after the whole second in which its request was sent.
 const RECALLED_ANSWER: Duration = Duration::from_secs(5);

@@ -9,8 +9,8 @@ use super::Grants;
 use super::entry::Pending;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
+use crate::providers::{Vendor, scrub};
 use crate::token::AccessToken;
-use crate::vendor::{Vendor, scrub};
 
 /// A wall clock that was stepped is noticed this soon.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);

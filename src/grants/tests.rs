@@ -28,8 +28,8 @@ use crate::fingerprint::Fingerprint;
 use crate::http::Transport;
 use crate::inputs::Inputs;
 use crate::policy::GrantState;
+use crate::providers::{CheckmarxRegion, Grant, TokenRequest, TokenResponse, Vendor};
 use crate::token::{Credentials, ExposeSecret, SecretString};
-use crate::vendor::{CheckmarxRegion, Grant, TokenRequest, TokenResponse, Vendor};
 
 const START: &str = "2026-03-01T12:00:00Z";
 

@@ -22,8 +22,8 @@ use clients::Clients;
 
 use crate::clock::{Clock, gone_ahead};
 use crate::failure::{Failure, FailureClass};
+use crate::providers::{TokenRequest, TokenResponse};
 use crate::token::ExposeSecret;
-use crate::vendor::{TokenRequest, TokenResponse};
 
 /// Sends one request to a vendor. The seam at which tests replace the network.
 pub trait Transport: Send + Sync + 'static {

@@ -1,7 +1,7 @@
 //! The operator's metrics, as OpenMetrics text. Names and labels are part of the contract (README, "Metrics").
 //!
 //! Label values come from closed sets (vendors, outcomes, reasons) or are names of Kubernetes objects; never from
-//! what a vendor or a user wrote into a value. May use: `failure` and `vendor` (names only).
+//! what a vendor or a user wrote into a value. May use: `failure` and `providers` (names only).
 
 pub mod api;
 mod demand;
@@ -23,7 +23,7 @@ use objects::ObjectState;
 use registered::{ApiLabels, Registered, RequestLabels, ResultLabels, VendorLabels, WatchLabels};
 
 use crate::failure::FailureClass;
-use crate::vendor::Vendor;
+use crate::providers::Vendor;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -80,7 +80,7 @@ async fn a_hundred_on_one_budget_are_never_answered_429_also_when_the_operator_i
     let mut world = World::with("budget", Options::default().budget(Vendor::Mapiq, budget)).await;
     world
         .rate_limits
-        .insert(vendor_token_operator::vendor::Vendor::Mapiq, A_MINUTE);
+        .insert(vendor_token_operator::providers::Vendor::Mapiq, A_MINUTE);
     let world = &world;
     for number in 0..SHORT {
         let seconds = i64::try_from(SHORT_LIFE).unwrap();

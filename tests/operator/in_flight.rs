@@ -10,7 +10,7 @@ use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 use vendor_token_operator::failure::Failure;
 use vendor_token_operator::http::Transport;
-use vendor_token_operator::vendor::{TokenRequest, TokenResponse};
+use vendor_token_operator::providers::{TokenRequest, TokenResponse};
 
 use crate::support::{Operator, World};
 use crate::vendors;

@@ -22,8 +22,8 @@ use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::grants::GrantsOptions;
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
 use vendor_token_operator::metrics::Metrics;
+use vendor_token_operator::providers::{Endpoint, Vendor};
 use vendor_token_operator::server::Health;
-use vendor_token_operator::vendor::{Endpoint, Vendor};
 
 use crate::installation;
 pub(crate) use crate::running::Operator;

@@ -1,0 +1,268 @@
+//! Reads from a Secret's metadata the little that is kept of it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use serde_json::{Map, Value};
+
+use crate::api::names;
+use crate::inputs::Inputs;
+use crate::policy::Stored;
+use crate::policy::ownership::{Controller, OurEntry, SecretRecord, split_content};
+
+/// No name that is compared is longer, in bytes. What is cut there equals none.
+const LONGEST_NAME: usize = 254;
+/// No text that we write into an annotation is longer, in bytes.
+const LONGEST_TEXT: usize = 1024;
+
+/// The beginning of a text that anybody may have written: a record is kept of every Secret, and has to be small.
+fn cut(text: &str, bytes: usize) -> Box<str> {
+    text.get(..text.floor_char_boundary(bytes))
+        .unwrap_or_default()
+        .into()
+}
+
+fn is_short(text: &&str) -> bool {
+    text.len() <= LONGEST_TEXT
+}
+
+/// Makes the record of a Secret from its metadata. `None` for metadata without UID or resource version.
+pub(in crate::controller) fn read(metadata: &ObjectMeta) -> Option<SecretRecord> {
+    let annotation = |key: &str| {
+        metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(key))
+            .map(String::as_str)
+    };
+    let controller = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true));
+    let controller = controller.map(|owner| {
+        let group = owner.api_version.split('/').next().unwrap_or_default();
+        let cut = |text| cut(text, LONGEST_NAME);
+        if owner.kind == "VendorToken" && group == "vendortoken.io" {
+            Controller::VendorToken {
+                name: cut(&owner.name),
+                uid: cut(&owner.uid),
+            }
+        } else {
+            Controller::Other {
+                kind: cut(&owner.kind),
+                name: cut(&owner.name),
+            }
+        }
+    });
+    Some(SecretRecord {
+        uid: metadata.uid.as_deref()?.into(),
+        resource_version: metadata.resource_version.as_deref()?.into(),
+        controller,
+        adoptable_by: annotation(names::ADOPTABLE_BY).map(|name| cut(name, LONGEST_NAME)),
+        ours: metadata
+            .managed_fields
+            .iter()
+            .flatten()
+            .find_map(|entry| our_entry(entry, metadata))
+            .map(Box::new),
+    })
+}
+
+/// What our apply entry owns. A key that anybody else changes or removes leaves the entry, so what is found here was
+/// written by us and is unchanged since.
+fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEntry> {
+    let is_ours = entry.manager.as_deref() == Some(names::FIELD_MANAGER)
+        && entry.operation.as_deref() == Some("Apply")
+        && entry.subresource.as_deref().unwrap_or_default().is_empty();
+    let fields = entry.fields_v1.as_ref().filter(|_| is_ours)?.0.as_object()?;
+    let of_metadata = fields.get("f:metadata").and_then(Value::as_object);
+    let labels = owned_keys(of_metadata.and_then(|fields| fields.get("f:labels")));
+    let annotations = owned_keys(of_metadata.and_then(|fields| fields.get("f:annotations")));
+    let annotation = |key: &str| {
+        annotations
+            .contains(&key)
+            .then(|| metadata.annotations.as_ref()?.get(key).map(String::as_str))
+            .flatten()
+    };
+    let label = |key: &str| {
+        labels
+            .contains(&key)
+            .then(|| metadata.labels.as_ref()?.get(key).map(String::as_str))
+            .flatten()
+    };
+    let data = owned_keys(fields.get("f:data"));
+    let (content, place) = annotation(names::CONTENT).map(split_content).unzip();
+    let time = |key: &str| annotation(key).and_then(|text| text.parse::<Timestamp>().ok());
+    let stored = || {
+        Some(Stored {
+            issued: time(names::ISSUED_TIME)?,
+            expires: time(names::EXPIRATION_TIME)?,
+            inputs: annotation(names::INPUTS).and_then(Inputs::parse)?,
+            credentials_version: annotation(names::CREDENTIALS_VERSION)
+                .filter(is_short)
+                .map(str::to_owned),
+            refresh_handled: annotation(names::REFRESH_HANDLED)
+                .filter(is_short)
+                .map(str::to_owned),
+            place: place
+                .flatten()
+                .filter(|place| data.contains(&place.key.as_str()))
+                .map(Box::new),
+        })
+    };
+    Some(OurEntry {
+        name: label(names::NAME_LABEL).map(Into::into),
+        owned: owned_digest(&data, &labels, &annotations),
+        content: content.map(|content| cut(content, LONGEST_NAME)),
+        stored: stored(),
+    })
+}
+
+fn owned_keys(fields: Option<&Value>) -> Vec<&str> {
+    fields
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(Map::keys)
+        .filter_map(|key| key.strip_prefix("f:"))
+        .collect()
+}
+
+/// A digest of the paths that an apply entry owns. The annotation of a handled refresh request is left out: it is
+/// there or not by what users asked, not by what the target should be.
+pub(in crate::controller) fn owned_digest(data: &[&str], labels: &[&str], annotations: &[&str]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for keys in [data, labels, annotations] {
+        let mut keys: Vec<&str> = keys
+            .iter()
+            .copied()
+            .filter(|key| *key != names::REFRESH_HANDLED)
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn metadata(fields: Value, annotations: Value) -> ObjectMeta {
+        serde_json::from_value(json!({
+            "name": "sca-token", "namespace": "appsec", "uid": "u", "resourceVersion": "7",
+            "labels": { "vendortoken.io/name": "sca" },
+            "annotations": annotations,
+            "managedFields": [
+                { "manager": "kubectl", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                  "fieldsV1": { "f:data": { "f:other": {} } } },
+                { "manager": "vendor-token-operator", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                  "fieldsV1": fields },
+            ],
+        }))
+        .unwrap()
+    }
+
+    fn fields(annotations: Value) -> Value {
+        json!({
+            "f:data": { "f:token": {} },
+            "f:metadata": { "f:labels": { "f:vendortoken.io/name": {} }, "f:annotations": annotations },
+        })
+    }
+
+    fn inputs() -> String {
+        format!(
+            "{}.{}.{}.{}.07",
+            "0".repeat(8),
+            "1".repeat(32),
+            "2".repeat(8),
+            "3".repeat(32)
+        )
+    }
+
+    fn annotations() -> Value {
+        json!({
+            "vendortoken.io/issued-time": "2026-01-01T00:00:00Z",
+            "vendortoken.io/expiration-time": "2026-01-01T01:00:00Z",
+            "vendortoken.io/inputs": inputs(),
+        })
+    }
+
+    fn owned() -> Value {
+        json!({
+            "f:vendortoken.io/issued-time": {}, "f:vendortoken.io/expiration-time": {}, "f:vendortoken.io/inputs": {},
+        })
+    }
+
+    #[test]
+    fn what_our_apply_entry_owns_is_read_back() {
+        let record = read(&metadata(fields(owned()), annotations())).unwrap();
+        let ours = record.ours.unwrap();
+        assert_eq!(ours.name.as_deref(), Some("sca"));
+        let stored = ours.stored.unwrap();
+        assert_eq!(stored.expires, "2026-01-01T01:00:00Z".parse().unwrap());
+        assert_eq!(stored.inputs.jitter, 7);
+    }
+
+    #[test]
+    fn an_annotation_that_somebody_else_wrote_does_not_count() {
+        let mut owned = owned();
+        owned
+            .as_object_mut()
+            .unwrap()
+            .remove("f:vendortoken.io/expiration-time");
+        let record = read(&metadata(fields(owned), annotations())).unwrap();
+        assert_eq!(record.ours.unwrap().stored, None);
+    }
+
+    #[test]
+    fn a_record_stays_small_whatever_stands_on_the_secret() {
+        let long = "x".repeat(250_000);
+        let mut annotations = annotations();
+        for key in [
+            names::ADOPTABLE_BY,
+            names::CONTENT,
+            names::CREDENTIALS_VERSION,
+            names::REFRESH_HANDLED,
+        ] {
+            annotations[key] = json!(long);
+        }
+        let mut owned = owned();
+        for key in annotations.as_object().unwrap().keys() {
+            owned[format!("f:{key}")] = json!({});
+        }
+        let mut metadata = metadata(fields(owned), annotations);
+        metadata.owner_references = Some(vec![
+            serde_json::from_value(json!({
+                "apiVersion": "v1", "kind": long, "name": long, "uid": long, "controller": true,
+            }))
+            .unwrap(),
+        ]);
+        let record = read(&metadata).unwrap();
+        assert!(record.ours.as_ref().unwrap().stored.is_some());
+        let size = format!("{record:?}").len();
+        assert!(size < 3000, "{size}");
+    }
+
+    #[test]
+    fn an_update_under_our_name_is_not_our_apply_entry() {
+        let mut metadata = metadata(fields(owned()), annotations());
+        metadata.managed_fields.as_mut().unwrap()[1].operation = Some("Update".to_owned());
+        assert_eq!(read(&metadata).unwrap().ours, None);
+    }
+
+    #[test]
+    fn a_lost_data_key_changes_the_digest_and_the_order_of_keys_does_not() {
+        let all = owned_digest(&["a", "b"], &["l"], &["x"]);
+        assert_eq!(
+            all,
+            owned_digest(&["b", "a"], &["l"], &["x", names::REFRESH_HANDLED])
+        );
+        assert_ne!(all, owned_digest(&["a"], &["l"], &["x"]));
+        assert_ne!(all, owned_digest(&["a", "b"], &["x"], &["l"]));
+    }
+}

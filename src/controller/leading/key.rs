@@ -1,0 +1,195 @@
+//! The operator's key for fingerprints: a Secret of its own namespace, made at the first start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use zeroize::Zeroizing;
+
+use crate::api::names;
+use crate::controller::context::Context;
+use crate::controller::reconcile::credentials::wipe;
+use crate::controller::reconcile::target::CREATE_ONLY;
+use crate::election::NotLeading;
+use crate::error_text::with_causes;
+use crate::fingerprint::FingerprintKey;
+
+/// Name of the Secret in the operator's namespace.
+pub const SECRET_NAME: &str = "vendor-token-operator-fingerprint-key";
+const DATA_KEY: &str = "key";
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::controller) enum KeyError {
+    #[error("failed to read Secret '{namespace}/{SECRET_NAME}'")]
+    Read {
+        namespace: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("failed to create Secret '{namespace}/{SECRET_NAME}'")]
+    Create {
+        namespace: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error(
+        "failed to use Secret '{namespace}/{SECRET_NAME}': its key '{DATA_KEY}' must hold {length} bytes; delete the \
+         Secret so that it is made anew", length = FingerprintKey::LENGTH
+    )]
+    Malformed { namespace: String },
+    #[error("failed to make a random key")]
+    Random,
+}
+
+impl KeyError {
+    fn is_not_leading(&self) -> bool {
+        match self {
+            Self::Create {
+                source: kube::Error::Service(source),
+                ..
+            } => source.is::<NotLeading>(),
+            _ => false,
+        }
+    }
+}
+
+/// The key's bytes, wiped on drop.
+type KeyBytes = Zeroizing<Vec<u8>>;
+
+/// Gets the key, trying again until it is there, and then keeps its Secret there. Without it there are no vendor calls.
+pub(in crate::controller) async fn obtain_and_keep(context: Arc<Context>) {
+    let bytes = obtain(&context).await;
+    loop {
+        tokio::select! {
+            () = context.key_deleted.notified() => {}
+            // Where no watch tells that it was deleted.
+            () = tokio::time::sleep(context.settings.longest_wait) => {}
+        }
+        match restore(&context, &bytes).await {
+            Ok(true) => tracing::warn!(
+                namespace = context.settings.operator_namespace,
+                name = SECRET_NAME,
+                "the fingerprint key's Secret was deleted; it is made again with the same key"
+            ),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the fingerprint key's Secret could not be looked at"
+                );
+            }
+        }
+    }
+}
+
+async fn obtain(context: &Context) -> KeyBytes {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        match read_or_create(context).await {
+            Ok((key, bytes)) => {
+                tracing::info!(key_id = key.id(), "the fingerprint key is there");
+                context.set_key(key);
+                return bytes;
+            }
+            // A standby may not create it: the leader does.
+            Err(error) if error.is_not_leading() => {
+                tracing::debug!("the fingerprint key is made by the process that leads");
+                context.key_missing("it is made by the process that leads");
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = with_causes(&error),
+                    "no fingerprint key, so no vendor is asked"
+                );
+                context.key_missing(&with_causes(&error));
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(30));
+    }
+}
+
+async fn read_or_create(context: &Context) -> Result<(FingerprintKey, KeyBytes), KeyError> {
+    if let Some(found) = read(context).await? {
+        return Ok(found);
+    }
+    let mut bytes = Zeroizing::new(vec![0_u8; FingerprintKey::LENGTH]);
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Random)?;
+    create(context, &bytes).await?;
+    // Another replica may have been faster: what is stored is the key.
+    read(context).await?.ok_or_else(|| KeyError::Malformed {
+        namespace: context.settings.operator_namespace.clone(),
+    })
+}
+
+/// Makes the Secret again where it was deleted; says whether it was. One with another key stays: it counts from the
+/// next start on.
+async fn restore(context: &Context, bytes: &KeyBytes) -> Result<bool, KeyError> {
+    if read(context).await?.is_some() {
+        return Ok(false);
+    }
+    create(context, bytes).await?;
+    Ok(true)
+}
+
+async fn read(context: &Context) -> Result<Option<(FingerprintKey, KeyBytes)>, KeyError> {
+    let namespace = &context.settings.operator_namespace;
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let secret = api.get_opt(SECRET_NAME).await.map_err(|source| KeyError::Read {
+        namespace: namespace.clone(),
+        source,
+    })?;
+    let Some(secret) = secret else { return Ok(None) };
+    let mut data = secret.data;
+    let bytes = data.as_mut().and_then(|data| data.remove(DATA_KEY));
+    let bytes = bytes.map(|bytes| Zeroizing::new(bytes.0)).unwrap_or_default();
+    wipe(&mut data);
+    match FingerprintKey::new(&bytes) {
+        Some(key) => Ok(Some((key, bytes))),
+        None => Err(KeyError::Malformed {
+            namespace: namespace.clone(),
+        }),
+    }
+}
+
+/// Creates the Secret, unless there is one: by an apply that only creates, which RBAC allows for a named Secret.
+async fn create(context: &Context, bytes: &KeyBytes) -> Result<(), KeyError> {
+    let namespace = &context.settings.operator_namespace;
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let mut secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(SECRET_NAME.to_owned()),
+            resource_version: Some(CREATE_ONLY.to_owned()),
+            labels: Some(BTreeMap::from([(
+                "app.kubernetes.io/name".to_owned(),
+                names::FIELD_MANAGER.to_owned(),
+            )])),
+            ..ObjectMeta::default()
+        },
+        type_: Some("Opaque".to_owned()),
+        data: Some(BTreeMap::from([(
+            DATA_KEY.to_owned(),
+            ByteString(bytes.to_vec()),
+        )])),
+        ..Secret::default()
+    };
+    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
+    let created = api
+        .patch_metadata(SECRET_NAME, &parameters, &Patch::Apply(&secret))
+        .await;
+    wipe(&mut secret.data);
+    match created {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
+        Err(source) => Err(KeyError::Create {
+            namespace: namespace.clone(),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,223 @@
+//! What a process that begins to lead must know of the time before: requests of the last minute, attempts on accounts,
+//! rejections and pauses. All of it is read back from targets and statuses.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
+
+use crate::api::VendorToken;
+use crate::api::names::Reason;
+use crate::controller::cluster::secrets::Lookup;
+use crate::controller::cluster::tokens::{key_of, target_name};
+use crate::controller::context::Context;
+use crate::controller::reconcile::checked::{self, Checked};
+use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::view::View;
+use crate::error_text::with_causes;
+use crate::grants::{RECALLED_FOR, requests_before};
+use crate::policy::PastFailure;
+use crate::policy::schedule::{self, is_credible_issue};
+use crate::providers::{Endpoint, Vendor};
+
+/// Credentials that are read at a time.
+const CONCURRENCY: usize = 32;
+/// An API server that is slow does not hold up fresh tokens for longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Reads back what counts of the time before.
+pub(in crate::controller) async fn recall(context: &Arc<Context>) {
+    context.grants.begins();
+    recall_requests(context);
+    if tokio::time::timeout(PATIENCE, recall_failures(context))
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "not every failure from before could be read back in time; the rest is as objects are looked at"
+        );
+    }
+}
+
+/// The token that a VendorToken has been given last.
+struct Given {
+    /// What is the same for all that share the grant.
+    grant: String,
+    issued: Timestamp,
+    refreshed_after: SignedDuration,
+}
+
+/// What the target tells of its token; where nothing is known of one, as without a watch of Secrets, what the status
+/// tells. An issue that is not credible was told by somebody else.
+fn given(token: &VendorToken, checked: &Checked, context: &Context, now: Timestamp) -> Option<Given> {
+    let object = key_of(token);
+    let stored = match context.secrets.get(&object.namespace, &target_name(token)) {
+        Lookup::Found(record) => record.ours.and_then(|ours| ours.stored),
+        Lookup::Absent | Lookup::Unknown => None,
+    };
+    let is_credible = |issued: &Timestamp| is_credible_issue(*issued, now);
+    if let Some(stored) = stored.filter(|stored| is_credible(&stored.issued)) {
+        return Some(Given {
+            refreshed_after: stored.refresh_interval(checked.refresh),
+            grant: stored.inputs.fingerprint,
+            issued: stored.issued,
+        });
+    }
+    let status = token.status.as_ref()?;
+    let issued = status
+        .issued_time
+        .as_ref()
+        .map(|time| time.0)
+        .filter(is_credible)?;
+    let expires = status.expiration_time.as_ref()?.0;
+    Some(Given {
+        // A status has no fingerprint. Where others share the credential from other Secrets, too much is counted.
+        grant: format!("{} {:?} {:?}", object.namespace, checked.sources(), checked.grant),
+        issued,
+        // By the most jitter, as it is not known either: at the soonest.
+        refreshed_after: schedule::due(checked.refresh, issued, expires, u8::MAX).duration_since(issued),
+    })
+}
+
+/// When this VendorToken's last requests were sent, as far as its target and its status tell, and at the latest before:
+/// a token that lives a minute has had more than one in that minute.
+fn last_requests(
+    token: &VendorToken,
+    checked: &Checked,
+    context: &Context,
+    now: Timestamp,
+) -> impl Iterator<Item = (String, Timestamp)> + use<> {
+    let created = token.creation_timestamp().map(|created| created.0);
+    let given = given(token, checked, context, now)
+        .into_iter()
+        .flat_map(move |given| {
+            let oldest = now
+                .checked_sub(RECALLED_FOR)
+                .unwrap_or(now)
+                .max(created.unwrap_or(now));
+            requests_before(given.issued, given.refreshed_after, oldest)
+                .map(move |sent| (given.grant.clone(), sent))
+        });
+    let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
+    let failure = failure.and_then(PastFailure::from_status);
+    let failure = failure.map(|failure| (failure.inputs.fingerprint, failure.last_attempt));
+    given.chain(failure)
+}
+
+fn recall_requests(context: &Context) {
+    let now = context.clock.now();
+    // VendorTokens that share a grant have shared its request, which counts once.
+    let mut requests: BTreeMap<(Endpoint, Vendor), HashSet<(String, Timestamp)>> = BTreeMap::new();
+    for token in context.tokens.all() {
+        let Ok(checked) = Checked::new(&token, &context.settings.endpoints) else {
+            continue;
+        };
+        let recent = last_requests(&token, &checked, context, now)
+            .filter(|(_, sent)| (SignedDuration::ZERO..RECALLED_FOR).contains(&now.duration_since(*sent)));
+        requests
+            .entry((checked.endpoint, checked.grant.vendor()))
+            .or_default()
+            .extend(recent);
+    }
+    for ((endpoint, vendor), sent) in requests {
+        let sent: Vec<_> = sent.into_iter().map(|(_, sent)| sent).collect();
+        if !sent.is_empty() {
+            context.grants.recall_requests(&endpoint, vendor, &sent);
+        }
+    }
+}
+
+/// Failures that hold for others too: at a vendor that locks accounts, and where an endpoint was paused.
+async fn recall_failures(context: &Arc<Context>) {
+    let holds_for_others = |token: &Arc<VendorToken>| {
+        let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
+        failure.is_some_and(|failure| {
+            checked::vendor(token).locks_accounts() || failure.reason == Reason::RateLimited.as_str()
+        })
+    };
+    let Some(key) = context.key() else { return };
+    let tokens = context.tokens.all().into_iter().filter(holds_for_others);
+    stream::iter(tokens)
+        .for_each_concurrent(CONCURRENCY, |token| {
+            let key = Arc::clone(&key);
+            async move {
+                let object = key_of(&token);
+                let read = async {
+                    let mut view = View::gather(token, key, context).await?;
+                    view.read_credentials(context).await?;
+                    Ok::<_, Error>(())
+                };
+                if let Err(error) = read.await {
+                    tracing::warn!(%object, error = with_causes(&error), "a failure from before could not be read back");
+                }
+            }
+        })
+        .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::fake;
+
+    /// The requests of the last minute that a VendorToken with this Secret and this status tells of, in seconds before now,
+    /// and by which name its grant is counted. No target is known.
+    fn told(credentials: Value, status: Value) -> (Vec<i64>, Vec<String>) {
+        let (context, _, _) = fake::context(|sent| sent);
+        let now = now();
+        let token: VendorToken = serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "t", "namespace": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": credentials },
+            "status": status,
+        }))
+        .unwrap();
+        let checked = Checked::new(&token, &BTreeMap::new()).unwrap();
+        let (names, times): (Vec<_>, Vec<_>) = last_requests(&token, &checked, &context, now).unzip();
+        let ages = times.iter().map(|sent| now.duration_since(*sent).as_secs());
+        (ages.collect(), names)
+    }
+
+    fn now() -> Timestamp {
+        "2026-05-04T10:01:00Z".parse().unwrap()
+    }
+
+    fn lives(issued: &str, expires: &str) -> Value {
+        json!({ "issuedTime": issued, "expirationTime": expires, "conditions": [] })
+    }
+
+    #[tokio::test]
+    async fn where_no_target_is_known_the_status_tells_when_its_token_was_asked_for() {
+        let secret = json!({ "name": "c" });
+        let hour = lives("2026-05-04T10:00:50Z", "2026-05-04T11:00:50Z");
+        assert_eq!(told(secret.clone(), hour).0, [10]);
+        let forty_seconds = lives("2026-05-04T10:00:50Z", "2026-05-04T10:01:30Z");
+        assert_eq!(told(secret.clone(), forty_seconds).0, [10, 30, 50]);
+        assert_eq!(told(secret, json!({})).0, Vec::<i64>::new());
+    }
+
+    #[tokio::test]
+    async fn grants_of_one_secret_are_told_apart_and_vendor_tokens_that_share_one_are_not() {
+        let grant = |credentials: Value| {
+            let status = lives("2026-05-04T10:00:50Z", "2026-05-04T11:00:50Z");
+            told(credentials, status).1.remove(0)
+        };
+        let one = json!({ "name": "c", "keys": { "client-secret": "one" } });
+        let other = json!({ "name": "c", "keys": { "client-secret": "other" } });
+        assert_eq!(grant(one.clone()), grant(one.clone()));
+        assert_ne!(grant(one), grant(other));
+    }
+
+    #[tokio::test]
+    async fn an_issue_that_is_not_credible_counts_for_nothing() {
+        for issued in ["9999-12-30T21:59:59Z", "2026-05-04T10:06:01Z"] {
+            let told = told(json!({ "name": "c" }), lives(issued, "9999-12-30T22:00:00Z"));
+            assert_eq!(told.0, Vec::<i64>::new(), "{issued}");
+        }
+    }
+}

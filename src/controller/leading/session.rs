@@ -1,0 +1,305 @@
+//! The time during which this process leads: watches, reconciles, and the end of both.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::controller::Config;
+use kube::runtime::{applier, controller::ReconcileRequest};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::api::VendorToken;
+use crate::clock;
+use crate::controller::cluster::list_watch;
+use crate::controller::cluster::tokens::{key_of, object_ref};
+use crate::controller::cluster::watch::{SecretSink, TokenSink};
+use crate::controller::context::Context;
+use crate::controller::leading::recall::recall;
+use crate::controller::reconcile::error::Error;
+use crate::controller::{HEARTBEAT, Next, reconcile};
+use crate::election::Leadership;
+use crate::grants::ObjectKey;
+
+/// At SIGTERM, requests in flight get this long, and then as long again what arrived is published.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
+/// A list that does not come (RBAC, an outage) is waited for this long; then Secrets are read one by one, and the
+/// namespaces that could be listed are served.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+/// Reconciles at a time, when what arrived last is published.
+const LAST_CONCURRENCY: usize = 32;
+/// Timers stand still while a machine sleeps: where its clock went ahead by more, tokens may have ended before a timer
+/// tells.
+const AHEAD: SignedDuration = SignedDuration::from_secs(5);
+
+/// Works until the leadership is lost or `shutdown` completes.
+pub(in crate::controller) async fn lead(
+    context: &Arc<Context>,
+    queue: &mut mpsc::UnboundedReceiver<ObjectKey>,
+    leadership: &mut Leadership,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Next {
+    context
+        .health
+        .set_ready("watches", Err("listing VendorTokens and Secrets".to_owned()));
+    // A view from before somebody else led may miss what they published: everything is listed anew.
+    context.tokens.clear();
+    context.secrets.clear();
+    let mut watches = JoinSet::new();
+    start_watches(&mut watches, context);
+    let reconciling = reconcile_all(context, queue);
+    tokio::pin!(reconciling);
+    let stopping = tokio::select! {
+        () = &mut reconciling => false,
+        () = leadership.becomes(false) => false,
+        () = shutdown => true,
+    };
+    if !stopping {
+        watches.shutdown().await;
+        context.stands_down();
+        return Next::StandBy;
+    }
+    tracing::info!("stopping: requests in flight may end, and what arrives is published");
+    tokio::select! {
+        () = context.grants.drain(DRAIN_PATIENCE) => {}
+        () = &mut reconciling => {}
+    }
+    if tokio::time::timeout(DRAIN_PATIENCE, publish_what_is_left(context))
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "stopped before everything that arrived was published; it is asked for again at the next start"
+        );
+    }
+    Next::Stop
+}
+
+/// Reconciles each object whose grant has brought a token or a failure once more, without the scheduler, which
+/// forgets what it has not begun.
+async fn publish_what_is_left(context: &Arc<Context>) {
+    let tokens = context
+        .grants
+        .objects_with_outcome()
+        .into_iter()
+        .filter_map(|object| context.tokens.get(&object));
+    stream::iter(tokens)
+        .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
+            if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
+                reconcile::after_error(&token, &error);
+            }
+        })
+        .await;
+}
+
+fn start_watches(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
+    for scope in context.settings.scopes() {
+        let client = context.client.clone();
+        let tokens: Api<DeserializeGuard<VendorToken>> = api(client.clone(), &scope);
+        tasks.spawn(list_watch::run(
+            tokens,
+            scope.clone(),
+            TokenSink(Arc::clone(context)),
+            Arc::clone(context),
+        ));
+        if context.settings.secret_watch {
+            let secrets: Api<PartialObjectMeta<Secret>> = api(client, &scope);
+            tasks.spawn(list_watch::run(
+                secrets,
+                scope,
+                SecretSink(Arc::clone(context)),
+                Arc::clone(context),
+            ));
+        }
+    }
+}
+
+fn api<K>(client: Client, scope: &str) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    if scope.is_empty() {
+        Api::all(client)
+    } else {
+        Api::namespaced(client, scope)
+    }
+}
+
+/// Reconciles what `queue` names, for ever.
+async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiver<ObjectKey>) {
+    initial_lists(context).await;
+    context.forget_the_gone();
+    key_is_there(context).await;
+    recall(context).await;
+    let requests = stream::poll_fn(|task| queue.poll_recv(task))
+        .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))));
+    let concurrency = context.settings.concurrency;
+    let health = context.health.clone();
+    let outcomes = applier(
+        |token: Arc<VendorToken>, context: Arc<Context>| {
+            // On a task of its own: the applier polls all reconciles on one, and a panic ends one reconcile only.
+            let started = tokio::time::Instant::now();
+            let metrics = context.metrics.clone();
+            let task = tokio::spawn(reconcile::reconcile(token, context));
+            Box::pin(async move {
+                let result = task.await.map_err(|_| Error::Task).flatten();
+                metrics.reconciled(if result.is_ok() { "ok" } else { "error" }, started.elapsed());
+                result
+            })
+        },
+        |token, error, _| reconcile::after_error(&token, error),
+        Arc::clone(context),
+        context.tokens.store(),
+        Box::pin(requests),
+        Config::default().concurrency(concurrency),
+    );
+    tokio::pin!(outcomes);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut seen = (context.clock.now(), Instant::now());
+    loop {
+        tokio::select! {
+            outcome = outcomes.next() => if outcome.is_none() { return },
+            _ = heartbeat.tick() => {
+                let now = (context.clock.now(), Instant::now());
+                if clock::gone_ahead(seen, now) > AHEAD {
+                    tracing::warn!("the clock was set ahead, or this machine slept: every VendorToken is looked at");
+                    for token in context.tokens.all() {
+                        context.trigger(key_of(&token));
+                    }
+                }
+                seen = now;
+            }
+        }
+        health.tick();
+    }
+}
+
+/// Waits for the fingerprint key, without which nothing can be judged.
+async fn key_is_there(context: &Context) {
+    while context.key().is_none() {
+        context.health.tick();
+        tokio::select! {
+            () = context.key_found.notified() => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Waits until what is there is known: deciding on half a view would ask vendors for tokens that exist.
+async fn initial_lists(context: &Context) {
+    let patience = tokio::time::sleep(LIST_PATIENCE);
+    tokio::pin!(patience);
+    let mut patient = true;
+    loop {
+        // Waiting is work: an API server that is away must not have the process restarted.
+        context.health.tick();
+        let told = context.initial_lists.notified();
+        let scopes = context.settings.scopes();
+        let tokens = scopes
+            .iter()
+            .filter(|scope| context.tokens.is_listed(scope))
+            .count();
+        let secrets = scopes.iter().all(|scope| context.secrets.is_listed(scope));
+        let everything = tokens == scopes.len() && (secrets || !context.settings.secret_watch);
+        // A namespace that cannot be listed does not hold up the others.
+        if everything || (!patient && tokens > 0) {
+            break;
+        }
+        tokio::select! {
+            () = told => {}
+            () = &mut patience, if patient => {
+                patient = false;
+                if tokens < scopes.len() {
+                    tracing::warn!(
+                        "VendorTokens cannot be listed everywhere: namespaces that can be are served, the others as soon \
+                         as they can; grant list and watch on vendortokens, or take them out of --watch-namespace"
+                    );
+                }
+                if context.settings.secret_watch && !secrets {
+                    tracing::warn!(
+                        "Secrets cannot be listed and watched; they are read one by one, and changes are seen within 5 \
+                         minutes: grant list and watch on Secrets, or set --secret-watch=false to silence this"
+                    );
+                }
+            }
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+    context.health.set_ready("watches", Ok(()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::controller::cluster::watch::Sink as _;
+    use crate::controller::fake;
+    use crate::election::{ElectionOptions, Elector};
+    use crate::fingerprint::Fingerprint;
+    use crate::grants::Ask;
+    use crate::providers::Grant;
+    use crate::token::Credentials;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leads_no_more_waits_for_no_vendor() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let leases = Api::namespaced(context.client.clone(), "operator");
+        let (_elector, mut leadership) =
+            Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
+        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        let object = ObjectKey {
+            namespace: "a".to_owned(),
+            name: "t".to_owned(),
+        };
+        let ask = Ask {
+            fingerprint: Fingerprint::from_bytes([1; 16]),
+            grant: Grant::Mapiq,
+            endpoint: Grant::Mapiq.endpoint(),
+            credentials: Credentials {
+                values: Default::default(),
+                client_certificate: None,
+            },
+            object: object.clone(),
+            account: None,
+            live_until: None,
+            stored_issued: None,
+            failures_before: 0,
+            passes_remembered: false,
+            refresh_request: None,
+        };
+        assert!(context.grants.ask(ask).is_some());
+        lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        assert_eq!(context.grants.waits_since(&object), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_led_is_alive_for_as_long_as_it_stands_by() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let leases = Api::namespaced(context.client.clone(), "operator");
+        let (_elector, mut leadership) =
+            Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
+        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        assert!(context.grants.ask(fake::ask()).is_some());
+        context.health.watch_alive(TokenSink::WATCH, "");
+        context.health.watch_alive(SecretSink::WATCH, "");
+        let next = lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        assert_eq!(next, Next::StandBy);
+        assert_eq!(
+            context.grants.waits_since(&fake::ask().object),
+            None,
+            "another process decides now"
+        );
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        context.health.tick();
+        assert_eq!(
+            context.health.live(),
+            Ok("[+]scheduler ok\nlivez check passed\n".to_owned())
+        );
+    }
+}

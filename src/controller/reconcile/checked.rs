@@ -1,0 +1,246 @@
+//! A spec, checked: parsed once, so that later code cannot fail on it.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+
+use crate::api::names::{self, Reason};
+use crate::api::{CheckmarxScaRegion, CheckmarxScaScope, DeletionPolicy, VendorName, VendorToken};
+use crate::controller::cluster::secret_record::owned_digest;
+use crate::controller::cluster::tokens::target_name;
+use crate::fingerprint::{Sources, hex};
+use crate::policy::Problem;
+use crate::policy::schedule::RefreshPolicy;
+use crate::providers::{CheckmarxRegion, Endpoint, Grant, Vendor};
+use crate::template;
+
+/// What a VendorToken asks for.
+#[derive(Clone, Debug)]
+pub(in crate::controller) struct Checked {
+    pub(in crate::controller) grant: Grant,
+    /// The vendor's own endpoint, or the administrator's replacement.
+    pub(in crate::controller) endpoint: Endpoint,
+    pub(in crate::controller) credentials_secret: String,
+    /// Canonical key to key in the Secret, where they differ.
+    pub(in crate::controller) keys: BTreeMap<String, String>,
+    pub(in crate::controller) certificate_secret: Option<String>,
+    pub(in crate::controller) target: DesiredTarget,
+    pub(in crate::controller) refresh: RefreshPolicy,
+    /// When the credential itself ends, where the user stated it.
+    pub(in crate::controller) credential_expires: Option<Timestamp>,
+}
+
+/// The target as the spec describes it.
+#[derive(Clone, Debug)]
+pub(in crate::controller) struct DesiredTarget {
+    pub(in crate::controller) name: String,
+    pub(in crate::controller) type_: String,
+    pub(in crate::controller) data: BTreeMap<String, String>,
+    pub(in crate::controller) labels: BTreeMap<String, String>,
+    pub(in crate::controller) annotations: BTreeMap<String, String>,
+    pub(in crate::controller) delete_with_owner: bool,
+    /// A digest of type, templates, labels and annotations.
+    pub(in crate::controller) content: String,
+    /// A digest of the paths that our apply entry will own.
+    pub(in crate::controller) owned: u64,
+}
+
+impl Checked {
+    /// Checks what the schema cannot, and what an older schema let pass.
+    pub(in crate::controller) fn new(
+        token: &VendorToken,
+        endpoints: &BTreeMap<Vendor, Endpoint>,
+    ) -> Result<Self, Problem> {
+        let spec = &token.spec;
+        let grant = grant(token)?;
+        let endpoint = endpoints
+            .get(&grant.vendor())
+            .cloned()
+            .unwrap_or_else(|| grant.endpoint());
+        let certificate = spec
+            .six_clicks
+            .as_ref()
+            .and_then(|spec| spec.client_certificate_secret_ref.as_ref());
+        let target = DesiredTarget::new(token)?;
+        for (secret, field) in [
+            (
+                Some(&spec.credentials_secret_ref.name),
+                "`spec.credentialsSecretRef.name`",
+            ),
+            (
+                certificate.map(|reference| &reference.name),
+                "`spec.sixClicks.clientCertificateSecretRef.name`",
+            ),
+        ] {
+            if secret == Some(&target.name) {
+                return Err(invalid(format!(
+                    "the target Secret '{}' is also {field}: set `spec.target.name` to another name",
+                    target.name
+                )));
+            }
+        }
+        Ok(Self {
+            endpoint,
+            credentials_secret: spec.credentials_secret_ref.name.clone(),
+            keys: spec.credentials_secret_ref.keys.clone(),
+            certificate_secret: certificate.map(|reference| reference.name.clone()),
+            target,
+            refresh: RefreshPolicy::from_spec(spec.refresh.as_ref()),
+            credential_expires: spec
+                .picus
+                .as_ref()
+                .and_then(|picus| picus.refresh_token_expiration_time.as_ref())
+                .map(|time| time.0),
+            grant,
+        })
+    }
+
+    /// Where the credentials are read from.
+    pub(in crate::controller) fn sources(&self) -> Sources<'_> {
+        Sources {
+            credentials_secret: &self.credentials_secret,
+            keys: &self.keys,
+            client_certificate_secret: self.certificate_secret.as_deref(),
+        }
+    }
+}
+
+fn invalid(message: String) -> Problem {
+    Problem::new(Reason::InvalidSpec, message)
+}
+
+fn missing(member: &str, vendor: Vendor) -> Problem {
+    invalid(format!(
+        "`spec.{member}` is missing: it is required for `spec.vendor` '{vendor}'"
+    ))
+}
+
+fn grant(token: &VendorToken) -> Result<Grant, Problem> {
+    let spec = &token.spec;
+    let grant = match spec.vendor {
+        VendorName::SixMap => Grant::SixMap {
+            scopes: spec
+                .six_map
+                .as_ref()
+                .and_then(|member| member.scopes.clone())
+                .unwrap_or_default(),
+        },
+        VendorName::SixClicks => {
+            let member = spec
+                .six_clicks
+                .as_ref()
+                .ok_or_else(|| missing("sixClicks", Vendor::SixClicks))?;
+            Grant::SixClicks {
+                region: member.region.clone(),
+            }
+        }
+        VendorName::CheckmarxSCA => {
+            let member = spec
+                .checkmarx_sca
+                .as_ref()
+                .ok_or_else(|| missing("checkmarxSCA", Vendor::CheckmarxSca))?;
+            Grant::CheckmarxSca {
+                region: match member.region {
+                    CheckmarxScaRegion::US => CheckmarxRegion::Us,
+                    CheckmarxScaRegion::EU => CheckmarxRegion::Eu,
+                },
+                tenant: member.tenant.clone(),
+                scopes: member
+                    .scopes
+                    .iter()
+                    .map(|scope| match scope {
+                        CheckmarxScaScope::ScaApi => "sca_api".to_owned(),
+                        CheckmarxScaScope::AccessControlApi => "access_control_api".to_owned(),
+                    })
+                    .collect(),
+            }
+        }
+        VendorName::Mapiq => Grant::Mapiq,
+        VendorName::Picus => Grant::Picus,
+    };
+    grant.check().map_err(|error| invalid(error.to_string()))?;
+    Ok(grant)
+}
+
+/// The vendor that a spec names.
+pub(in crate::controller) fn vendor(token: &VendorToken) -> Vendor {
+    match token.spec.vendor {
+        VendorName::SixMap => Vendor::SixMap,
+        VendorName::SixClicks => Vendor::SixClicks,
+        VendorName::CheckmarxSCA => Vendor::CheckmarxSca,
+        VendorName::Mapiq => Vendor::Mapiq,
+        VendorName::Picus => Vendor::Picus,
+    }
+}
+
+impl DesiredTarget {
+    fn new(token: &VendorToken) -> Result<Self, Problem> {
+        let spec = &token.spec.target;
+        let name = target_name(token);
+        for (key, value) in &spec.data {
+            template::check(value).map_err(|what| {
+                invalid(format!(
+                    "`spec.target.data[{key}]` holds {what}: use $(token), $(tokenType), $(expirationTime) or \
+                     $(issuedTime), and write $$( for a literal $("
+                ))
+            })?;
+        }
+        let owned_labels = [names::NAME_LABEL, names::MANAGED_BY_LABEL];
+        let owned_annotations = [
+            names::ISSUED_TIME,
+            names::EXPIRATION_TIME,
+            names::INPUTS,
+            names::CONTENT,
+            names::CREDENTIALS_VERSION,
+        ];
+        let keys = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
+        let (data, labels, annotations) = (keys(&spec.data), keys(&spec.labels), keys(&spec.annotations));
+        let with = |own: &[&'static str], all: &[String]| -> Vec<String> {
+            own.iter()
+                .map(|key| (*key).to_owned())
+                .chain(all.iter().cloned())
+                .collect()
+        };
+        let (labels, annotations) = (
+            with(&owned_labels, &labels),
+            with(&owned_annotations, &annotations),
+        );
+        Ok(Self {
+            content: content_digest(token),
+            owned: owned_digest(&texts(&data), &texts(&labels), &texts(&annotations)),
+            name,
+            type_: spec.type_.clone(),
+            data: spec.data.clone(),
+            labels: spec.labels.clone(),
+            annotations: spec.annotations.clone(),
+            delete_with_owner: spec.deletion_policy == DeletionPolicy::Delete,
+        })
+    }
+}
+
+fn texts(keys: &[String]) -> Vec<&str> {
+    keys.iter().map(String::as_str).collect()
+}
+
+fn content_digest(token: &VendorToken) -> String {
+    let spec = &token.spec.target;
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut field = |text: &str| {
+        context.update(&(text.len() as u64).to_be_bytes());
+        context.update(text.as_bytes());
+    };
+    field(&spec.type_);
+    for (kind, map) in [
+        ("data", &spec.data),
+        ("labels", &spec.labels),
+        ("annotations", &spec.annotations),
+    ] {
+        field(kind);
+        for (key, value) in map {
+            field(key);
+            field(value);
+        }
+    }
+    hex(&context.finish().as_ref()[..8])
+}

@@ -1,0 +1,209 @@
+//! Record: writes the status that tells what was seen and done, when it is another one than before.
+
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+
+use crate::api::VendorTokenStatus;
+use crate::api::names::condition;
+use crate::controller::context::Context;
+use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::retire::retire;
+use crate::controller::reconcile::status::write_status;
+use crate::controller::reconcile::view::View;
+use crate::fingerprint::Fingerprint;
+use crate::metrics::{Need, ObjectLabels};
+use crate::policy::{self, Progress, StatusContext};
+
+/// A first status waits this long for the token, so that a quick grant costs one status write and not two.
+const FIRST_STATUS_AFTER: Duration = Duration::from_secs(2);
+
+/// What the steps of one reconcile came to.
+pub(in crate::controller) struct Outcome {
+    /// When to look again.
+    pub(in crate::controller) until: Option<Timestamp>,
+    /// Since when the object waits for the vendor.
+    pub(in crate::controller) asked: Option<Instant>,
+}
+
+/// What a status says beside what was observed.
+pub(in crate::controller) fn status_context(view: &View, progress: Progress) -> StatusContext<'_> {
+    let checked = view.checked.as_ref().ok();
+    StatusContext {
+        generation: view.token.metadata.generation.unwrap_or_default(),
+        target_name: &view.target_name,
+        endpoint: checked.map(|checked| checked.endpoint.origin.trim_start_matches("https://")),
+        credential_expires: checked.and_then(|checked| checked.credential_expires),
+        progress,
+    }
+}
+
+/// Writes the status where it is another one than before, and tells when to look again.
+pub(in crate::controller) async fn record(
+    view: &View,
+    outcome: &Outcome,
+    context: &Arc<Context>,
+) -> Result<Action, Error> {
+    let observed = view.observed(context);
+    if observed.deleting {
+        return Ok(Action::await_change());
+    }
+    let now = observed.now;
+    let progress = match (
+        outcome.asked,
+        observed.grant.paused_until,
+        observed.grant.account_free_at,
+    ) {
+        (Some(_), Some(until), _) => Progress::Paused(until),
+        (Some(_), None, _) => Progress::Asked,
+        (None, _, Some(until)) if !observed.is_proven() => Progress::Held(until),
+        (None, _, _) => Progress::None,
+    };
+    let mut status = policy::status(&observed, &status_context(view, progress));
+    let expires = status.expiration_time.as_ref().map(|time| time.0);
+    let mut wait = next_look(now, outcome.until, expires, context.settings.longest_wait);
+    let old = view.status();
+    let mut retired = Ok(());
+    if let (Some(former), Some(binding)) = (&old.binding, &status.binding)
+        && former.name != binding.name
+    {
+        retired = retire(view, &former.name, context).await;
+        if retired.is_err() {
+            // It is the name by which the next look finds what is to be emptied.
+            status.binding = Some(former.clone());
+        }
+    }
+    if differs(&status, old) {
+        let told_false = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
+        match outcome
+            .asked
+            .map(|since| since.elapsed())
+            .filter(|waited| *waited < FIRST_STATUS_AFTER)
+        {
+            Some(waited) if !told_false => wait = wait.min(FIRST_STATUS_AFTER - waited),
+            _ => {
+                if !write_status(view, &status, context).await? {
+                    return Ok(Action::requeue(context.settings.longest_wait));
+                }
+            }
+        }
+    }
+    observe(view, &status, context);
+    retired?;
+    // Not sooner than a moment from now, whatever the clocks say, so that no object can spin.
+    Ok(Action::requeue(wait.max(Duration::from_millis(50))))
+}
+
+/// How long until the next look: until the time that is waited for or the token's expiry, and never for long.
+fn next_look(
+    now: Timestamp,
+    until: Option<Timestamp>,
+    expires: Option<Timestamp>,
+    longest: Duration,
+) -> Duration {
+    let times = [until, expires.filter(|expires| *expires > now)];
+    times
+        .into_iter()
+        .flatten()
+        .map(|time| Duration::try_from(time.duration_since(now)).unwrap_or_default())
+        .fold(longest, Duration::min)
+}
+
+/// Whether `old` has to be written anew. Conditions of types that are not ours are their writer's, and stay.
+fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
+    let mut old = old.clone();
+    old.conditions
+        .retain(|found| condition::ALL.contains(&found.type_.as_str()));
+    *new != old
+}
+
+fn is_ready(status: &VendorTokenStatus) -> bool {
+    status
+        .conditions
+        .iter()
+        .any(|found| found.type_ == condition::READY && found.status == "True")
+}
+
+fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
+    let labels = ObjectLabels {
+        namespace: view.object.namespace.clone(),
+        name: view.object.name.clone(),
+        vendor: crate::controller::reconcile::checked::vendor(&view.token).as_str(),
+    };
+    let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
+        time.as_ref().map(|time| time.0)
+    };
+    context.metrics.object_observed(
+        &labels,
+        is_ready(status),
+        time(&status.expiration_time),
+        time(&status.next_refresh_time),
+        need(view),
+    );
+}
+
+/// What the object needs of its vendor; nothing where it has no token to refresh, or is not to refresh it.
+fn need(view: &View) -> Option<Need> {
+    let (Ok(checked), policy::Target::Ours { stored, .. }) = (&view.checked, &view.target) else {
+        return None;
+    };
+    let stored = stored.as_ref()?;
+    if view.token.spec.suspend || matches!(view.credentials, policy::Credentials::Unusable(_)) {
+        return None;
+    }
+    let mut endpoint = std::hash::DefaultHasher::new();
+    checked.endpoint.origin.hash(&mut endpoint);
+    let inputs = view.inputs().unwrap_or_else(|| stored.inputs.clone());
+    Some(Need {
+        endpoint: endpoint.finish(),
+        published: Fingerprint::of_published(&inputs).number(),
+        grant: view.fingerprint.map(|fingerprint| fingerprint.number()),
+        seconds: stored.refresh_interval(checked.refresh).as_secs(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_time() -> impl Strategy<Value = Timestamp> {
+        prop_oneof![
+            1 => Just(Timestamp::MIN),
+            1 => Just(Timestamp::MAX),
+            2 => any::<i64>().prop_map(|second| {
+                Timestamp::from_second(second % 253_402_207_200).unwrap_or(Timestamp::MAX)
+            }),
+            6 => (0..800_000_i64).prop_map(|millisecond| {
+                Timestamp::from_millisecond(1_800_000_000_000 + millisecond).unwrap()
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_ends_within_five_minutes_and_at_each_time_that_matters(
+            now in any_time(), until in prop::option::of(any_time()), expires in prop::option::of(any_time())
+        ) {
+            let wait = next_look(now, until, expires, Duration::from_secs(300));
+            prop_assert!(wait <= Duration::from_secs(300));
+            let looked = now.checked_add(jiff::SignedDuration::try_from(wait).unwrap()).unwrap_or(Timestamp::MAX);
+            if let Some(until) = until {
+                prop_assert!(looked <= until.max(now));
+            }
+            if let Some(expires) = expires {
+                prop_assert!(looked <= expires || expires <= now);
+            }
+            // And not for nothing.
+            let matters = wait == Duration::from_secs(300)
+                || until.is_some_and(|until| looked >= until)
+                || expires.is_some_and(|expires| looked == expires);
+            prop_assert!(matters, "{wait:?}");
+        }
+    }
+}

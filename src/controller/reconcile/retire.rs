@@ -1,0 +1,85 @@
+//! Act: empties the former target of a VendorToken whose target was renamed.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use kube::{Api, Resource};
+use serde_json::json;
+
+use crate::api::names;
+use crate::controller::cluster::secret_record;
+use crate::controller::context::Context;
+use crate::controller::reconcile::credentials::wipe;
+use crate::controller::reconcile::error::{Error, read_problem, write_problem};
+use crate::controller::reconcile::view::{View, read_record};
+use crate::error_text::with_causes;
+use crate::policy::ownership;
+
+/// Empties the former target of a VendorToken whose target was renamed: an apply without data, so that what others
+/// have put there stays. The operator has no right to delete Secrets; garbage collection takes it with its owner.
+///
+/// # Errors
+/// When the API server could not be asked; a refusal that a person must mend is only logged, for the token itself is
+/// where the spec wants it.
+pub(in crate::controller) async fn retire(view: &View, former: &str, context: &Context) -> Result<(), Error> {
+    let refused = match empty(view, former, context).await {
+        Err(Error::ReadSecret { source, .. }) if read_problem(&source, former).is_some() => source,
+        Err(Error::WriteTarget { source, .. }) if write_problem(&source, former).is_some() => source,
+        result => return result,
+    };
+    tracing::warn!(
+        object = %view.object, former, error = with_causes(&refused),
+        "the former target could not be emptied: delete that Secret"
+    );
+    Ok(())
+}
+
+async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error> {
+    let namespace = &view.object.namespace;
+    let read_error = |source| Error::ReadSecret {
+        namespace: namespace.clone(),
+        name: former.to_owned(),
+        source,
+    };
+    let Some(record) = read_record(context, namespace, former).await? else {
+        return Ok(());
+    };
+    if ownership::incumbent(&record) != Some(&view.object.name) {
+        return Ok(());
+    }
+    // The type cannot be left out of the apply: it would be set back to the default, which is refused.
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let Some(mut secret) = api.get_opt(former).await.map_err(read_error)? else {
+        return Ok(());
+    };
+    wipe(&mut secret.data);
+    let mut metadata =
+        json!({ "name": former, "uid": record.uid, "resourceVersion": record.resource_version });
+    if let (Some(_), Some(mut reference)) = (&record.controller, view.token.controller_owner_ref(&())) {
+        reference.block_owner_deletion = Some(false);
+        metadata["ownerReferences"] = json!([reference]);
+    }
+    if record.controller.is_none() && !ownership::is_adopted(Some(&record)) {
+        // Without an owner only the label tells whose it is: the rename may be taken back.
+        metadata["labels"] = json!({ names::NAME_LABEL: view.object.name });
+    }
+    let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type_ });
+    let metadata_api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
+    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
+    match metadata_api.patch(former, &parameters, &Patch::Apply(body)).await {
+        Ok(written) => {
+            if let Some(record) = secret_record::read(&written.metadata)
+                && context.secrets.put(namespace, former, record)
+            {
+                context.trigger_others(&view.object, former);
+            }
+            tracing::info!(object = %view.object, former, "emptied the former target");
+            Ok(())
+        }
+        Err(source) => Err(Error::WriteTarget {
+            namespace: namespace.clone(),
+            name: former.to_owned(),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,201 @@
+//! Writes the status of a VendorToken: by server-side apply, and without what others have left in our part of it.
+
+use std::sync::Arc;
+
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Map, Value, json};
+
+use crate::api::names::{self, condition};
+use crate::api::{VendorToken, VendorTokenStatus};
+use crate::controller::cluster::tokens::slim;
+use crate::controller::context::Context;
+use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::events;
+use crate::controller::reconcile::view::View;
+
+/// Writes the status; false when the object is another one by now, or gone.
+pub(in crate::controller) async fn write_status(
+    view: &View,
+    status: &VendorTokenStatus,
+    context: &Arc<Context>,
+) -> Result<bool, Error> {
+    let (namespace, name) = (&view.object.namespace, &view.object.name);
+    let api: Api<VendorToken> = Api::namespaced(context.client.clone(), namespace);
+    let patch = json!({
+        "apiVersion": "vendortoken.io/v1alpha1",
+        "kind": "VendorToken",
+        // With the UID, a status never lands on another object of this name.
+        "metadata": { "name": name, "uid": view.token.metadata.uid },
+        "status": status,
+    });
+    let parameters = PatchParams::apply(names::STATUS_FIELD_MANAGER).force();
+    let mut written = api.patch_status(name, &parameters, &Patch::Apply(patch)).await;
+    if let Ok(applied) = &written
+        && let Some(found) = &applied.status
+        && let Some(without) = without_leftovers(status, found)
+    {
+        let patch = json!({
+            "metadata": { "uid": applied.metadata.uid, "resourceVersion": applied.metadata.resource_version },
+            "status": without,
+        });
+        match api
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+        {
+            // Somebody is writing: the next look takes it out.
+            Err(kube::Error::Api(answer)) if answer.is_conflict() => {}
+            taken_out => written = taken_out,
+        }
+    }
+    match written {
+        Ok(mut written) => {
+            // Not one that a former process told, and that only stays.
+            if status.failure.is_some() && status.failure != view.status().failure {
+                context.told_failure(&view.object);
+            }
+            slim(&mut written.metadata);
+            let edited = was_edited(&view.token, &written);
+            context.tokens.put(written.clone());
+            if edited {
+                // The watch has nothing new to tell of an edit that came in between and is known from this answer.
+                context.references_changed(&view.object, &view.token, &written);
+                context.trigger(view.object.clone());
+            }
+            events::publish(context, &view.token, events::transitions(view.status(), status));
+            Ok(true)
+        }
+        // It was deleted, or deleted and made anew: its own event tells the rest.
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(false),
+        Err(source) => Err(Error::WriteStatus {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            source,
+        }),
+    }
+}
+
+/// Whether somebody changed `before`, beside the status, in a way that a decision may depend on. Both without what
+/// nothing here reads.
+fn was_edited(before: &VendorToken, after: &VendorToken) -> bool {
+    let (before, after) = (&before.metadata, &after.metadata);
+    before.generation != after.generation
+        || before.annotations != after.annotations
+        || before.deletion_timestamp != after.deletion_timestamp
+}
+
+/// A merge patch of the status that takes out what is `found` after an apply of `wanted` and is not in it: an apply
+/// leaves what another writer owns, and it would be told, and believed after a restart, for ever. Conditions of types
+/// that are not ours are their writer's. `None` where there is nothing.
+fn without_leftovers(wanted: &VendorTokenStatus, found: &VendorTokenStatus) -> Option<Value> {
+    let is_leftover = |kind: &str| {
+        condition::ALL.contains(&kind) && !wanted.conditions.iter().any(|wanted| wanted.type_ == kind)
+    };
+    let mut patch = nulls(
+        &serde_json::to_value(wanted).ok()?,
+        &serde_json::to_value(found).ok()?,
+    );
+    if found.conditions.iter().any(|found| is_leftover(&found.type_)) {
+        let kept = found.conditions.iter().filter(|found| !is_leftover(&found.type_));
+        patch.insert(
+            "conditions".to_owned(),
+            serde_json::to_value(kept.collect::<Vec<_>>()).ok()?,
+        );
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+/// `null` for each member that is found and not wanted, also in members.
+fn nulls(wanted: &Value, found: &Value) -> Map<String, Value> {
+    let mut patch = Map::new();
+    for (name, found) in found
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, found)| !found.is_null())
+    {
+        match wanted.get(name).filter(|wanted| !wanted.is_null()) {
+            None => {
+                patch.insert(name.clone(), Value::Null);
+            }
+            Some(wanted) => {
+                let inner = nulls(wanted, found);
+                if !inner.is_empty() {
+                    patch.insert(name.clone(), Value::Object(inner));
+                }
+            }
+        }
+    }
+    patch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edited(change: Value) -> VendorToken {
+        let mut object = json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "t", "generation": 1, "resourceVersion": "5", "labels": { "a": "b" } },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
+        });
+        object["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let mut token: VendorToken = serde_json::from_value(object).unwrap();
+        slim(&mut token.metadata);
+        token
+    }
+
+    #[test]
+    fn an_edit_is_what_a_decision_may_depend_on() {
+        let before = edited(json!({}));
+        for change in [
+            json!({ "generation": 2 }),
+            json!({ "annotations": { names::REFRESH_REQUESTED_AT: "now" } }),
+            json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }),
+        ] {
+            assert!(was_edited(&before, &edited(change.clone())), "{change}");
+        }
+        for change in [
+            json!({ "resourceVersion": "6" }),
+            json!({ "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "{}" } }),
+        ] {
+            assert!(!was_edited(&before, &edited(change.clone())), "{change}");
+        }
+    }
+
+    fn status(value: Value) -> VendorTokenStatus {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn conditions(kinds: &[&str]) -> Value {
+        let conditions = kinds.iter().map(|kind| {
+            json!({ "type": kind, "status": "True", "reason": "R", "message": "", "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-01T00:00:00Z" })
+        });
+        conditions.collect()
+    }
+
+    #[test]
+    fn what_an_apply_leaves_of_others_is_taken_out_of_our_part() {
+        let failure = json!({ "reason": "RateLimited", "message": "m", "count": 1, "inputs": "i",
+            "lastAttemptTime": "2026-01-01T00:00:00Z" });
+        let wanted = status(json!({ "conditions": conditions(&["Ready"]), "failure": failure }));
+        assert_eq!(without_leftovers(&wanted, &wanted), None);
+
+        let mut left = json!({ "conditions": conditions(&["Ready", "Theirs", "Stalled"]), "failure": failure,
+            "binding": { "name": "b" } });
+        left["failure"]["nextAttemptTime"] = json!("2027-01-01T00:00:00Z");
+        assert_eq!(
+            without_leftovers(&wanted, &status(left)),
+            Some(json!({
+                "conditions": conditions(&["Ready", "Theirs"]), "binding": null, "failure": { "nextAttemptTime": null }
+            }))
+        );
+        let theirs_alone =
+            status(json!({ "conditions": conditions(&["Ready", "Theirs"]), "failure": failure }));
+        assert_eq!(without_leftovers(&wanted, &theirs_alone), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! The target Secret as it is to be: the body of the apply.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kube::Resource;
+use serde_json::{Value, json};
+
+use crate::api::names::Reason;
+use crate::api::{VendorToken, names};
+use crate::controller::reconcile::checked::{Checked, DesiredTarget};
+use crate::inputs::Inputs;
+use crate::policy::ownership::{self, SecretRecord};
+use crate::policy::{Problem, TokenPlace};
+use crate::template;
+use crate::token::{AccessToken, ExposeSecret};
+
+/// An apply with this version creates when the Secret is absent and conflicts when it is present.
+pub(in crate::controller) const CREATE_ONLY: &str = "1";
+
+/// The bytes that the values of a Secret's data may have together; the API server refuses more.
+const LARGEST_DATA: usize = 1024 * 1024;
+
+/// Why the target cannot hold what its templates make of `token`. Known before anything is rendered: 16 templates of
+/// one placeholder after another can make hundreds of megabytes of a long token.
+pub(in crate::controller) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
+    let size = target
+        .data
+        .values()
+        .map(|template| template::rendered_length(template, token))
+        .sum::<usize>();
+    (size > LARGEST_DATA).then(|| {
+        Problem::new(
+            Reason::TargetInvalid,
+            format!(
+                "with this token `spec.target.data` would fill Secret '{}' with {size} bytes, and a Secret holds {LARGEST_DATA} \
+                 at most: use fewer keys or placeholders",
+                target.name
+            ),
+        )
+    })
+}
+
+/// What is told about the token, beside its times.
+pub(in crate::controller) struct Facts {
+    pub(in crate::controller) inputs: Inputs,
+    pub(in crate::controller) credentials_version: Option<String>,
+    pub(in crate::controller) refresh_handled: Option<String>,
+}
+
+/// Where the target will hold the token: in the first key whose template has it.
+fn place(target: &DesiredTarget, token: &AccessToken) -> Option<TokenPlace> {
+    let length = token.value.expose_secret().len();
+    target.data.iter().find_map(|(key, template)| {
+        TokenPlace::new(
+            key,
+            template::token_start(template, token)?,
+            length,
+            &token.token_type,
+        )
+    })
+}
+
+/// The whole of what we want to own of the target: token, facts about it, labels, owner.
+pub(in crate::controller) fn body(
+    checked: &Checked,
+    owner: &VendorToken,
+    seen: Option<&SecretRecord>,
+    token: &AccessToken,
+    facts: &Facts,
+) -> Value {
+    let target = &checked.target;
+    let adopted = ownership::is_adopted(seen);
+    let data: BTreeMap<&str, String> = target
+        .data
+        .iter()
+        .map(|(key, template)| {
+            (
+                key.as_str(),
+                STANDARD.encode(template::render(template, token).as_bytes()),
+            )
+        })
+        .collect();
+    let mut labels = target.labels.clone();
+    labels.insert(
+        names::MANAGED_BY_LABEL.to_owned(),
+        names::FIELD_MANAGER.to_owned(),
+    );
+    labels.insert(
+        names::NAME_LABEL.to_owned(),
+        owner.metadata.name.clone().unwrap_or_default(),
+    );
+    let mut annotations = target.annotations.clone();
+    let mut annotate = |key: &str, value: String| annotations.insert(key.to_owned(), value);
+    annotate(names::ISSUED_TIME, token.issued.to_string());
+    annotate(names::EXPIRATION_TIME, token.expires.to_string());
+    annotate(names::INPUTS, facts.inputs.to_string());
+    let content = ownership::content(adopted, &target.content, place(target, token).as_ref());
+    annotate(names::CONTENT, content);
+    annotate(
+        names::CREDENTIALS_VERSION,
+        facts.credentials_version.clone().unwrap_or_default(),
+    );
+    if let Some(handled) = &facts.refresh_handled {
+        annotate(names::REFRESH_HANDLED, handled.clone());
+    }
+    let mut metadata = json!({
+        "name": target.name,
+        // The write carries what was seen, so that a race is a conflict and never an overwrite.
+        "resourceVersion": seen.map_or(CREATE_ONLY, |record| &record.resource_version),
+        "labels": labels,
+        "annotations": annotations,
+    });
+    if let Some(record) = seen {
+        metadata["uid"] = json!(record.uid);
+    }
+    if target.delete_with_owner
+        && !adopted
+        && let Some(mut reference) = owner.controller_owner_ref(&())
+    {
+        reference.block_owner_deletion = Some(false);
+        metadata["ownerReferences"] = json!([reference]);
+    }
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": target.type_, "data": data })
+}

@@ -1,0 +1,413 @@
+//! Gather: what is known of one VendorToken in one reconcile.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::PartialObjectMeta;
+use kube::{Api, ResourceExt};
+
+use crate::api::VendorToken;
+use crate::api::names::{self, Reason};
+use crate::controller::cluster::secret_record;
+use crate::controller::cluster::secrets::Lookup;
+use crate::controller::cluster::tokens::{LONGEST_REQUEST, key_of, target_name};
+use crate::controller::context::{BlockMemo, Context, Memo};
+use crate::controller::reconcile::checked::Checked;
+use crate::controller::reconcile::error::{Error, read_problem};
+use crate::controller::reconcile::{checked, credentials};
+use crate::error_text::with_causes;
+use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
+use crate::grants::ObjectKey;
+use crate::inputs::Inputs;
+use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
+use crate::policy::schedule::RefreshPolicy;
+use crate::policy::{Credentials, GrantState, Observed, PastFailure, Problem, PublishBlock, Target};
+use crate::token;
+
+/// What is known of one VendorToken.
+pub(in crate::controller) struct View {
+    pub(in crate::controller) token: Arc<VendorToken>,
+    pub(in crate::controller) object: ObjectKey,
+    pub(in crate::controller) target_name: String,
+    pub(in crate::controller) checked: Result<Checked, Problem>,
+    pub(in crate::controller) key: Arc<FingerprintKey>,
+    pub(in crate::controller) known: KnownInputs,
+    /// The target Secret's metadata.
+    pub(in crate::controller) record: Option<SecretRecord>,
+    /// The API server refuses to show the target.
+    target_denied: Option<Problem>,
+    pub(in crate::controller) target: Target,
+    pub(in crate::controller) credentials: Credentials,
+    pub(in crate::controller) fingerprint: Option<Fingerprint>,
+    /// The account that failed attempts with them could lock.
+    pub(in crate::controller) account: Option<Account>,
+    /// `uid/resourceVersion` of the credentials that make [`Self::fingerprint`].
+    pub(in crate::controller) credentials_version: Option<String>,
+    /// The values themselves, when this reconcile has read them.
+    pub(in crate::controller) values: Option<token::Credentials>,
+    pub(in crate::controller) block: Option<PublishBlock>,
+}
+
+impl View {
+    /// Looks at everything that metadata tells. Reads no Secret data.
+    pub(in crate::controller) async fn gather(
+        token: Arc<VendorToken>,
+        key: Arc<FingerprintKey>,
+        context: &Context,
+    ) -> Result<Self, Error> {
+        let object = key_of(&token);
+        let target_name = target_name(&token);
+        let checked = checked::Checked::new(&token, &context.settings.endpoints);
+        let mut target_denied = None;
+        let record = match context.secrets.get(&object.namespace, &target_name) {
+            Lookup::Found(record) => Some(record),
+            Lookup::Absent => None,
+            Lookup::Unknown => match read_record(context, &object.namespace, &target_name).await {
+                Ok(record) => record,
+                Err(error) => {
+                    match denied(&error).or_else(|| outlived(&error, &token, context.clock.now())) {
+                        Some(problem) => {
+                            target_denied = Some(problem);
+                            None
+                        }
+                        None => return Err(error),
+                    }
+                }
+            },
+        };
+        let known = match &checked {
+            Ok(checked) => key.known_inputs(
+                &object.namespace,
+                &checked.endpoint,
+                &checked.grant,
+                checked.sources(),
+            ),
+            Err(_) => KnownInputs {
+                parameters: String::new(),
+                sources: String::new(),
+            },
+        };
+        let mut view = Self {
+            object,
+            target_name,
+            checked,
+            key,
+            known,
+            record,
+            target_denied,
+            target: Target::Free,
+            credentials: Credentials::Unread { version: None },
+            fingerprint: None,
+            account: None,
+            credentials_version: None,
+            values: None,
+            block: None,
+            token,
+        };
+        view.judge_target(context);
+        view.look_at_credentials(context);
+        view.block = view.present_block(context).map(|memo| memo.block);
+        Ok(view)
+    }
+
+    /// What the decision depends on.
+    pub(in crate::controller) fn observed(&self, context: &Context) -> Observed<'_> {
+        let inputs = self.inputs();
+        Observed {
+            now: context.clock.now(),
+            deleting: self.token.metadata.deletion_timestamp.is_some(),
+            suspended: self.token.spec.suspend,
+            spec_problem: self.checked.as_ref().err().cloned(),
+            refresh: self
+                .checked
+                .as_ref()
+                .map_or_else(|_| RefreshPolicy::from_spec(None), |checked| checked.refresh),
+            refresh_request: self
+                .token
+                .annotations()
+                .get(names::REFRESH_REQUESTED_AT)
+                .map(String::as_str)
+                .filter(|request| !request.is_empty() && request.len() <= LONGEST_REQUEST),
+            status: self.status(),
+            target: self.target.clone(),
+            set_back: match &self.target {
+                Target::Ours {
+                    stored: Some(stored), ..
+                } => context.set_back(&self.object, stored.issued),
+                _ => jiff::SignedDuration::ZERO,
+            },
+            key_id: self.key.id(),
+            parameters: &self.known.parameters,
+            sources: &self.known.sources,
+            credentials: self.credentials.clone(),
+            grant: inputs.map_or_else(GrantState::default, |inputs| {
+                context.grants.state(&self.object, &inputs)
+            }),
+            publish_block: self.block.clone(),
+        }
+    }
+
+    /// The status that the object has now.
+    pub(in crate::controller) fn status(&self) -> &crate::api::VendorTokenStatus {
+        static NONE: std::sync::LazyLock<crate::api::VendorTokenStatus> =
+            std::sync::LazyLock::new(Default::default);
+        self.token.status.as_ref().unwrap_or(&NONE)
+    }
+
+    /// What may be published of the grant, once the credentials were read.
+    pub(in crate::controller) fn inputs(&self) -> Option<Inputs> {
+        self.fingerprint
+            .map(|fingerprint| self.key.inputs(&self.object.namespace, &self.known, fingerprint))
+    }
+
+    /// Until when the token in the target is valid.
+    pub(in crate::controller) fn live_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match &self.target {
+            Target::Ours {
+                stored: Some(stored), ..
+            } if stored.is_valid(now) => Some(stored.expires),
+            _ => None,
+        }
+    }
+
+    /// Judges the target anew, after [`Self::record`] has changed.
+    pub(in crate::controller) fn judge_target(&mut self, context: &Context) {
+        if let Some(problem) = &self.target_denied {
+            self.target = Target::Blocked(problem.clone());
+            return;
+        }
+        // A spec that cannot be used has no templates, but what stands in its target is told all the same.
+        let target = self.checked.as_ref().ok().map(|checked| &checked.target);
+        let rivals = context.tokens.rivals(&self.object, &self.target_name);
+        let rivals: Vec<_> = rivals
+            .iter()
+            .map(|(name, created)| Claimant {
+                name,
+                created: *created,
+            })
+            .collect();
+        let me = Claimant {
+            name: &self.object.name,
+            created: self.token.creation_timestamp().map(|time| time.0),
+        };
+        let desired = Desired {
+            secret_name: &self.target_name,
+            content: target.map_or("", |target| &target.content),
+            owned: target.map_or(0, |target| target.owned),
+            delete_with_owner: target.is_some_and(|target| target.delete_with_owner),
+            uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
+        };
+        // Judged by the clock that the token was issued by, where it was set back since.
+        let stored = self
+            .record
+            .as_ref()
+            .and_then(|record| record.ours.as_ref()?.stored.as_ref());
+        let set_back = stored.map_or(jiff::SignedDuration::ZERO, |stored| {
+            context.known_set_back(&self.object, stored.issued)
+        });
+        let now = context
+            .clock
+            .now()
+            .saturating_add(set_back)
+            .unwrap_or(Timestamp::MAX);
+        self.target = judge(self.record.as_ref(), me, &rivals, &desired, now);
+        // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
+        if self.target == Target::Free
+            && let Some(reader) = context.tokens.reader_of(&self.object, &self.target_name)
+        {
+            self.target = Target::Blocked(Problem::new(
+                Reason::TargetConflict,
+                format!(
+                    "Secret '{}' is named by VendorToken '{reader}' for its credentials, and is not written: give one of the \
+                     two another Secret",
+                    self.target_name
+                ),
+            ));
+        }
+    }
+
+    fn look_at_credentials(&mut self, context: &Context) {
+        let Ok(checked) = &self.checked else { return };
+        let mut versions = Vec::new();
+        let names = [
+            Some(checked.credentials_secret.clone()),
+            checked.certificate_secret.clone(),
+        ];
+        for name in names.into_iter().flatten() {
+            match context.secrets.get(&self.object.namespace, &name) {
+                Lookup::Found(record) => versions.push(record.version()),
+                Lookup::Absent => {
+                    self.unusable(context, credentials::not_found(&name, true));
+                    return;
+                }
+                Lookup::Unknown => return,
+            }
+        }
+        let version = versions.join("+");
+        match context
+            .memo(&self.object)
+            .filter(|memo| memo.version == version && memo.known == self.known)
+        {
+            Some(memo) => {
+                self.fingerprint = Some(memo.fingerprint);
+                self.account = memo.account;
+                self.credentials_version = Some(version);
+                context.grants.uses(&self.object, memo.fingerprint, memo.account);
+                self.note_known(context);
+            }
+            None => {
+                self.credentials = Credentials::Unread {
+                    version: Some(version),
+                }
+            }
+        }
+    }
+
+    /// Reads the credentials Secret, and the client certificate's.
+    pub(in crate::controller) async fn read_credentials(&mut self, context: &Context) -> Result<(), Error> {
+        let Ok(checked) = &self.checked else { return Ok(()) };
+        let namespace = &self.object.namespace;
+        let watched = context.secrets.get(namespace, &checked.credentials_secret) != Lookup::Unknown;
+        match credentials::read(&context.client, namespace, checked, context.clock.now(), watched).await {
+            Ok(read) => {
+                let fingerprint = self
+                    .key
+                    .fingerprint(&checked.endpoint, &checked.grant, &read.values);
+                let account = self.key.account(&checked.endpoint, &checked.grant, &read.values);
+                let memo = Memo {
+                    version: read.version.clone(),
+                    known: self.known.clone(),
+                    fingerprint,
+                    account,
+                };
+                context.set_memo(&self.object, Some(memo));
+                context.grants.uses(&self.object, fingerprint, account);
+                self.fingerprint = Some(fingerprint);
+                self.account = account;
+                self.credentials_version = Some(read.version);
+                self.values = Some(read.values);
+                self.recall_attempts(context);
+                self.note_known(context);
+                Ok(())
+            }
+            Err(credentials::ReadError::Unusable(problem)) => {
+                self.unusable(context, problem);
+                Ok(())
+            }
+            Err(credentials::ReadError::Api { name, source }) => match read_problem(&source, &name) {
+                Some(problem) => {
+                    self.unusable(context, problem);
+                    Ok(())
+                }
+                None => Err(Error::ReadSecret {
+                    namespace: namespace.clone(),
+                    name,
+                    source,
+                }),
+            },
+        }
+    }
+
+    /// Counts the attempts of a former process on the account of these credentials, whenever they are first read: the
+    /// Secret may have been away when this process began.
+    fn recall_attempts(&self, context: &Context) {
+        let (Some(inputs), Some(fingerprint)) = (self.inputs(), self.fingerprint) else {
+            return;
+        };
+        if context.has_told_failure(&self.object) {
+            return;
+        }
+        if let Some(failure) = self.status().failure.as_ref().and_then(PastFailure::from_status) {
+            let same =
+                failure.inputs.key_id == inputs.key_id && failure.inputs.fingerprint == inputs.fingerprint;
+            let password = if same {
+                fingerprint
+            } else {
+                Fingerprint::of_published(&failure.inputs)
+            };
+            context.grants.recall_attempts(&self.object, password, &failure);
+        }
+    }
+
+    fn note_known(&mut self, context: &Context) {
+        let (Some(inputs), Ok(checked)) = (self.inputs(), &self.checked) else {
+            return;
+        };
+        let failure = self.status().failure.as_ref().and_then(PastFailure::from_status);
+        if let Some(failure) = failure
+            && failure.inputs.key_id == inputs.key_id
+            && failure.inputs.fingerprint == inputs.fingerprint
+        {
+            let vendor = checked.grant.vendor();
+            context
+                .grants
+                .recall(&self.object, &checked.endpoint, vendor, &failure);
+        }
+        self.credentials = Credentials::Known { inputs };
+    }
+
+    /// The credentials cannot be used, so nothing may be published from memory either.
+    fn unusable(&mut self, context: &Context, problem: Problem) {
+        if problem.reason == Reason::CredentialsNotFound {
+            context.set_memo(&self.object, None);
+        }
+        context.grants.release(&self.object);
+        self.fingerprint = None;
+        self.values = None;
+        self.credentials = Credentials::Unusable(problem);
+    }
+
+    /// The last failure to write the target, while nothing has changed since.
+    pub(in crate::controller) fn present_block(&self, context: &Context) -> Option<BlockMemo> {
+        context.block(&self.object).filter(|memo| {
+            memo.generation == self.token.metadata.generation && memo.target_version == self.target_version()
+        })
+    }
+
+    pub(in crate::controller) fn target_version(&self) -> Option<String> {
+        self.record.as_ref().map(SecretRecord::version)
+    }
+}
+
+fn denied(error: &Error) -> Option<Problem> {
+    match error {
+        Error::ReadSecret { name, source, .. } => read_problem(source, name),
+        _ => None,
+    }
+}
+
+/// What to tell when the target cannot be read and the token that the status calls ready has ended: it must not be called
+/// so because the API server does not hand out one Secret.
+fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Option<Problem> {
+    let Error::ReadSecret { name, source, .. } = error else {
+        return None;
+    };
+    let status = token.status.as_ref()?;
+    let ended = status.expiration_time.as_ref().is_some_and(|time| time.0 <= now);
+    ended.then(|| {
+        Problem::new(
+            Reason::ApiDenied,
+            format!(
+                "the API server could not read Secret '{name}': {}; the token that was published has expired; it is tried \
+                 again, and if this lasts, ask the cluster's administrator",
+                with_causes(source)
+            ),
+        )
+    })
+}
+
+/// Reads the metadata of a Secret that is not watched.
+pub(in crate::controller) async fn read_record(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<SecretRecord>, Error> {
+    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
+    let found = api.get_opt(name).await.map_err(|source| Error::ReadSecret {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        source,
+    })?;
+    Ok(found.and_then(|secret| secret_record::read(&secret.metadata)))
+}

@@ -1,0 +1,481 @@
+//! What went wrong, from an answer that holds no token: the class and one sentence. The body decides before the
+//! status (design, section 3 "Failure classes").
+
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, LOCATION};
+use zeroize::Zeroizing;
+
+use super::body::{Body, Members};
+use super::exchange::TokenResponse;
+use super::oauth::{self, Code, Verdict};
+use super::provider::Profile;
+use super::throttle;
+use crate::failure::{Failure, FailureClass};
+
+/// What to do about a malformed answer.
+pub(super) const CHECK_ENDPOINT: &str = "check --endpoint and any proxy in between; it is tried again";
+pub(super) const CHECK_CLOCK: &str = "check the clock of the operator's nodes; it is tried again";
+pub(super) const ASK_SUPPORT: &str = "it is tried again; if this lasts, ask the vendor's support";
+
+/// Headers that carry an id for the vendor's support.
+const REQUEST_ID_HEADERS: [&str; 4] = [
+    "x-request-id",
+    "request-id",
+    "x-correlation-id",
+    "x-ms-request-id",
+];
+/// How much of a body is searched for API Management's words about its quota, in bytes.
+const QUOTA_SEARCHED: usize = 4 * 1024;
+/// The longest sentence of a vendor that is shown, and the longest word in it, in characters.
+const LONGEST_SENTENCE: usize = 80;
+const LONGEST_WORD: usize = 20;
+/// The longest host of a redirect that is shown, in characters.
+const LONGEST_HOST: usize = 80;
+
+/// The failure in an answer with a status other than 2xx.
+pub(super) fn failure(profile: &Profile, response: &TokenResponse, body: &Body) -> Failure {
+    let members = body.members();
+    Answer {
+        profile,
+        response,
+        body,
+        members,
+        status: response.status,
+    }
+    .failure()
+}
+
+/// The failure in an answer with a 2xx status that tells an error inside, as "some unorthodox servers" do: an OAuth
+/// `error`, `success: false`, or a status of its own and no token.
+pub(super) fn failure_inside(
+    profile: &Profile,
+    response: &TokenResponse,
+    body: &Body,
+    has_token: bool,
+) -> Option<Failure> {
+    let members = body.members()?;
+    let error = match members.get("error") {
+        None | Some(super::body::Node::Bool(false)) => false,
+        Some(super::body::Node::Text(text)) => !text.trim().is_empty(),
+        Some(_) => true,
+    };
+    let inner = inner_status(members);
+    let unauthorised = members.is("unAuthorizedRequest", true);
+    let told = error || unauthorised || members.is("success", false) || members.get("error_type").is_some();
+    if !told && (has_token || inner.is_none()) {
+        return None;
+    }
+    let answer = Answer {
+        profile,
+        response,
+        body,
+        members: Some(members),
+        status: response.status,
+    };
+    let code = oauth::code(members);
+    Some(match (code, inner) {
+        (Some(code), _) => answer.by_code(&code),
+        (None, Some(status)) => Answer { status, ..answer }.failure(),
+        (None, None) if unauthorised => answer.rejected(None),
+        (None, None) => answer.malformed("an error that is not explained instead of a token", ASK_SUPPORT),
+    })
+}
+
+/// The failure of an answer that is not what the vendor documents: `what` it is instead, and what to do.
+pub(super) fn malformed(
+    profile: &Profile,
+    response: &TokenResponse,
+    body: &Body,
+    what: &str,
+    advice: &str,
+) -> Failure {
+    let members = body.members();
+    Answer {
+        profile,
+        response,
+        body,
+        members,
+        status: response.status,
+    }
+    .malformed(what, advice)
+}
+
+/// The failure of an answer with a token of which nobody can tell until when it is good.
+pub(super) fn clock_stepped(profile: &Profile) -> Failure {
+    let message = format!(
+        "{} answered while the clock of the operator's node was set, or the node slept, so that the end of its token is \
+         not known: it is asked again by itself",
+        profile.display_name
+    );
+    Failure::new(FailureClass::Transient, &message)
+}
+
+/// The media type of an answer, where it is a usual one.
+pub(super) fn media_type(headers: &HeaderMap) -> Option<&'static str> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let essence = value.split(';').next()?.trim();
+    [
+        "text/html",
+        "text/plain",
+        "text/xml",
+        "application/xml",
+        "application/json",
+        "application/octet-stream",
+    ]
+    .into_iter()
+    .find(|known| known.eq_ignore_ascii_case(essence))
+}
+
+/// An HTTP error status inside of the answer: Stytch's `status_code`, API Management's `statusCode`, Picus' and
+/// ASP.NET Boilerplate's `code`.
+fn inner_status(members: &Members) -> Option<u16> {
+    let nested = members.object("error").and_then(|error| error.positive("code"));
+    ["status_code", "statusCode", "code"]
+        .into_iter()
+        .filter_map(|name| members.positive(name))
+        .chain(nested)
+        .filter_map(|status| u16::try_from(status).ok())
+        .find(|status| (400..600).contains(status))
+}
+
+struct Answer<'a> {
+    profile: &'a Profile,
+    response: &'a TokenResponse,
+    body: &'a Body,
+    members: Option<&'a Members>,
+    status: u16,
+}
+
+impl Answer<'_> {
+    fn failure(&self) -> Failure {
+        let code = self.members.and_then(oauth::code);
+        match self.status {
+            300..=399 => self.redirected(),
+            429 => self.throttled(code.as_ref()),
+            403 if self.is_out_of_quota() => self.throttled(code.as_ref()),
+            401 | 403 | 422 if matches!(self.body, Body::Markup) => self.blocked(),
+            _ => match code {
+                Some(code) if code.verdict != Verdict::Unknown => self.by_code(&code),
+                Some(code) if matches!(self.status, 400 | 401 | 403 | 422) => self.by_code(&code),
+                code => self.by_status(code.as_ref()),
+            },
+        }
+    }
+
+    /// An unknown code counts as a verdict on the credential: extensions have codes of their own (RFC 6749 section
+    /// 8.5), and to ask again with a rejected password locks accounts.
+    fn by_code(&self, code: &Code) -> Failure {
+        let advice = &self.profile.advice;
+        match code.verdict {
+            Verdict::Credential | Verdict::Unknown => self.rejected(Some(code)),
+            Verdict::Scope => self.fail(
+                FailureClass::Rejected,
+                "rejected the scopes",
+                Some(code),
+                advice.scope,
+            ),
+            Verdict::Client => self.fail(
+                FailureClass::Rejected,
+                "rejected the request",
+                Some(code),
+                advice.client,
+            ),
+            Verdict::Trouble => self.trouble(Some(code)),
+            Verdict::Throttle => self.throttled(Some(code)),
+        }
+    }
+
+    fn by_status(&self, code: Option<&Code>) -> Failure {
+        let advice = &self.profile.advice;
+        let refused = |words, advice| self.fail(FailureClass::Refused, words, code, advice);
+        match self.status {
+            401 | 403 | 422 => self.rejected(code),
+            402 => refused("asks for payment", advice.payment),
+            404 => refused("does not know the path", advice.not_found),
+            400 => refused("refused the request", advice.client),
+            407 => {
+                let advice = "set its user and password in the proxy settings of the operator";
+                let message = format!(
+                    "a proxy before {} asks for authentication (HTTP 407): {advice}",
+                    self.vendor()
+                );
+                self.finish(FailureClass::Transient, &message)
+            }
+            408 | 425 => self.fail(
+                FailureClass::Transient,
+                "was not ready",
+                code,
+                "it is tried again",
+            ),
+            status if (400..500).contains(&status) => refused(
+                "refused the form of the request",
+                "check --endpoint and any proxy in between",
+            ),
+            500..=599 if self.has_error_envelope() => self.explained(),
+            500..=599 => self.trouble(code),
+            _ => self.malformed("a status that is none of HTTP's final ones", CHECK_ENDPOINT),
+        }
+    }
+
+    fn rejected(&self, code: Option<&Code>) -> Failure {
+        self.fail(
+            FailureClass::Rejected,
+            "rejected the credential",
+            code,
+            self.profile.advice.credential,
+        )
+    }
+
+    fn trouble(&self, code: Option<&Code>) -> Failure {
+        self.fail(
+            FailureClass::Transient,
+            "is in trouble",
+            code,
+            self.profile.advice.trouble,
+        )
+    }
+
+    /// ASP.NET Boilerplate answers 500 to every error that is not one of authorization, validation or a missing entity,
+    /// a wrong credential possibly among them.
+    fn explained(&self) -> Failure {
+        let told = self
+            .members
+            .and_then(|members| members.object("error")?.text("message"))
+            .and_then(shown_sentence)
+            .map(|sentence| format!(", \"{sentence}\""))
+            .unwrap_or_default();
+        let message = format!(
+            "{} is in trouble (HTTP {}{told}): {}",
+            self.vendor(),
+            self.status,
+            self.profile.advice.trouble
+        );
+        self.finish(FailureClass::Transient, &message).with_explanation()
+    }
+
+    /// Whether the answer is ASP.NET Boilerplate's envelope of an error.
+    fn has_error_envelope(&self) -> bool {
+        self.members
+            .is_some_and(|members| members.is("success", false) && members.object("error").is_some())
+    }
+
+    fn throttled(&self, code: Option<&Code>) -> Failure {
+        let words = if self.is_out_of_quota() {
+            "has no calls left in the quota"
+        } else {
+            "limits the rate"
+        };
+        let advice = "it is asked again after the wait";
+        self.fail(FailureClass::Throttled, words, code, advice)
+            .with_deadline(Some(throttle::deadline(self.response)))
+    }
+
+    fn redirected(&self) -> Failure {
+        let target = match redirect_host(&self.response.headers) {
+            Some(host) => format!("to \"{host}\""),
+            None => "elsewhere".to_owned(),
+        };
+        let message = format!(
+            "{} redirects {target} (HTTP {}), which is not followed: {}",
+            self.vendor(),
+            self.status,
+            self.profile.advice.not_found
+        );
+        self.finish(FailureClass::Refused, &message)
+    }
+
+    fn blocked(&self) -> Failure {
+        let message = format!(
+            "a web page came instead of an answer of {} (HTTP {}): a proxy, firewall or CDN in between blocks it, which \
+             says nothing about the credential; it is tried again",
+            self.vendor(),
+            self.status
+        );
+        self.finish(FailureClass::Transient, &message)
+    }
+
+    fn malformed(&self, what: &str, advice: &str) -> Failure {
+        let message = format!(
+            "{} answered with {what} (HTTP {}): {advice}",
+            self.vendor(),
+            self.status
+        );
+        self.finish(FailureClass::Malformed, &message)
+    }
+
+    fn fail(&self, class: FailureClass, words: &str, code: Option<&Code>, advice: &str) -> Failure {
+        let mut told = format!("HTTP {}", self.status);
+        for text in code
+            .into_iter()
+            .flat_map(|code| [Some(&code.text), code.detail.as_ref()])
+            .flatten()
+        {
+            told.push_str(&format!(", \"{text}\""));
+        }
+        self.finish(class, &format!("{} {words} ({told}): {advice}", self.vendor()))
+    }
+
+    fn finish(&self, class: FailureClass, message: &str) -> Failure {
+        let deadline = (class == FailureClass::Transient)
+            .then(|| throttle::told_deadline(self.response))
+            .flatten();
+        Failure::new(class, message)
+            .with_deadline(deadline)
+            .with_request_id(self.request_id())
+            .withholding(|text| self.repeats_token(text))
+    }
+
+    /// Whether `text` is or contains the token of an answer that failed all the same.
+    fn repeats_token(&self, text: &str) -> bool {
+        let envelope = self.profile.envelope.and_then(|name| self.members?.object(name));
+        let text = text.to_ascii_lowercase();
+        [self.members, envelope]
+            .into_iter()
+            .flatten()
+            .filter_map(|members| members.text(self.profile.token))
+            .any(|token| !token.is_empty() && text.contains(&token.to_ascii_lowercase()))
+    }
+
+    fn vendor(&self) -> &'static str {
+        self.profile.display_name
+    }
+
+    /// API Management's quota is a 403 and has nothing to do with authorization. Its sentence may come alone.
+    fn is_out_of_quota(&self) -> bool {
+        if matches!(self.body, Body::Markup) {
+            return false;
+        }
+        let start = self
+            .response
+            .body
+            .get(..QUOTA_SEARCHED)
+            .unwrap_or(&self.response.body);
+        let text = Zeroizing::new(String::from_utf8_lossy(start).to_ascii_lowercase());
+        text.contains("quota") && (text.contains("replenished") || text.contains("out of call volume"))
+    }
+
+    fn request_id(&self) -> Option<&str> {
+        let in_body = self.members.and_then(|members| {
+            members.text("request_id").or_else(|| {
+                let (_, rest) = members
+                    .text("error_description")?
+                    .split_once("Correlation ID: ")?;
+                rest.split_ascii_whitespace().next()
+            })
+        });
+        let in_headers = || {
+            REQUEST_ID_HEADERS
+                .iter()
+                .find_map(|name| self.response.headers.get(*name)?.to_str().ok())
+        };
+        in_body.or_else(in_headers)
+    }
+}
+
+/// A sentence of the vendor that may be shown: of plain words only, so that it can be neither a token nor different at
+/// every attempt.
+fn shown_sentence(text: &str) -> Option<&str> {
+    let text = text.trim();
+    let plain = |word: &str| {
+        word.len() <= LONGEST_WORD
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_alphabetic() || b".,:;!?'()-".contains(&byte))
+    };
+    let shown = text.len() <= LONGEST_SENTENCE && text.contains(' ') && text.split(' ').all(plain);
+    shown.then_some(text)
+}
+
+/// The host of a redirect, without anything that could carry more than a name.
+fn redirect_host(headers: &HeaderMap) -> Option<String> {
+    let location = headers.get(LOCATION)?.to_str().ok()?;
+    let host = url::Url::parse(location).ok()?.host_str()?.to_owned();
+    let formed = host.len() <= LONGEST_HOST
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
+    formed.then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::MESSAGE_LIMIT;
+    use crate::providers::Vendor;
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_sentence_is_shown_when_it_is_of_plain_words() {
+        let shown = "An internal error occurred during your request!";
+        assert_eq!(shown_sentence(&format!(" {shown} ")), Some(shown));
+        for text in [
+            "",
+            "word",
+            "Trace 4711 was written",
+            "see \"this\" there",
+            "two\nlines here",
+            "the abcdefghijklmnopqrstu is wrong",
+            "the schlüssel is wrong",
+            &"so ".repeat(30),
+        ] {
+            assert_eq!(shown_sentence(text), None, "{text:?}");
+        }
+    }
+
+    /// The longest codes that are shown must not push the advice out of the message.
+    #[test]
+    fn every_advice_fits_into_the_message() {
+        let response = TokenResponse {
+            status: 422,
+            headers: HeaderMap::new(),
+            body: Vec::new().into(),
+            sent: Timestamp::UNIX_EPOCH,
+            received: Timestamp::UNIX_EPOCH,
+            clock_step: jiff::SignedDuration::ZERO,
+        };
+        let verdicts = [
+            Verdict::Credential,
+            Verdict::Scope,
+            Verdict::Client,
+            Verdict::Trouble,
+            Verdict::Throttle,
+            Verdict::Unknown,
+        ];
+        for vendor in Vendor::ALL {
+            let profile = vendor.profile();
+            let answer = Answer {
+                profile,
+                response: &response,
+                body: &Body::Empty,
+                members: None,
+                status: 422,
+            };
+            for verdict in verdicts {
+                let code = Code {
+                    verdict,
+                    text: "a_code_of_the_longest_kind_that_is_shown".into(),
+                    detail: Some("invalid_username_or_password".into()),
+                };
+                let message = answer.by_code(&code).message;
+                assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
+            }
+            for status in [100, 300, 400, 402, 404, 405, 407, 408, 500] {
+                let message = Answer { status, ..answer }.failure().message;
+                assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
+            }
+            let envelope = serde_json::json!({
+                "success": false,
+                "error": { "message": "so long that it just fits ".repeat(3).trim() },
+            });
+            let body = Body::parse(envelope.to_string().as_bytes(), None);
+            let explained = Answer {
+                status: 500,
+                members: body.members(),
+                ..answer
+            };
+            let message = explained.failure().message;
+            assert!(message.contains("just fits"), "{vendor}: {message}");
+            assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
+        }
+    }
+}
