@@ -1,21 +1,36 @@
-//! The wall clock, behind a trait, so that tests decide what time it is.
+//! The process's clock: one steady timeline inside, the time of day at the border, and a list of the wall clock's steps.
 //!
 //! May use: nothing of ours.
+//!
+//! Waits, gaps, budgets and back-offs are measured in [`Moment`]s, which no step of the wall clock moves. A time that
+//! leaves the process (an annotation, a status, an expiry) or comes from outside is a [`Timestamp`]; [`Now`] converts
+//! between the two.
 
 use std::fmt::Debug;
+use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Where the time of day comes from. Durations inside one process are measured with [`tokio::time::Instant`];
-/// this clock is for times that leave the process (annotations, status, expiries) or come from outside.
+/// The two clocks of the machine.
 pub trait Clock: Send + Sync + Debug {
-    /// The present time.
+    /// The time of day, which may be stepped.
     fn now(&self) -> Timestamp;
+    /// The time since some fixed point. Nothing steps it, and it goes on while the machine sleeps.
+    fn steady(&self) -> Duration {
+        // CLOCK_MONOTONIC stands still while a Linux machine sleeps, CLOCK_BOOTTIME does not.
+        #[cfg(target_os = "linux")]
+        let clock = rustix::time::ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let clock = rustix::time::ClockId::Monotonic;
+        Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
+    }
 }
 
-/// The machine's clock.
+/// The machine's clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -25,15 +40,15 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that starts at a given time and moves with tokio's clock: where a test pauses and advances tokio's time,
-/// the time of day moves along. [`TokioClock::step`] sets it ahead or back, as an NTP correction does, without
-/// moving timers.
+/// A clock that starts at a given time and moves with tokio's clock, which a test pauses and advances.
 #[derive(Debug)]
 pub struct TokioClock {
     base: Timestamp,
     started: Instant,
-    /// Sum of all steps, in nanoseconds (reaches 292 years).
-    offset: AtomicI64,
+    /// The sum of all steps, in nanoseconds.
+    stepped: AtomicI64,
+    /// The sum of all sleeps, in nanoseconds.
+    slept: AtomicI64,
 }
 
 impl TokioClock {
@@ -42,27 +57,218 @@ impl TokioClock {
         Self {
             base,
             started: Instant::now(),
-            offset: AtomicI64::new(0),
+            stepped: AtomicI64::new(0),
+            slept: AtomicI64::new(0),
         }
     }
 
-    /// Moves the time of day by `step` (negative: back), and leaves tokio's time alone.
+    /// Sets the time of day ahead by `step` (negative: back), as an NTP correction does. No timer moves.
     pub fn step(&self, step: SignedDuration) {
-        let nanoseconds =
-            i64::try_from(step.as_nanos()).unwrap_or(if step.is_negative() { i64::MIN } else { i64::MAX });
-        self.offset.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.stepped.fetch_add(nanoseconds(step), Ordering::Relaxed);
     }
+
+    /// Lets the machine sleep for `time`: both clocks go on, and no timer moves.
+    pub fn sleep(&self, time: SignedDuration) {
+        self.slept.fetch_add(nanoseconds(time), Ordering::Relaxed);
+    }
+}
+
+fn nanoseconds(duration: SignedDuration) -> i64 {
+    let limit = if duration.is_negative() {
+        i64::MIN
+    } else {
+        i64::MAX
+    };
+    i64::try_from(duration.as_nanos()).unwrap_or(limit)
 }
 
 impl Clock for TokioClock {
     fn now(&self) -> Timestamp {
-        let elapsed = SignedDuration::try_from(self.started.elapsed()).unwrap_or(SignedDuration::MAX);
-        let offset = SignedDuration::from_nanos(self.offset.load(Ordering::Relaxed));
+        let elapsed = SignedDuration::try_from(self.steady()).unwrap_or(SignedDuration::MAX);
+        let stepped = SignedDuration::from_nanos(self.stepped.load(Ordering::Relaxed));
         // Saturates: a test that runs past the year 9999 stays there.
         self.base
-            .saturating_add(elapsed.saturating_add(offset))
+            .saturating_add(elapsed.saturating_add(stepped))
             .unwrap_or(self.base)
     }
+
+    fn steady(&self) -> Duration {
+        let slept = u64::try_from(self.slept.load(Ordering::Relaxed)).unwrap_or_default();
+        self.started.elapsed() + Duration::from_nanos(slept)
+    }
+}
+
+/// A point on the process's timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(SignedDuration);
+
+impl Moment {
+    /// The moment this many seconds after the timeline's start.
+    #[cfg(test)]
+    pub(crate) const fn at_second(second: i64) -> Self {
+        Self(SignedDuration::from_secs(second))
+    }
+
+    /// The time since `earlier`; zero where that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::try_from(self - earlier).unwrap_or_default()
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    /// Saturates.
+    fn add(self, duration: Duration) -> Self {
+        let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        Self(self.0.saturating_add(duration))
+    }
+}
+
+impl Sub<Duration> for Moment {
+    type Output = Self;
+
+    /// Saturates.
+    fn sub(self, duration: Duration) -> Self {
+        let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        Self(self.0.saturating_sub(duration))
+    }
+}
+
+impl Sub for Moment {
+    type Output = SignedDuration;
+
+    /// Negative where `other` is later. Saturates.
+    fn sub(self, other: Self) -> SignedDuration {
+        self.0.saturating_sub(other.0)
+    }
+}
+
+/// One reading of the clock: the present moment, and what the wall clock shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The present moment.
+    pub moment: Moment,
+    /// What the wall clock, as it goes now, showed at the timeline's start.
+    origin: Timestamp,
+}
+
+impl Now {
+    /// The time of day.
+    pub fn wall(&self) -> Timestamp {
+        self.wall_at(self.moment)
+    }
+
+    /// The time of day at `moment`, as the wall clock goes now.
+    pub fn wall_at(&self, moment: Moment) -> Timestamp {
+        let limit = if moment.0.is_negative() {
+            Timestamp::MIN
+        } else {
+            Timestamp::MAX
+        };
+        self.origin.saturating_add(moment.0).unwrap_or(limit)
+    }
+
+    /// The moment at which the wall clock, as it goes now, shows `time`.
+    pub fn moment_at(&self, time: Timestamp) -> Moment {
+        Moment(time.duration_since(self.origin))
+    }
+}
+
+/// The wall clock was set, by more than it drifts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    seen: Moment,
+    /// Negative: back.
+    by: SignedDuration,
+}
+
+/// The wall clock may differ by less from the steady one without having been set.
+const DRIFT_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
+/// The oldest steps of more are forgotten.
+const MOST_STEPS: usize = 64;
+
+/// The timeline of this process, and the steps that the wall clock has made beside it.
+#[derive(Debug)]
+pub struct Timeline {
+    clock: Arc<dyn Clock>,
+    inner: Mutex<TimelineState>,
+}
+
+#[derive(Debug)]
+struct TimelineState {
+    origin: Timestamp,
+    steps: Vec<Step>,
+}
+
+impl Timeline {
+    /// The timeline begins at the steady clock's own zero.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let origin = origin_of(clock.now(), clock.steady());
+        Self {
+            clock,
+            inner: Mutex::new(TimelineState {
+                origin,
+                steps: Vec::new(),
+            }),
+        }
+    }
+
+    /// Reads the clock, and notes a step of the wall clock.
+    pub fn now(&self) -> Now {
+        let mut state = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wall, steady) = (self.clock.now(), self.clock.steady());
+        let moment = Moment(SignedDuration::try_from(steady).unwrap_or(SignedDuration::MAX));
+        let drift = origin_of(wall, steady).duration_since(state.origin);
+        if drift.abs() >= DRIFT_TOLERANCE {
+            // In whole seconds, so that a time in whole seconds stays one when it is converted there and back.
+            let by =
+                SignedDuration::from_secs(drift.as_secs() + i64::from(drift.subsec_nanos() / 500_000_000));
+            state.origin = state.origin.saturating_add(by).unwrap_or(state.origin);
+            if state.steps.len() == MOST_STEPS {
+                state.steps.remove(0);
+            }
+            state.steps.push(Step { seen: moment, by });
+        }
+        Now {
+            moment,
+            origin: state.origin,
+        }
+    }
+
+    /// How far the wall clock was set ahead since `earlier`, all steps added up; negative where it was set back.
+    pub fn stepped_since(&self, earlier: Moment) -> SignedDuration {
+        self.steps_since(earlier)
+            .fold(SignedDuration::ZERO, SignedDuration::saturating_add)
+    }
+
+    /// How far the wall clock was set back since `earlier`. A step ahead takes nothing away: the times that were written
+    /// before may have been right.
+    pub fn set_back_since(&self, earlier: Moment) -> SignedDuration {
+        self.steps_since(earlier)
+            .filter(SignedDuration::is_negative)
+            .fold(SignedDuration::ZERO, SignedDuration::saturating_sub)
+    }
+
+    fn steps_since(&self, earlier: Moment) -> impl Iterator<Item = SignedDuration> + use<> {
+        self.now();
+        let steps = self
+            .inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .steps
+            .clone();
+        steps
+            .into_iter()
+            .filter(move |step| step.seen > earlier)
+            .map(|step| step.by)
+    }
+}
+
+/// What the wall clock shows or showed at the steady clock's zero.
+fn origin_of(wall: Timestamp, steady: Duration) -> Timestamp {
+    let steady = SignedDuration::try_from(steady).unwrap_or(SignedDuration::MAX);
+    wall.saturating_sub(steady).unwrap_or(Timestamp::MIN)
 }
 
 /// How far the wall clock went ahead of the timer (negative: behind) between two looks at both: by what it was set, or for

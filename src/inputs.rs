@@ -23,6 +23,11 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Whether both stand for the same credential values. Under different keys nothing tells, so they count as others.
+    pub fn is_same_credential(&self, other: &Self) -> bool {
+        self.key_id == other.key_id && self.fingerprint == other.fingerprint
+    }
+
     /// Reads the text form; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('.').collect();

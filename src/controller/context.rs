@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::Client;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::events::Recorder;
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::api::VendorToken;
-use crate::clock::{Clock, Deadline, gone_ahead};
+use crate::clock::{Clock, Deadline, Timeline};
 use crate::controller::cluster::list_watch::WatchError;
 use crate::controller::cluster::secrets::SecretIndex;
 use crate::controller::cluster::tokens::{Tokens, key_of, sources, target_name};
@@ -74,44 +74,12 @@ pub(in crate::controller) struct BlockMemo {
     pub(in crate::controller) target_version: Option<String>,
 }
 
-/// When this process last looked at the token in a target, by both clocks: the wall clock may be set back meanwhile.
-#[derive(Clone, Copy, Debug)]
-struct Sighting {
-    /// Which token it is.
-    issued: Timestamp,
-    wall: Timestamp,
-    timer: Instant,
-    set_back: SignedDuration,
-}
-
-impl Sighting {
-    fn first(issued: Timestamp, wall: Timestamp, timer: Instant) -> Self {
-        Self {
-            issued,
-            wall,
-            timer,
-            // A token that was issued in the future tells of a step from before.
-            set_back: issued.duration_since(wall).max(SignedDuration::ZERO),
-        }
-    }
-
-    /// Looks again. A clock that went ahead by more than the timer takes nothing away: the machine may have slept.
-    fn again(self, wall: Timestamp, timer: Instant) -> Self {
-        let lost = SignedDuration::ZERO.saturating_sub(gone_ahead((self.wall, self.timer), (wall, timer)));
-        Self {
-            issued: self.issued,
-            wall,
-            timer,
-            set_back: self.set_back.saturating_add(lost.max(SignedDuration::ZERO)),
-        }
-    }
-}
-
 /// What all reconciles share.
 pub(in crate::controller) struct Context {
     pub(in crate::controller) client: Client,
     pub(in crate::controller) settings: Settings,
     pub(in crate::controller) clock: Arc<dyn Clock>,
+    pub(in crate::controller) timeline: Arc<Timeline>,
     pub(in crate::controller) grants: Arc<Grants>,
     pub(in crate::controller) tokens: Tokens,
     pub(in crate::controller) secrets: SecretIndex,
@@ -128,9 +96,6 @@ pub(in crate::controller) struct Context {
     key: Mutex<Option<Arc<FingerprintKey>>>,
     memos: Mutex<HashMap<ObjectKey, Memo>>,
     blocks: Mutex<HashMap<ObjectKey, BlockMemo>>,
-    /// Objects whose status this process has written a failure into: what stands there is known.
-    told_failures: Mutex<HashSet<ObjectKey>>,
-    sightings: Mutex<HashMap<ObjectKey, Sighting>>,
     undecodable: Mutex<HashSet<ObjectKey>>,
     /// By watch and scope: when something came last.
     heard: Mutex<BTreeMap<(&'static str, String), Timestamp>>,
@@ -154,6 +119,7 @@ pub(in crate::controller) struct Parts {
     pub(in crate::controller) client: Client,
     pub(in crate::controller) settings: Settings,
     pub(in crate::controller) clock: Arc<dyn Clock>,
+    pub(in crate::controller) timeline: Arc<Timeline>,
     pub(in crate::controller) grants: Arc<Grants>,
     pub(in crate::controller) metrics: Metrics,
     pub(in crate::controller) health: Health,
@@ -170,6 +136,7 @@ impl Context {
             client: parts.client,
             settings: parts.settings,
             clock: parts.clock,
+            timeline: parts.timeline,
             grants: parts.grants,
             tokens: Tokens::default(),
             secrets: SecretIndex::default(),
@@ -183,8 +150,6 @@ impl Context {
             key: Mutex::default(),
             memos: Mutex::default(),
             blocks: Mutex::default(),
-            told_failures: Mutex::default(),
-            sightings: Mutex::default(),
             undecodable: Mutex::default(),
             heard: Mutex::default(),
         }
@@ -258,12 +223,10 @@ impl Context {
 
     /// The watches have ended: nothing is known of objects any more, and no sign of life of a watch is expected.
     pub(in crate::controller) fn stands_down(&self) {
-        self.grants.stands_down();
+        self.grants.step_down();
         self.health.watches_ended();
         self.metrics.watches_ended();
         lock(&self.heard).clear();
-        // Another may lead now, and write other failures.
-        lock(&self.told_failures).clear();
         lock(&self.undecodable).clear();
         self.metrics.undecodable_objects(0);
         self.metrics.all_objects_removed();
@@ -274,7 +237,6 @@ impl Context {
         let known: HashSet<ObjectKey> = lock(&self.memos)
             .keys()
             .chain(lock(&self.blocks).keys())
-            .chain(lock(&self.sightings).keys())
             .cloned()
             .collect();
         let gone: Vec<_> = known
@@ -295,11 +257,9 @@ impl Context {
 
     /// Gives back what is kept for an object.
     pub(in crate::controller) fn forget(&self, object: &ObjectKey) {
-        self.grants.release(object);
+        self.grants.forget(object);
         lock(&self.memos).remove(object);
         lock(&self.blocks).remove(object);
-        lock(&self.told_failures).remove(object);
-        lock(&self.sightings).remove(object);
         self.metrics.object_removed(&object.namespace, &object.name);
     }
 
@@ -361,16 +321,6 @@ impl Context {
         self.health.set_ready("fingerprint-key", Err(why.to_owned()));
     }
 
-    /// This process has written a failure into the status of `object`.
-    pub(in crate::controller) fn told_failure(&self, object: &ObjectKey) {
-        lock(&self.told_failures).insert(object.clone());
-    }
-
-    /// Whether it has.
-    pub(in crate::controller) fn has_told_failure(&self, object: &ObjectKey) -> bool {
-        lock(&self.told_failures).contains(object)
-    }
-
     pub(in crate::controller) fn memo(&self, object: &ObjectKey) -> Option<Memo> {
         lock(&self.memos).get(object).cloned()
     }
@@ -380,32 +330,6 @@ impl Context {
             Some(memo) => lock(&self.memos).insert(object.clone(), memo),
             None => lock(&self.memos).remove(object),
         };
-    }
-
-    /// How far the wall clock was set back since the token in `object`'s target was `issued`, as far as this process
-    /// can tell.
-    pub(in crate::controller) fn set_back(&self, object: &ObjectKey, issued: Timestamp) -> SignedDuration {
-        let (now, at) = (self.clock.now(), Instant::now());
-        let mut all = lock(&self.sightings);
-        let sighting = match all.get(object).filter(|sighting| sighting.issued == issued) {
-            Some(sighting) => sighting.again(now, at),
-            None => Sighting::first(issued, now, at),
-        };
-        all.insert(object.clone(), sighting);
-        sighting.set_back
-    }
-
-    /// The same, where this process has seen that token before; nothing where it has not.
-    pub(in crate::controller) fn known_set_back(
-        &self,
-        object: &ObjectKey,
-        issued: Timestamp,
-    ) -> SignedDuration {
-        let all = lock(&self.sightings);
-        let known = all.get(object).filter(|sighting| sighting.issued == issued);
-        known.map_or(SignedDuration::ZERO, |sighting| {
-            sighting.again(self.clock.now(), Instant::now()).set_back
-        })
     }
 
     pub(in crate::controller) fn block(&self, object: &ObjectKey) -> Option<BlockMemo> {
@@ -424,39 +348,11 @@ impl Context {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::api::names::Reason;
     use crate::clock::TokioClock;
     use crate::controller::fake;
     use crate::policy::{Problem, schedule};
-
-    #[test]
-    fn what_the_clock_was_set_back_by_adds_up_and_sleep_takes_nothing_away() {
-        let second = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
-        let started = Instant::now();
-        let mut sighting = Sighting::first(second(0), second(10), started);
-        let mut lost = Vec::new();
-        for (timer, wall) in [
-            (300, 310),
-            (600, 370),
-            (601, 90_371),
-            (700, 90_470),
-            (700, 90_410),
-        ] {
-            sighting = sighting.again(second(wall), started + Duration::from_secs(timer));
-            lost.push(sighting.set_back.as_secs());
-        }
-        assert_eq!(lost, [0, 240, 240, 240, 300]);
-        assert_eq!(
-            Sighting::first(second(100), second(10), started)
-                .set_back
-                .as_secs(),
-            90,
-            "it was issued before the step"
-        );
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_set_back_holds_up_no_write_of_a_target() {
@@ -483,7 +379,7 @@ mod tests {
             next.duration_since(clock.now()).as_secs()
         };
         assert_eq!(left(), 60);
-        clock.step(SignedDuration::from_hours(-1));
+        clock.step(jiff::SignedDuration::from_hours(-1));
         assert_eq!(left(), 61);
     }
 

@@ -16,14 +16,16 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tower::service_fn;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Moment, SystemClock, Timeline};
 use crate::controller::context::{Context, Parts, Settings};
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Fingerprint, FingerprintKey};
-use crate::grants::{Ask, GrantObserver, Grants, GrantsOptions, ObjectKey};
+use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Reservation, VendorCall};
 use crate::http::Transport;
+use crate::inputs::Inputs;
 use crate::metrics::Metrics;
+use crate::policy::Evidence;
 use crate::providers::{Grant, TokenRequest, TokenResponse, Vendor};
 use crate::server::Health;
 use crate::token::Credentials;
@@ -43,26 +45,36 @@ impl GrantObserver for Nobody {
     fn throttled_until(&self, _: Vendor, _: Timestamp) {}
 }
 
-/// Asks for a token of Picus.
-pub(in crate::controller) fn ask() -> Ask {
-    Ask {
+/// Asks for a token of `object`; gives since when it waits.
+pub(in crate::controller) fn ask(context: &Context, object: &ObjectKey) -> Option<Moment> {
+    let endpoint = Grant::Mapiq.endpoint();
+    let inputs = Inputs {
+        key_id: "0".repeat(8),
+        parameters: "1".repeat(32),
+        sources: "2".repeat(8),
+        fingerprint: "3".repeat(32),
+        jitter: 0,
+    };
+    let observation = Observation {
+        object,
         fingerprint: Fingerprint::from_bytes([1; 16]),
-        endpoint: Grant::Picus.endpoint(),
-        grant: Grant::Picus,
-        credentials: Credentials {
-            values: BTreeMap::new(),
-            client_certificate: None,
-        },
-        object: ObjectKey {
-            namespace: "a".to_owned(),
-            name: "waits".to_owned(),
-        },
         account: None,
-        live_until: None,
-        stored_issued: None,
-        failures_before: 0,
-        passes_remembered: false,
-        refresh_request: None,
+        endpoint: &endpoint,
+        vendor: Vendor::Mapiq,
+        inputs: &inputs,
+        evidence: Evidence::default(),
+    };
+    match context.grants.reserve(&observation, None) {
+        Reservation::Permitted(permit) => permit.send(VendorCall {
+            grant: Grant::Mapiq,
+            endpoint: endpoint.clone(),
+            credentials: Credentials {
+                values: Default::default(),
+                client_certificate: None,
+            },
+        }),
+        Reservation::UnderWay(since) => Some(since),
+        Reservation::Held => None,
     }
 }
 
@@ -113,13 +125,14 @@ pub(in crate::controller) fn context_by(
         }
     });
     let (triggers, triggered) = tokio::sync::mpsc::unbounded_channel();
+    let timeline = Arc::new(Timeline::new(Arc::clone(&clock)));
     let grants = Grants::new(
         GrantsOptions {
             per_minute: BTreeMap::new(),
             max_concurrent: 1,
         },
         Arc::new(NoVendor),
-        clock.clone(),
+        Arc::clone(&timeline),
         Arc::new(Nobody),
         triggers.clone(),
         Leadership::always(clock.clone()),
@@ -135,6 +148,7 @@ pub(in crate::controller) fn context_by(
             longest_wait: crate::controller::LONGEST_WAIT,
         },
         clock,
+        timeline,
         grants,
         metrics: Metrics::new(),
         health: Health::new(&[]),

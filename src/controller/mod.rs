@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::context::{Context, Parts};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timeline};
 use crate::election::Leadership;
 use crate::failure::FailureClass;
 use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey};
@@ -71,10 +71,11 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         let allowed = parameters.grants.per_minute.get(&vendor).copied();
         parameters.metrics.vendor_budget(vendor, allowed);
     }
+    let timeline = Arc::new(Timeline::new(Arc::clone(&parameters.clock)));
     let grants = Grants::new(
         parameters.grants,
         parameters.transport,
-        Arc::clone(&parameters.clock),
+        Arc::clone(&timeline),
         Arc::new(GrantMetrics(parameters.metrics.clone())),
         triggers.clone(),
         leadership.clone(),
@@ -83,6 +84,7 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         client: parameters.client,
         settings: parameters.settings,
         clock: parameters.clock,
+        timeline,
         grants: Arc::clone(&grants),
         metrics: parameters.metrics,
         health: parameters.health,

@@ -1,96 +1,95 @@
 //! Attempts with passwords that are not proven, by account: a vendor that locks accounts must not be asked too often.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-
-use super::entry::whole_seconds;
+use crate::clock::Moment;
 use crate::fingerprint::{Account, Fingerprint};
-use crate::policy::ACCOUNT_WINDOW as WINDOW;
+use crate::policy::ACCOUNT_WINDOW;
 
+/// Attempts count for this long.
+const WINDOW: Duration = ACCOUNT_WINDOW.unsigned_abs();
 /// At most this many in a quarter of an hour: below the five that lock an account by default.
-const MOST: usize = 3;
+const MOST_ATTEMPTS: usize = 3;
+/// A status shows an attempt by the whole second in which it was sent.
+const STATUS_PRECISION: Duration = Duration::from_secs(1);
 
-/// The attempts of the last quarter of an hour.
+/// The attempts of the last quarter of an hour, by account, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Accounts(HashMap<Account, VecDeque<Attempt>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Attempt {
     fingerprint: Fingerprint,
-    at: Timestamp,
+    at: Moment,
+}
+
+fn counts(attempt: &Attempt, now: Moment) -> bool {
+    now.since(attempt.at) < WINDOW
 }
 
 impl Accounts {
-    /// Not before this time may another password be tried; `None` means now.
-    pub(super) fn free_at(&mut self, account: Account, now: Timestamp) -> Option<Timestamp> {
-        let attempts = self.0.get_mut(&account)?;
-        attempts.retain_mut(|attempt| {
-            // An attempt that is still to come was noted before the clock was set back: it counts from now.
-            attempt.at = attempt.at.min(now);
-            now.duration_since(attempt.at) < WINDOW
-        });
-        let oldest = attempts.len().checked_sub(MOST)?;
-        attempts.get(oldest)?.at.checked_add(WINDOW).ok()
-    }
-
-    /// Notes an attempt; the same one (after a restart, from several statuses) counts once.
-    /// In whole seconds, as statuses tell them.
-    pub(super) fn note(&mut self, account: Account, fingerprint: Fingerprint, at: Timestamp) {
-        let at = whole_seconds(at);
-        let attempts = self.0.entry(account).or_default();
-        let attempt = Attempt { fingerprint, at };
-        if !attempts.contains(&attempt) {
-            let place = attempts.partition_point(|other| other.at <= at);
-            attempts.insert(place, attempt);
-        }
-    }
-
-    /// Notes `count` attempts of which the last was made at `last`, as a status tells after a restart; when the others
-    /// were made is not known, and it is taken to be just before. Where the last one is known, the others are.
-    pub(super) fn recall(&mut self, account: Account, fingerprint: Fingerprint, last: Timestamp, count: i32) {
-        let last_one = Attempt {
-            fingerprint,
-            at: whole_seconds(last),
-        };
-        if self
+    /// The moment from which another password may be tried; `None` means now.
+    pub(super) fn free_at(&self, account: Account, now: Moment) -> Option<Moment> {
+        let attempts = self
             .0
-            .get(&account)
-            .is_some_and(|attempts| attempts.contains(&last_one))
-        {
-            return;
-        }
-        for number in 0..count.clamp(1, 3) {
-            let at = last
-                .checked_sub(SignedDuration::from_secs(i64::from(number)))
-                .unwrap_or(last);
-            self.note(account, fingerprint, at);
+            .get(&account)?
+            .iter()
+            .filter(|attempt| counts(attempt, now));
+        let latest = attempts.rev().nth(MOST_ATTEMPTS - 1)?;
+        Some(latest.at + WINDOW)
+    }
+
+    /// Counts an attempt.
+    pub(super) fn count(&mut self, account: Account, fingerprint: Fingerprint, at: Moment) {
+        let attempts = self.0.entry(account).or_default();
+        let place = attempts.partition_point(|other| other.at <= at);
+        attempts.insert(place, Attempt { fingerprint, at });
+    }
+
+    /// Counts `number` attempts of which the last was sent at `last`, as a status shows after a restart. When the others
+    /// were sent is not known, and just before is assumed. Counts nothing where the last one is known.
+    pub(super) fn count_earlier(
+        &mut self,
+        account: Account,
+        fingerprint: Fingerprint,
+        last: Moment,
+        number: i32,
+    ) {
+        let known = self.0.get(&account).into_iter().flatten().any(|attempt| {
+            let apart = attempt.at - last;
+            attempt.fingerprint == fingerprint && apart.unsigned_abs() <= STATUS_PRECISION
+        });
+        if !known {
+            for before in 0..number.clamp(1, 3) {
+                let earlier = STATUS_PRECISION * before.unsigned_abs();
+                self.count(account, fingerprint, last - earlier);
+            }
         }
     }
 
-    /// The attempt noted at `at` is sent only now.
-    pub(super) fn sent(&mut self, account: Account, fingerprint: Fingerprint, at: Timestamp, now: Timestamp) {
-        self.withdraw(account, fingerprint, at);
-        self.note(account, fingerprint, now);
+    /// The attempt that was counted at `reserved` is sent only now.
+    pub(super) fn sent(&mut self, account: Account, fingerprint: Fingerprint, reserved: Moment, now: Moment) {
+        self.withdraw(account, fingerprint, reserved);
+        self.count(account, fingerprint, now);
     }
 
-    /// The attempt noted at `at` is not made.
-    pub(super) fn withdraw(&mut self, account: Account, fingerprint: Fingerprint, at: Timestamp) {
-        let at = whole_seconds(at);
+    /// The attempt that was counted at `at` is not made.
+    pub(super) fn withdraw(&mut self, account: Account, fingerprint: Fingerprint, at: Moment) {
         if let Some(attempts) = self.0.get_mut(&account) {
             attempts.retain(|attempt| *attempt != Attempt { fingerprint, at });
         }
     }
 
-    /// The password was right: the vendor forgets the failures before it, and so may we.
+    /// The password was right: the vendor forgets the failures before it, and so may this process.
     pub(super) fn succeeded(&mut self, account: Account) {
         self.0.remove(&account);
     }
 
-    /// Forgets what is past.
-    pub(super) fn sweep(&mut self, now: Timestamp) {
+    /// Forgets what no longer counts.
+    pub(super) fn sweep(&mut self, now: Moment) {
         self.0.retain(|_, attempts| {
-            attempts.retain(|attempt| now.duration_since(attempt.at) < WINDOW);
+            attempts.retain(|attempt| counts(attempt, now));
             !attempts.is_empty()
         });
     }
@@ -99,7 +98,6 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::schedule::later;
 
     fn account() -> Account {
         Account::from_bytes([1; 16])
@@ -109,85 +107,76 @@ mod tests {
         Fingerprint::from_bytes([number; 16])
     }
 
-    fn now() -> Timestamp {
-        Timestamp::from_second(1_800_000_000).unwrap()
+    fn at(second: i64) -> Moment {
+        Moment::at_second(second)
     }
 
     #[test]
     fn three_passwords_may_be_tried_in_a_quarter_of_an_hour() {
         let mut accounts = Accounts::default();
         for minute in 0..3_u8 {
-            let at = later(now(), i64::from(minute) * 60);
-            assert_eq!(accounts.free_at(account(), at), None);
-            accounts.note(account(), password(minute), at);
+            let now = at(i64::from(minute) * 60);
+            assert_eq!(accounts.free_at(account(), now), None);
+            accounts.count(account(), password(minute), now);
         }
-        assert_eq!(
-            accounts.free_at(account(), later(now(), 180)),
-            Some(later(now(), 900))
-        );
-        assert_eq!(
-            accounts.free_at(Account::from_bytes([2; 16]), later(now(), 180)),
-            None
-        );
-        assert_eq!(accounts.free_at(account(), later(now(), 900)), None);
+        assert_eq!(accounts.free_at(account(), at(180)), Some(at(900)));
+        assert_eq!(accounts.free_at(Account::from_bytes([2; 16]), at(180)), None);
+        assert_eq!(accounts.free_at(account(), at(900)), None);
     }
 
     #[test]
-    fn one_attempt_that_several_statuses_tell_of_counts_once() {
+    fn an_attempt_that_several_statuses_show_counts_once() {
         let mut accounts = Accounts::default();
         for _ in 0..5 {
-            accounts.note(account(), password(1), now());
+            accounts.count_earlier(account(), password(1), at(0), 1);
         }
-        assert_eq!(accounts.free_at(account(), now()), None);
+        assert_eq!(accounts.0[&account()].len(), 1);
     }
 
     #[test]
-    fn what_a_status_tells_of_an_attempt_that_is_known_counts_no_second_time() {
+    fn an_attempt_that_is_known_is_not_counted_from_a_status() {
         let mut accounts = Accounts::default();
-        let sent = now().saturating_add(SignedDuration::from_millis(300)).unwrap();
-        accounts.note(account(), password(1), later(now(), -40));
-        accounts.note(account(), password(1), sent);
-        // After standing down and leading again: the status has whole seconds, and the number of failures in a row.
-        accounts.recall(account(), password(1), now(), 2);
-        assert_eq!(accounts.free_at(account(), later(now(), 1)), None);
-        accounts.recall(account(), password(2), now(), 2);
-        assert!(accounts.free_at(account(), later(now(), 1)).is_some());
+        accounts.count(account(), password(1), at(-40));
+        accounts.count(account(), password(1), at(0) + Duration::from_millis(300));
+        // After standing by and leading again: the status has whole seconds, and the number of failures in a row.
+        accounts.count_earlier(account(), password(1), at(0), 2);
+        assert_eq!(accounts.free_at(account(), at(1)), None);
+        accounts.count_earlier(account(), password(2), at(0), 2);
+        assert!(accounts.free_at(account(), at(1)).is_some());
     }
 
     #[test]
     fn an_attempt_counts_from_when_it_was_sent_and_not_at_all_when_it_was_not() {
         let mut accounts = Accounts::default();
         for number in 0..3 {
-            accounts.note(account(), password(number), now());
+            accounts.count(account(), password(number), at(0));
         }
-        accounts.sent(account(), password(0), now(), later(now(), 600));
-        accounts.sent(account(), password(1), now(), later(now(), 600));
-        accounts.sent(account(), password(2), now(), later(now(), 600));
-        assert_eq!(
-            accounts.free_at(account(), later(now(), 901)),
-            Some(later(now(), 1500))
-        );
-        accounts.withdraw(account(), password(1), later(now(), 600));
-        assert_eq!(accounts.free_at(account(), later(now(), 901)), None);
+        for number in 0..3 {
+            accounts.sent(account(), password(number), at(0), at(600));
+        }
+        assert_eq!(accounts.free_at(account(), at(901)), Some(at(1500)));
+        accounts.withdraw(account(), password(1), at(600));
+        assert_eq!(accounts.free_at(account(), at(901)), None);
     }
 
     #[test]
-    fn a_success_forgets_and_a_clock_that_was_set_back_holds_for_a_quarter_of_an_hour_at_most() {
+    fn a_success_forgets_the_attempts_before_it() {
         let mut accounts = Accounts::default();
         for number in 0..3 {
-            accounts.note(account(), password(number), later(now(), 7200));
+            accounts.count(account(), password(number), at(0));
         }
-        assert_eq!(accounts.free_at(account(), now()), Some(later(now(), 900)));
-        assert_eq!(
-            accounts.free_at(account(), later(now(), 60)),
-            Some(later(now(), 900))
-        );
-        assert_eq!(accounts.free_at(account(), later(now(), 900)), None);
-        for number in 0..3 {
-            accounts.note(account(), password(number), later(now(), 900));
-        }
-        assert!(accounts.free_at(account(), later(now(), 901)).is_some());
+        assert!(accounts.free_at(account(), at(1)).is_some());
         accounts.succeeded(account());
-        assert_eq!(accounts.free_at(account(), now()), None);
+        assert_eq!(accounts.free_at(account(), at(1)), None);
+    }
+
+    #[test]
+    fn attempts_that_no_longer_count_are_forgotten() {
+        let mut accounts = Accounts::default();
+        accounts.count(account(), password(1), at(0));
+        accounts.sweep(at(899));
+        assert_eq!(accounts.0.len(), 1);
+        accounts.sweep(at(900));
+        assert!(accounts.0.is_empty());
     }
 }

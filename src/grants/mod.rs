@@ -1,22 +1,17 @@
-//! Every grant in flight, the last token of each grant, and each endpoint's budget and queue: the one component
-//! between decisions and vendors. Reconciles never wait for a vendor: they [`Grants::ask`], and are woken when the
-//! grant has ended.
+//! The book of grants: every grant in flight, the last token and the last failure of each, and each endpoint's budget and
+//! queue. The one component between decisions and vendors. Reconciles never wait for a vendor: they
+//! [reserve](Grants::reserve) and send, and are woken when the attempt has ended.
 //!
-//! May use: `providers`, `policy` (back-off, schedule, what was observed), `http`, `clock`, `election`, `fingerprint`, `inputs`,
+//! May use: `providers`, `policy` (holds, back-off, schedule), `http`, `clock`, `election`, `fingerprint`, `inputs`,
 //! `token`, `failure`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
 
 mod accounts;
-mod budget;
-mod endpoint;
-mod entry;
-mod inner;
-mod places;
-mod queue;
-mod recall;
-mod sending;
-mod upcoming;
-
-pub(crate) use self::recall::{RECALLED_FOR, requests_before};
+mod grant;
+mod limiter;
+mod permit;
+mod seed;
+mod sender;
+mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,31 +20,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
 
-use self::entry::{Entry, Phase};
-use self::inner::{Inner, endpoint_state};
-use crate::clock::Clock;
+pub use self::grant::VendorCall;
+use self::grant::{GrantRecord, Phase};
+pub use self::permit::{Permit, Reservation};
+pub(crate) use self::seed::{COUNTED_FOR, requests_before};
+use self::table::GrantTable;
+use crate::clock::{Moment, Timeline};
 use crate::election::Leadership;
 use crate::failure::FailureClass;
 use crate::fingerprint::{Account, Fingerprint};
 use crate::http::Transport;
 use crate::inputs::Inputs;
-use crate::policy::GrantState;
-use crate::providers::{Endpoint, Grant, Vendor};
-use crate::token::{AccessToken, Credentials};
-
-/// What nobody needs is given back this often.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
-
-/// More endpoints than this are only kept while there is something to remember of them: a tenant may name any region
-/// of 6clicks', also regions that do not exist.
-const MOST_IDLE_ENDPOINTS: usize = 64;
-/// A latch without a deadline outlives the last VendorToken that used its grant by this long: deleting a VendorToken and
-/// making it anew, or editing it there and back, must not try a rejected password again.
-const LATCH_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
-/// So many grants that nobody uses are kept for their latch or back-off at most.
-const MOST_KEPT: usize = 10_000;
+use crate::policy::{ACCOUNT_WINDOW, Evidence, Hold, PastFailure, Standing, backoff};
+use crate::providers::{Endpoint, Vendor};
+use crate::token::AccessToken;
 
 /// Namespace and name of a VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,7 +59,7 @@ pub struct GrantsOptions {
     pub max_concurrent: usize,
 }
 
-/// What is told of each request, for metrics.
+/// Hears of each request, for metrics.
 pub trait GrantObserver: Send + Sync + 'static {
     /// A request has ended: with a token, or with a failure of this class.
     fn request_ended(&self, vendor: Vendor, outcome: Result<(), FailureClass>, took: Duration);
@@ -82,48 +67,35 @@ pub trait GrantObserver: Send + Sync + 'static {
     fn throttled_until(&self, vendor: Vendor, until: Timestamp);
 }
 
-/// Asks for a token.
-#[derive(Debug)]
-pub struct Ask {
+/// One VendorToken whose credentials were read, and what its status and its target say of their grant.
+#[derive(Clone, Debug)]
+pub struct Observation<'a> {
+    pub object: &'a ObjectKey,
     pub fingerprint: Fingerprint,
-    pub grant: Grant,
-    pub endpoint: Endpoint,
-    /// Kept until the request was sent, then wiped.
-    pub credentials: Credentials,
-    pub object: ObjectKey,
-    /// The account that a failed attempt counts against; `None` where there is none, or the credentials are proven.
+    /// The account that a failed attempt counts against, at a vendor that locks accounts.
     pub account: Option<Account>,
-    /// Until when the asking object's token is valid; `None` without one.
-    pub live_until: Option<Timestamp>,
-    /// When the asking object's token was issued, where these credentials have brought it.
-    pub stored_issued: Option<Timestamp>,
-    /// Failures in a row that a status remembers from before a restart.
-    pub failures_before: i32,
-    /// A latch or a back-off that only a status remembers holds, and the refresh request goes past it.
-    pub passes_remembered: bool,
-    /// The refresh request that this serves.
-    pub refresh_request: Option<String>,
+    pub endpoint: &'a Endpoint,
+    pub vendor: Vendor,
+    /// What is published of the grant in the object's namespace.
+    pub inputs: &'a Inputs,
+    pub evidence: Evidence,
 }
 
 /// See the module's documentation.
 pub struct Grants {
-    options: GrantsOptions,
     transport: Arc<dyn Transport>,
-    clock: Arc<dyn Clock>,
+    timeline: Arc<Timeline>,
     observer: Arc<dyn GrantObserver>,
     wake: mpsc::UnboundedSender<ObjectKey>,
     /// Asked before each request: a process that does not lead sends none.
     leadership: Leadership,
     changed: Notify,
-    inner: Mutex<Inner>,
+    table: Mutex<GrantTable>,
 }
 
 impl fmt::Debug for Grants {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Grants")
-            .field("options", &self.options)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Grants").finish_non_exhaustive()
     }
 }
 
@@ -132,242 +104,192 @@ impl Grants {
     pub fn new(
         options: GrantsOptions,
         transport: Arc<dyn Transport>,
-        clock: Arc<dyn Clock>,
+        timeline: Arc<Timeline>,
         observer: Arc<dyn GrantObserver>,
         wake: mpsc::UnboundedSender<ObjectKey>,
         leadership: Leadership,
     ) -> Arc<Self> {
+        let table = GrantTable::new(options, timeline.now().moment);
         Arc::new(Self {
-            options,
             transport,
-            clock,
+            timeline,
             observer,
             wake,
             leadership,
             changed: Notify::new(),
-            inner: Mutex::new(Inner {
-                began: Some(Instant::now()),
-                ..Inner::default()
-            }),
+            table: Mutex::new(table),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, GrantTable> {
         // A panic while the lock was held is a defect; the state is still the best there is.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that `object`'s credentials make `fingerprint` now. Its former grant is given up: taken out of the queue
-    /// where nobody else waits for it, and forgotten where nobody else uses it.
-    pub fn uses(&self, object: &ObjectKey, fingerprint: Fingerprint, account: Option<Account>) {
-        let now = self.clock.now();
-        let mut inner = self.lock();
-        if inner.objects.get(object) == Some(&fingerprint) {
-            return;
+    fn wake(&self, object: ObjectKey) {
+        // The receiver is gone at shutdown only.
+        let _ = self.wake.send(object);
+    }
+
+    /// Takes in what was observed of a VendorToken, and gives what holds of its grant.
+    pub fn observe(&self, observation: &Observation<'_>) -> Standing {
+        let mut table = self.lock();
+        self.standing(&mut table, observation)
+    }
+
+    fn standing(&self, table: &mut GrantTable, observation: &Observation<'_>) -> Standing {
+        let now = self.timeline.now();
+        table.use_grant(
+            observation.object,
+            observation.fingerprint,
+            observation.account,
+            &now,
+        );
+        if let Some(until) = table.take_evidence(observation, &now) {
+            self.observer
+                .throttled_until(observation.vendor, now.wall_at(until));
         }
-        inner.leave(object, now, Instant::now());
-        inner.objects.insert(object.clone(), fingerprint);
-        let entry = inner.entries.entry(fingerprint).or_default();
-        let outlived = entry
-            .left
-            .take()
-            .is_some_and(|left| left.elapsed() >= LATCH_OUTLIVES);
-        if outlived && entry.users.is_empty() {
-            *entry = Entry::default();
+        table.standing(observation, &now)
+    }
+
+    /// Reserves a request for the grant of the VendorToken that was observed, or joins the one that is under way.
+    /// `refresh_request` is the request of a person that the attempt serves.
+    pub fn reserve(
+        self: &Arc<Self>,
+        observation: &Observation<'_>,
+        refresh_request: Option<&str>,
+    ) -> Reservation {
+        let mut table = self.lock();
+        if table.draining || !self.leadership.holds() {
+            return Reservation::Held;
         }
-        entry.account = account;
-        entry.users.insert(object.clone());
+        let standing = self.standing(&mut table, observation);
+        let now = self.timeline.now();
+        let (object, fingerprint) = (observation.object, observation.fingerprint);
+        let live_until = observation.evidence.live_until.map(|end| now.moment_at(end));
+        let table = &mut *table;
+        let grant = table.grants.entry(fingerprint).or_default();
+        match grant.phase {
+            Phase::Idle => {}
+            Phase::Reserved(_) | Phase::InFlight => {
+                return Reservation::UnderWay(grant.wait(object, refresh_request, now.moment));
+            }
+            Phase::Queued(_) => {
+                let since = grant.wait(object, refresh_request, now.moment);
+                if let Some(endpoint) = table.endpoints.get_mut(observation.endpoint) {
+                    endpoint.queue.promote(fingerprint, live_until);
+                }
+                return Reservation::UnderWay(since);
+            }
+        }
+        if standing.hold(refresh_request.is_some()) != Hold::Free {
+            return Reservation::Held;
+        }
+        let earlier = earlier_failures(observation, standing.counts_for_account, now.wall());
+        grant.failures = grant.failures.max(earlier);
+        let overrides = standing
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.holds(now.wall()));
+        if refresh_request.is_some() && overrides {
+            grant.note_override(now.moment);
+        }
+        let count = grant.failures.saturating_add(1);
+        let since = grant.wait(object, refresh_request, now.moment);
+        table.permits += 1;
+        grant.phase = Phase::Reserved(table.permits);
+        let account = grant.account.filter(|_| standing.counts_for_account);
+        if let Some(account) = account {
+            table.count_attempt(fingerprint, account, now.moment);
+            table.note_attempted(std::iter::once(object));
+        }
+        Reservation::Permitted(Permit {
+            grants: Arc::clone(self),
+            number: table.permits,
+            fingerprint,
+            object: object.clone(),
+            since,
+            live_until,
+            attempt: account.map(|_| {
+                let next = backoff::after_no_answer(count, observation.inputs.jitter, now.wall());
+                PastFailure::about_to_be_sent(count, now.wall(), next, observation.inputs.clone())
+            }),
+            is_used: false,
+        })
     }
 
-    /// The credentials that `object` uses have brought a token to this process.
-    pub fn is_proven(&self, object: &ObjectKey) -> bool {
-        let inner = self.lock();
-        let entry = inner
-            .objects
-            .get(object)
-            .and_then(|fingerprint| inner.entries.get(fingerprint));
-        entry.is_some_and(|entry| entry.proven)
-    }
-
-    /// All objects that use a grant whose last token or failure is in memory.
-    pub fn objects_with_outcome(&self) -> Vec<ObjectKey> {
-        let inner = self.lock();
-        inner
-            .entries
-            .values()
-            .filter(|entry| entry.token.is_some() || entry.failure.is_some())
-            .flat_map(|entry| entry.users.iter().cloned())
-            .collect()
-    }
-
-    /// `object` is gone, or its credentials are.
+    /// `object`'s credentials cannot be used, so no token leaves memory for it.
     pub fn release(&self, object: &ObjectKey) {
-        self.lock().leave(object, self.clock.now(), Instant::now());
+        self.lock().leave(object, &self.timeline.now());
+    }
+
+    /// `object` is gone.
+    pub fn forget(&self, object: &ObjectKey) {
+        let mut table = self.lock();
+        table.leave(object, &self.timeline.now());
+        table.objects.remove(object);
     }
 
     /// `object` no longer waits for a grant (it was suspended, say); a request in flight goes on.
     pub fn withdraw(&self, object: &ObjectKey) {
-        let mut inner = self.lock();
-        if let Some(fingerprint) = inner.objects.get(object).copied() {
-            inner.withdraw(object, fingerprint);
+        let mut table = self.lock();
+        if let Some(fingerprint) = table.objects.get(object).and_then(|record| record.fingerprint) {
+            table.withdraw(object, fingerprint);
         }
     }
 
-    /// What is known of the grant that `object` uses, for the decision. `inputs` is what `object`'s namespace calls it.
-    pub fn state(&self, object: &ObjectKey, inputs: &Inputs) -> GrantState {
-        let now = self.clock.now();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let Some(entry) = inner
-            .objects
-            .get(object)
-            .and_then(|fingerprint| inner.entries.get(fingerprint))
-        else {
-            return GrantState {
-                may_pass_latch: true,
-                ..GrantState::default()
-            };
-        };
-        let at = Instant::now();
-        let paused_until = entry
-            .endpoint
-            .as_ref()
-            .and_then(|endpoint| inner.endpoints.get(endpoint))
-            .and_then(|endpoint| endpoint.paused_until(now, at));
-        let account = entry.account.filter(|_| !entry.proven);
-        GrantState {
-            account_free_at: account.and_then(|account| inner.accounts.free_at(account, now)),
-            ..entry.state(object, inputs, paused_until, now, at)
-        }
+    /// All objects that use a grant whose last token or failure is in memory.
+    pub fn objects_with_outcome(&self) -> Vec<ObjectKey> {
+        let table = self.lock();
+        table
+            .grants
+            .values()
+            .filter(|grant| grant.token.is_some() || grant.failure.is_some())
+            .flat_map(|grant| grant.users.iter().cloned())
+            .collect()
     }
 
     /// The last token of the grant that `object` uses, while it is valid.
     pub fn token(&self, object: &ObjectKey) -> Option<Arc<AccessToken>> {
-        let now = self.clock.now();
-        let inner = self.lock();
-        let entry = inner.entries.get(inner.objects.get(object)?)?;
-        entry.usable(now).cloned()
+        let now = self.timeline.now();
+        self.lock().grant_of(object)?.usable(&now).cloned()
     }
 
-    /// Since when `object` waits for a request that is queued or in flight.
-    pub fn waits_since(&self, object: &ObjectKey) -> Option<Instant> {
-        let inner = self.lock();
-        let entry = inner.entries.get(inner.objects.get(object)?)?;
-        entry.waiters.get(object).map(|waiter| waiter.since)
+    /// When the token of `object` that was issued at `issued` came to this process, or when this process started to lead
+    /// where it did not.
+    pub fn known_since(&self, object: &ObjectKey, issued: Timestamp) -> Moment {
+        let table = self.lock();
+        let came = table.grant_of(object).and_then(|grant| grant.came(issued));
+        came.unwrap_or(table.leading_since)
     }
 
-    /// Joins the request that is queued or in flight for the grant that `object` uses; `None` where there is none and
-    /// [`Self::ask`] is needed. Takes no credentials, so none have to be read for it.
-    pub fn join(
-        &self,
-        object: &ObjectKey,
-        refresh_request: Option<&str>,
-        live_until: Option<Timestamp>,
-    ) -> Option<Instant> {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let fingerprint = inner.objects.get(object).copied()?;
-        let entry = inner.entries.get_mut(&fingerprint)?;
-        match entry.phase {
-            Phase::Idle => return None,
-            Phase::InFlight => {}
-            Phase::Queued(_) => {
-                if let Some(endpoint) = entry
-                    .endpoint
-                    .as_ref()
-                    .and_then(|key| inner.endpoints.get_mut(key))
-                {
-                    endpoint.queue.hasten(fingerprint, live_until);
-                }
-            }
-        }
-        Some(entry.wait(object, refresh_request.map(str::to_owned), Instant::now()))
+    /// Since when `object` waits for an attempt that is under way.
+    pub fn waits_since(&self, object: &ObjectKey) -> Option<Moment> {
+        let table = self.lock();
+        let waiter = table.grant_of(object)?.waiters.get(object)?;
+        Some(waiter.since)
     }
 
-    /// Whether [`Self::ask`] would give `None` now: for the same fingerprint, account, time of issue and request. What has
-    /// to be noted before asking need not be noted then.
-    pub fn holds_back(
-        &self,
-        fingerprint: Fingerprint,
-        account: Option<Account>,
-        stored_issued: Option<Timestamp>,
-        requested: bool,
-    ) -> bool {
-        let (wall, now) = (self.clock.now(), Instant::now());
+    /// Returns true if an attempt for the grant that `object` uses is under way, so that no credentials are needed to
+    /// join it.
+    pub fn is_under_way(&self, object: &ObjectKey) -> bool {
         self.lock()
-            .holds_back(fingerprint, account, stored_issued, requested, wall, now)
+            .grant_of(object)
+            .is_some_and(GrantRecord::is_under_way)
     }
+}
 
-    /// Asks for a token, and gives the time since when `object` waits; `None` where an attempt has ended between the
-    /// decision and this, or this process leads no more, so that it is to be decided again. Objects with the same
-    /// fingerprint share one request; `object` is woken when it has ended.
-    pub fn ask(&self, ask: Ask) -> Option<Instant> {
-        if !self.leadership.holds() {
-            return None;
-        }
-        let account = self
-            .lock()
-            .entries
-            .get(&ask.fingerprint)
-            .and_then(|entry| entry.account);
-        self.uses(&ask.object, ask.fingerprint, account.or(ask.account));
-        let now = Instant::now();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let entry = inner.entries.entry(ask.fingerprint).or_default();
-        entry.users.insert(ask.object.clone());
-        let since = entry.wait(&ask.object, ask.refresh_request.clone(), now);
-        match entry.phase {
-            Phase::Idle => {}
-            Phase::InFlight => return Some(since),
-            Phase::Queued(_) => {
-                if let Some(endpoint) = inner.endpoints.get_mut(&ask.endpoint) {
-                    endpoint.queue.hasten(ask.fingerprint, ask.live_until);
-                }
-                return Some(since);
-            }
-        }
-        let wall = self.clock.now();
-        let requested = ask.refresh_request.is_some();
-        let account = ask.account.filter(|_| !entry.proven);
-        if inner.holds_back(
-            ask.fingerprint,
-            ask.account,
-            ask.stored_issued,
-            requested,
-            wall,
-            now,
-        ) {
-            if let Some(entry) = inner.entries.get_mut(&ask.fingerprint) {
-                entry.waiters.remove(&ask.object);
-            }
-            return None;
-        }
-        let entry = inner.entries.entry(ask.fingerprint).or_default();
-        entry.count = entry.count.max(ask.failures_before);
-        entry.note_pass(requested && ask.passes_remembered, wall, now);
-        entry.endpoint = Some(ask.endpoint.clone());
-        let vendor = ask.grant.vendor();
-        if inner.endpoints.len() >= MOST_IDLE_ENDPOINTS {
-            inner.endpoints.retain(|_, endpoint| !endpoint.is_idle(now, wall));
-        }
-        let (endpoints, began) = (&mut inner.endpoints, inner.began);
-        let endpoint = endpoint_state(endpoints, &ask.endpoint, vendor, &self.options, began);
-        endpoint
-            .queue
-            .push(ask.fingerprint, ask.live_until, &ask.object.namespace);
-        entry.phase = Phase::Queued(Box::new(entry::Pending {
-            grant: ask.grant,
-            endpoint: ask.endpoint,
-            credentials: ask.credentials,
-            account: account.map(|account| (account, wall)),
-        }));
-        if let Some(account) = account {
-            inner.accounts.note(account, ask.fingerprint, wall);
-        }
-        self.changed.notify_one();
-        Some(since)
-    }
+/// Failures in a row that the status shows: of these same credentials, and where an account could be locked, of any that
+/// were tried within the time that counts.
+fn earlier_failures(observation: &Observation<'_>, counts_for_account: bool, now: Timestamp) -> i32 {
+    let failure = observation.evidence.failure.as_ref();
+    let is_recent = |failure: &PastFailure| now.duration_since(failure.last_attempt) < ACCOUNT_WINDOW;
+    failure
+        .filter(|failure| {
+            failure.inputs.fingerprint == observation.inputs.fingerprint
+                || (counts_for_account && is_recent(failure))
+        })
+        .map_or(0, |failure| failure.count)
 }
 
 #[cfg(test)]

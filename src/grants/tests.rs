@@ -20,15 +20,16 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Ask, GrantObserver, Grants, GrantsOptions, ObjectKey};
-use crate::clock::{Clock, TokioClock, gone_ahead};
+use super::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Reservation, VendorCall};
+use crate::api::names::Reason;
+use crate::clock::{Clock, Moment, Timeline, TokioClock};
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint::{Account, Fingerprint};
 use crate::http::Transport;
 use crate::inputs::Inputs;
-use crate::policy::GrantState;
-use crate::providers::{CheckmarxRegion, Grant, TokenRequest, TokenResponse, Vendor};
+use crate::policy::{Evidence, GrantFacts, PastFailure, Standing};
+use crate::providers::{CheckmarxRegion, Endpoint, Grant, TokenRequest, TokenResponse, Vendor};
 use crate::token::{Credentials, ExposeSecret, SecretString};
 
 const START: &str = "2026-03-01T12:00:00Z";
@@ -106,6 +107,7 @@ type Script = Box<dyn FnMut(&Call) -> Answer + Send>;
 
 struct ScriptedVendor {
     clock: Arc<TokioClock>,
+    timeline: Arc<Timeline>,
     started: Instant,
     calls: Mutex<Vec<Call>>,
     in_flight: Mutex<(usize, usize)>,
@@ -116,7 +118,7 @@ impl Transport for Arc<ScriptedVendor> {
     fn send(&self, request: TokenRequest) -> BoxFuture<'static, Result<TokenResponse, Failure>> {
         let vendor = Arc::clone(self);
         async move {
-            let began = (vendor.clock.now(), Instant::now());
+            let began = vendor.timeline.now().moment;
             let call = {
                 let mut calls = vendor.calls.lock().unwrap();
                 let call = Call {
@@ -152,7 +154,7 @@ impl Transport for Arc<ScriptedVendor> {
                 body: body.into_bytes().into(),
                 sent: call.wall,
                 received: vendor.clock.now(),
-                clock_step: gone_ahead(began, (vendor.clock.now(), Instant::now())),
+                clock_step: vendor.timeline.stepped_since(began),
             })
         }
         .boxed()
@@ -177,12 +179,12 @@ fn grant_number(request: &TokenRequest) -> u8 {
 }
 
 #[derive(Default)]
-struct Told {
+struct Heard {
     ended: Mutex<Vec<Result<(), FailureClass>>>,
     throttled_until: Mutex<Vec<Timestamp>>,
 }
 
-impl GrantObserver for Told {
+impl GrantObserver for Heard {
     fn request_ended(&self, _: Vendor, outcome: Result<(), FailureClass>, _: Duration) {
         self.ended.lock().unwrap().push(outcome);
     }
@@ -196,7 +198,7 @@ struct Bench {
     grants: Arc<Grants>,
     vendor: Arc<ScriptedVendor>,
     clock: Arc<TokioClock>,
-    told: Arc<Told>,
+    heard: Arc<Heard>,
     wakes: mpsc::UnboundedReceiver<ObjectKey>,
     running: tokio::task::JoinHandle<()>,
 }
@@ -222,14 +224,16 @@ fn bench_led(
     leadership: impl FnOnce(Arc<dyn Clock>) -> Leadership,
 ) -> Bench {
     let clock = Arc::new(TokioClock::new(start()));
+    let timeline = Arc::new(Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>));
     let vendor = Arc::new(ScriptedVendor {
         clock: Arc::clone(&clock),
+        timeline: Arc::clone(&timeline),
         started: Instant::now(),
         calls: Mutex::default(),
         in_flight: Mutex::default(),
         script: Mutex::new(Box::new(script)),
     });
-    let told = Arc::new(Told::default());
+    let heard = Arc::new(Heard::default());
     let (wake, wakes) = mpsc::unbounded_channel();
     let grants = Grants::new(
         GrantsOptions {
@@ -237,8 +241,8 @@ fn bench_led(
             max_concurrent,
         },
         Arc::new(Arc::clone(&vendor)),
-        Arc::clone(&clock) as Arc<dyn Clock>,
-        Arc::clone(&told) as Arc<dyn GrantObserver>,
+        timeline,
+        Arc::clone(&heard) as Arc<dyn GrantObserver>,
         wake,
         leadership(Arc::clone(&clock) as Arc<dyn Clock>),
     );
@@ -247,7 +251,7 @@ fn bench_led(
         grants,
         vendor,
         clock,
-        told,
+        heard,
         wakes,
         running,
     }
@@ -274,6 +278,18 @@ fn grant_of(vendor: Vendor) -> Grant {
     }
 }
 
+/// An object that wants a token, and what its status and its target say.
+#[derive(Debug)]
+struct Ask {
+    object: ObjectKey,
+    fingerprint: Fingerprint,
+    account: Option<Account>,
+    grant: Grant,
+    credentials: Credentials,
+    evidence: Evidence,
+    refresh_request: Option<String>,
+}
+
 fn ask(name: &str, number: u8, grant: Grant) -> Ask {
     let values = grant
         .credential_keys()
@@ -283,18 +299,68 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
     Ask {
         fingerprint: fingerprint(number),
         account: None,
-        endpoint: grant.endpoint(),
         grant,
         credentials: Credentials {
             values,
             client_certificate: None,
         },
         object: object(name),
-        live_until: None,
-        stored_issued: None,
-        failures_before: 0,
-        passes_remembered: false,
+        evidence: Evidence::default(),
         refresh_request: None,
+    }
+}
+
+impl Ask {
+    fn observation<'a>(&'a self, endpoint: &'a Endpoint, inputs: &'a Inputs) -> Observation<'a> {
+        Observation {
+            object: &self.object,
+            fingerprint: self.fingerprint,
+            account: self.account,
+            endpoint,
+            vendor: self.grant.vendor(),
+            inputs,
+            evidence: self.evidence.clone(),
+        }
+    }
+}
+
+fn observe(grants: &Grants, ask: &Ask, inputs: &Inputs) -> Standing {
+    grants.observe(&ask.observation(&ask.grant.endpoint(), inputs))
+}
+
+/// Gives since when the object waits, and `None` where the grant is held.
+fn reserve_and_send(grants: &Arc<Grants>, ask: Ask, inputs: &Inputs) -> Option<Moment> {
+    let endpoint = ask.grant.endpoint();
+    let reservation = grants.reserve(
+        &ask.observation(&endpoint, inputs),
+        ask.refresh_request.as_deref(),
+    );
+    match reservation {
+        Reservation::UnderWay(since) => Some(since),
+        Reservation::Held => None,
+        Reservation::Permitted(permit) => permit.send(VendorCall {
+            grant: ask.grant,
+            endpoint,
+            credentials: ask.credentials,
+        }),
+    }
+}
+
+/// The status shows that an attempt with the same credentials failed, in seconds since the start.
+fn status_shows(reason: Reason, count: i32, last_attempt: i64, next_attempt: Option<i64>) -> Evidence {
+    let time = |second| start() + SignedDuration::from_secs(second);
+    Evidence {
+        failure: Some(PastFailure {
+            reason,
+            message: String::new(),
+            count,
+            last_attempt: time(last_attempt),
+            next_attempt: next_attempt.map(time),
+            inputs: inputs(),
+            from_status: false,
+        }),
+        is_same_credential: true,
+        ..Evidence::default()
     }
 }
 
@@ -315,20 +381,41 @@ fn inputs() -> Inputs {
 }
 
 impl Bench {
+    /// Asks for a token; gives since when the object waits, and `None` where the grant is held.
+    fn ask_as(&self, ask: Ask) -> Option<Moment> {
+        reserve_and_send(&self.grants, ask, &inputs())
+    }
+
+    /// Takes in what is observed of an object, and gives what holds of its grant.
+    fn observe(&self, ask: Ask) -> Standing {
+        observe(&self.grants, &ask, &inputs())
+    }
+
+    /// The credentials of this object make the grant of this number.
+    fn uses(&self, name: &str, number: u8) {
+        let now = self.grants.timeline.now();
+        self.grants
+            .lock()
+            .use_grant(&object(name), fingerprint(number), None, &now);
+    }
+
     /// Asks for the grant of this number at this vendor's.
     fn ask(&self, name: &str, number: u8, vendor: Vendor) {
-        self.grants.ask(ask(name, number, grant_of(vendor)));
+        self.ask_as(ask(name, number, grant_of(vendor)));
     }
 
     fn ask_live(&self, name: &str, number: u8, vendor: Vendor, live_for: i64) {
-        self.grants.ask(Ask {
-            live_until: Some(start() + SignedDuration::from_secs(live_for)),
+        self.ask_as(Ask {
+            evidence: Evidence {
+                live_until: Some(start() + SignedDuration::from_secs(live_for)),
+                ..Evidence::default()
+            },
             ..ask(name, number, grant_of(vendor))
         });
     }
 
     fn ask_for_refresh(&self, name: &str, number: u8, vendor: Vendor, request: &str) {
-        self.grants.ask(Ask {
+        self.ask_as(Ask {
             refresh_request: Some(request.to_owned()),
             ..ask(name, number, grant_of(vendor))
         });
@@ -361,8 +448,16 @@ impl Bench {
         self.vendor.in_flight.lock().unwrap().1
     }
 
-    fn state(&self, name: &str) -> GrantState {
-        self.grants.state(&object(name), &inputs())
+    /// What the book knows of the grant that this object uses.
+    fn facts(&self, name: &str) -> GrantFacts {
+        let (object, now) = (object(name), self.grants.timeline.now());
+        let table = self.grants.lock();
+        let used = table.objects.get(&object).and_then(|record| record.fingerprint);
+        let Some(fingerprint) = used else {
+            return GrantFacts::default();
+        };
+        let endpoint = table.grant_of(&object).and_then(|grant| grant.endpoint.as_ref());
+        table.facts(fingerprint, &object, &inputs(), endpoint, &now)
     }
 
     fn token(&self, name: &str) -> Option<String> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::backoff;
+use super::hold::Hold;
 use super::observed::{Credentials, Currency, GrantToken, Observed, Problem, Stored, Target};
 use super::schedule::later;
 use crate::api::names::{Reason, condition};
@@ -73,7 +74,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     // Also where it is due or a refresh is asked for: the vendor may let us wait.
     if current
         && !as_desired
-        && observed.grant.token.is_none()
+        && observed.standing.token.is_none()
         && stored.is_some_and(|stored| stored.place.is_some() && observed.is_valid(stored))
     {
         return Decision::Repair;
@@ -81,7 +82,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     if !matches!(observed.credentials, Credentials::Known { .. }) {
         return Decision::ReadCredentials;
     }
-    if let Some(token) = &observed.grant.token {
+    if let Some(token) = &observed.standing.token {
         let repairs = !current || !as_desired;
         if let Some(usable_from) = not_usable_yet(observed, token, stored.filter(|_| current)) {
             return wait(now, [expiry, Some(usable_from)]);
@@ -91,29 +92,10 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
         }
     }
 
-    let failure = observed.failure();
-    if let Some(failure) = &failure {
-        // What a person asks for goes past a back-off or a latch, and never past the vendor's own deadline.
-        let passes = requested && observed.grant.may_pass_latch && failure.reason != Reason::RateLimited;
-        if !passes {
-            match failure.next_attempt {
-                None => return wait(now, [expiry]),
-                Some(next) if backoff::holds(next, now) => return wait(now, [expiry, Some(next)]),
-                Some(_) => {}
-            }
-        }
-    }
-    if let Some(free_at) = observed.held_until() {
-        return wait(now, [expiry, Some(free_at)]);
-    }
-    let earliest = if requested {
-        observed.grant.earliest_on_request
-    } else {
-        observed.grant.earliest_next
-    };
-    match earliest {
-        Some(earliest) if now < earliest => wait(now, [expiry, Some(earliest)]),
-        _ => Decision::Issue,
+    match observed.standing.hold(requested) {
+        Hold::Free => Decision::Issue,
+        Hold::Until { time, .. } => wait(now, [expiry, Some(time)]),
+        Hold::Latched => wait(now, [expiry]),
     }
 }
 
@@ -136,7 +118,7 @@ fn denied_until(problem: &Problem, observed: &Observed<'_>) -> Option<Timestamp>
 
 /// A token that another VendorToken's refresh brought is published here too, though this one's is not due.
 fn newer_in_memory(observed: &Observed<'_>) -> Option<Decision> {
-    let token = observed.grant.token.as_ref()?;
+    let token = observed.standing.token.as_ref()?;
     let stored = observed.stored();
     (is_newer(observed, token, stored) && not_usable_yet(observed, token, stored).is_none())
         .then_some(Decision::Publish)

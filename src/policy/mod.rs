@@ -5,11 +5,13 @@
 //! - [`decide`]: what to do next for one VendorToken.
 //! - [`status`]: the status that tells users what was decided and why.
 //! - [`schedule`]: when a token is due; [`backoff`]: when to try again after a failure.
+//! - [`Standing`]: whether the grant may be asked, and if not, until when.
 //! - [`ownership`]: whether a Secret may be written by a VendorToken.
 
 pub mod backoff;
 mod conditions;
 mod decide;
+mod hold;
 mod observed;
 pub mod ownership;
 mod place;
@@ -18,9 +20,9 @@ mod status;
 
 pub use conditions::{Facts, Progress, StoredFacts, conditions};
 pub use decide::{Decision, decide};
+pub use hold::{Evidence, GrantFacts, Hold, HoldCause, Standing, reason_of};
 pub use observed::{
-    Credentials, GrantState, GrantToken, Observed, PastFailure, Problem, PublishBlock, Stored, Target,
-    Warnings,
+    Credentials, GrantToken, Observed, PastFailure, Problem, PublishBlock, Stored, Target, Warnings,
 };
 pub use place::TokenPlace;
 pub use status::{ACCOUNT_WINDOW, StatusContext, status, status_before_asking};

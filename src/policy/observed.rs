@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::backoff;
+use super::hold::{Standing, no_success_since};
 use super::place::TokenPlace;
 use super::schedule::{self, RefreshPolicy};
 use crate::api::names::Reason;
@@ -50,8 +51,8 @@ pub struct Observed<'a> {
     /// Over the names of Secrets and keys in the present spec (see [`Inputs::sources`]).
     pub sources: &'a str,
     pub credentials: Credentials,
-    /// What is known of the grant; empty unless the credentials are [`Credentials::Known`].
-    pub grant: GrantState,
+    /// What holds of the grant; empty unless the credentials are [`Credentials::Known`].
+    pub standing: Standing,
     /// The last attempt to write the target failed.
     pub publish_block: Option<PublishBlock>,
 }
@@ -116,33 +117,6 @@ pub enum Credentials {
     Known { inputs: Inputs },
 }
 
-/// What the Grants component knows of this VendorToken's grant.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GrantState {
-    /// The last token, while valid.
-    pub token: Option<GrantToken>,
-    /// The last attempt failed.
-    pub failure: Option<PastFailure>,
-    /// When the last attempt was made, where it was a success, also one that gave the same token again.
-    pub succeeded: Option<Timestamp>,
-    /// The refresh request that the last finished attempt served.
-    pub completed_request: Option<String>,
-    /// Not before this time, to keep two grants apart.
-    pub earliest_next: Option<Timestamp>,
-    /// The same for a grant that a person asked for.
-    pub earliest_on_request: Option<Timestamp>,
-    /// A refresh request may go past a back-off or a latch now.
-    pub may_pass_latch: bool,
-    /// The vendor asked this grant or its endpoint to wait.
-    pub paused_until: Option<Timestamp>,
-    /// Failed attempts count against an account that the vendor could lock.
-    pub counts_for_account: bool,
-    /// Not before this time may a password of this account be tried that is not proven.
-    pub account_free_at: Option<Timestamp>,
-    /// A request is queued or in flight.
-    pub under_way: bool,
-}
-
 /// The facts of a token in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantToken {
@@ -170,9 +144,8 @@ pub struct PastFailure {
     /// Not before this time; `None` when only a change may bring another attempt.
     pub next_attempt: Option<Timestamp>,
     pub inputs: Inputs,
-    /// This process knows it from another VendorToken's status only, which proves nothing against a credential that
-    /// has brought a token.
-    pub hearsay: bool,
+    /// This process knows of it by the status of another VendorToken only.
+    pub from_status: bool,
 }
 
 /// How the message of an attempt begins that was recorded before it was sent.
@@ -194,7 +167,7 @@ impl PastFailure {
             last_attempt: now,
             next_attempt,
             inputs,
-            hearsay: false,
+            from_status: false,
         }
     }
 
@@ -217,7 +190,7 @@ impl PastFailure {
             last_attempt: failure.last_attempt_time.0,
             next_attempt: failure.next_attempt_time.as_ref().map(|time| time.0),
             inputs: Inputs::parse(&failure.inputs)?,
-            hearsay: false,
+            from_status: false,
         })
     }
 }
@@ -240,18 +213,6 @@ pub(super) enum Currency {
     OtherGrant,
     /// Only reading the credentials can tell.
     Unknown,
-}
-
-fn ends_sooner(one: &PastFailure, other: &PastFailure) -> bool {
-    match (one.next_attempt, other.next_attempt) {
-        (Some(one), Some(other)) => one < other,
-        (Some(_), None) => true,
-        (None, _) => false,
-    }
-}
-
-fn same_credential(one: &Inputs, other: &Inputs) -> bool {
-    one.key_id == other.key_id && one.fingerprint == other.fingerprint
 }
 
 impl Observed<'_> {
@@ -297,93 +258,31 @@ impl Observed<'_> {
         }
     }
 
-    /// The present credentials have brought the token in the target, be it valid or not.
-    pub fn is_proven(&self) -> bool {
-        self.proven_at().is_some()
-    }
-
-    /// When the token in the target was issued, where the present credentials have brought it.
-    pub fn proven_at(&self) -> Option<Timestamp> {
-        match (&self.credentials, self.stored()) {
-            (Credentials::Known { inputs }, Some(stored)) => {
-                same_credential(&stored.inputs, inputs).then_some(stored.issued)
-            }
-            _ => None,
-        }
-    }
-
-    /// Until when no password of this account is sent that is not proven.
-    pub(super) fn held_until(&self) -> Option<Timestamp> {
-        let free_at = self.grant.account_free_at.filter(|_| !self.is_proven())?;
-        let held = schedule::upwards(free_at);
-        (held > self.now).then_some(held)
-    }
-
     /// The newest failure of the present grant that no success followed.
     pub(super) fn failure(&self) -> Option<PastFailure> {
-        let remembered = self
-            .status
-            .failure
-            .as_ref()
-            .and_then(PastFailure::from_status)
-            .filter(|failure| {
-                let same_fingerprint = |inputs: &Inputs| same_credential(inputs, &failure.inputs);
-                let same_grant = self.spec_problem.is_some()
-                    || failure.inputs.key_id != self.key_id
-                    || failure.inputs.parameters == self.parameters;
-                match &self.credentials {
-                    Credentials::Known { inputs } => same_fingerprint(inputs),
-                    // Which credential it will be is not known: a rejection must not be forgotten over that, or a
-                    // Secret that is deleted and made again with a rejected password would get it tried again.
-                    Credentials::Unusable(_) => same_grant,
-                    Credentials::Unread { .. } => match self.stored() {
-                        Some(stored) if self.currency(stored) == Currency::Current => {
-                            same_fingerprint(&stored.inputs)
-                        }
-                        _ => same_grant,
-                    },
-                }
-            });
-        let in_memory = self
-            .grant
-            .failure
-            .clone()
-            .filter(|failure| !(failure.hearsay && self.is_proven()));
-        let newest = match (in_memory, remembered) {
-            // An attempt that is still to come is nobody's: it must not hide what this process has seen. Neither does one that
-            // would be asked again while that holds: whoever asks is turned away, and would ask again and again.
-            (Some(memory), Some(status))
-                if status.last_attempt > memory.last_attempt
-                    && status.last_attempt <= self.now
-                    && !(memory.holds(self.now) && ends_sooner(&status, &memory)) =>
-            {
-                Some(status)
-            }
-            (Some(memory), _) => Some(memory),
-            // This process has succeeded since: what stands there was told by a clock that was ahead, or by somebody else.
-            (None, Some(status)) if status.last_attempt > self.now && self.grant.succeeded.is_some() => None,
-            (None, status) => status,
+        let stored = match &self.credentials {
+            Credentials::Known { .. } => return self.standing.failure.clone(),
+            // Which credential it will be is not known. A rejection must not be forgotten over that: a Secret that is
+            // deleted and made again with a rejected password would get it tried again.
+            Credentials::Unusable(_) => None,
+            Credentials::Unread { .. } => self
+                .stored()
+                .filter(|stored| self.currency(stored) == Currency::Current),
         };
-        let newest = newest?;
-        // Success with another credential, as before a rotation, excuses nothing.
-        let stored = self
+        let failure = self.status.failure.as_ref().and_then(PastFailure::from_status)?;
+        let is_of_present_grant = match stored {
+            Some(stored) => stored.inputs.is_same_credential(&failure.inputs),
+            None => {
+                self.spec_problem.is_some()
+                    || failure.inputs.key_id != self.key_id
+                    || failure.inputs.parameters == self.parameters
+            }
+        };
+        let issued = self
             .stored()
-            .filter(|stored| same_credential(&stored.inputs, &newest.inputs));
-        // A success that is still to come tells of a clock that was set back, and excuses no failure.
-        let succeeded = [
-            stored.map(|stored| stored.issued),
-            self.grant.token.as_ref().map(|token| token.issued),
-            self.grant.succeeded,
-        ]
-        .into_iter()
-        .flatten()
-        .filter(|time| *time <= self.now)
-        .max()
-        .unwrap_or(Timestamp::MIN);
-        // The record of an attempt bears the second in which it was sent, as the token that it brought does.
-        let stands =
-            newest.last_attempt > succeeded || (newest.last_attempt == succeeded && !newest.is_unanswered());
-        stands.then_some(newest)
+            .filter(|stored| stored.inputs.is_same_credential(&failure.inputs))
+            .map(|stored| stored.issued);
+        (is_of_present_grant && no_success_since(&failure, [issued], self.now)).then_some(failure)
     }
 
     /// The refresh request, unless it was handled.
@@ -392,7 +291,7 @@ impl Observed<'_> {
         let handled = [
             self.status.last_handled_refresh_request.as_deref(),
             self.stored().and_then(|stored| stored.refresh_handled.as_deref()),
-            self.grant.completed_request.as_deref(),
+            self.standing.completed_request.as_deref(),
         ];
         (!handled.contains(&Some(request))).then_some(request)
     }

@@ -38,7 +38,7 @@ pub struct StatusContext<'a> {
 pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTokenStatus {
     let old = observed.status;
     let stored = observed.stored();
-    let held_until = observed.held_until();
+    let held_until = observed.standing.account_free_at;
     let failure = observed.failure().map(|failure| PastFailure {
         next_attempt: failure
             .next_attempt
@@ -54,7 +54,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             // An attempt that is under way is no failure yet, though it stands recorded as one in case of a crash.
             failure
                 .as_ref()
-                .filter(|failure| !(observed.grant.under_way && failure.is_unanswered()))
+                .filter(|failure| !(observed.standing.under_way && failure.is_unanswered()))
                 .map(
                     |failure| match held_until.filter(|_| failure.next_attempt.is_some()) {
                         Some(until) => {
@@ -111,7 +111,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
 
 /// The record of the last attempt with another password of the user, while it counts against the account.
 fn attempt_that_counts(observed: &Observed<'_>) -> Option<FailureStatus> {
-    if !observed.grant.counts_for_account || observed.is_proven() {
+    if !observed.standing.counts_for_account {
         return None;
     }
     let failure = observed
@@ -182,7 +182,7 @@ fn next_refresh(
     match failure {
         // A failed refresh request brings nothing forward: the token is as fresh as before.
         Some(failure) => failure.next_attempt.max(due.filter(|due| *due > observed.now)),
-        None => due.or(observed.held_until()),
+        None => due.or(observed.standing.account_free_at),
     }
 }
 
@@ -208,7 +208,7 @@ fn warnings(
     };
     if let Some(stored) = stored {
         let in_memory = observed
-            .grant
+            .standing
             .token
             .as_ref()
             .filter(|token| token.issued == stored.issued);

@@ -65,7 +65,7 @@ struct Scene {
     parameters: &'static str,
     sources: &'static str,
     credentials: Credentials,
-    grant: GrantState,
+    grant: GrantFacts,
     publish_block: Option<PublishBlock>,
 }
 
@@ -97,10 +97,7 @@ impl Scene {
             credentials: Credentials::Unread {
                 version: Some("uid/1".to_owned()),
             },
-            grant: GrantState {
-                may_pass_latch: true,
-                ..GrantState::default()
-            },
+            grant: GrantFacts::default(),
             publish_block: None,
         }
     }
@@ -120,9 +117,22 @@ impl Scene {
             parameters: self.parameters,
             sources: self.sources,
             credentials: self.credentials.clone(),
-            grant: self.grant.clone(),
+            standing: self.standing(),
             publish_block: self.publish_block.clone(),
         }
+    }
+
+    /// What the book of grants says: nothing, while the credentials are not known.
+    fn standing(&self) -> Standing {
+        let Credentials::Known { inputs } = &self.credentials else {
+            return Standing::new(self.grant.clone(), &Evidence::default(), self.now);
+        };
+        let stored = match &self.target {
+            Target::Ours { stored, .. } => stored.as_ref(),
+            Target::Free | Target::Blocked(_) => None,
+        };
+        let evidence = Evidence::new(&self.status, stored, inputs, self.now);
+        Standing::new(self.grant.clone(), &evidence, self.now)
     }
 
     fn at(mut self, second: i64) -> Self {
@@ -267,7 +277,7 @@ impl Scene {
             last_attempt: at(second),
             next_attempt: next.map(at),
             inputs,
-            hearsay: false,
+            from_status: false,
         });
         self
     }
@@ -305,14 +315,14 @@ impl Scene {
     }
 
     fn may_not_pass(mut self) -> Self {
-        self.grant.may_pass_latch = false;
+        self.grant.may_override = false;
         self
     }
 
     /// The least gap after the last grant ends at `next`, and on request at `on_request`.
     fn gap(mut self, next: i64, on_request: i64) -> Self {
-        self.grant.earliest_next = Some(at(next));
-        self.grant.earliest_on_request = Some(at(on_request));
+        self.grant.gap_ends = Some(at(next));
+        self.grant.gap_on_request_ends = Some(at(on_request));
         self
     }
 

@@ -18,7 +18,7 @@ use crate::controller::reconcile::checked::{self, Checked};
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::view::View;
 use crate::error_text::with_causes;
-use crate::grants::{RECALLED_FOR, requests_before};
+use crate::grants::{COUNTED_FOR, requests_before};
 use crate::policy::PastFailure;
 use crate::policy::schedule::{self, is_credible_issue};
 use crate::providers::{Endpoint, Vendor};
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads back what counts of the time before.
 pub(in crate::controller) async fn recall(context: &Arc<Context>) {
-    context.grants.begins();
+    context.grants.start_leading();
     recall_requests(context);
     if tokio::time::timeout(PATIENCE, recall_failures(context))
         .await
@@ -95,7 +95,7 @@ fn last_requests(
         .into_iter()
         .flat_map(move |given| {
             let oldest = now
-                .checked_sub(RECALLED_FOR)
+                .checked_sub(COUNTED_FOR)
                 .unwrap_or(now)
                 .max(created.unwrap_or(now));
             requests_before(given.issued, given.refreshed_after, oldest)
@@ -116,7 +116,7 @@ fn recall_requests(context: &Context) {
             continue;
         };
         let recent = last_requests(&token, &checked, context, now)
-            .filter(|(_, sent)| (SignedDuration::ZERO..RECALLED_FOR).contains(&now.duration_since(*sent)));
+            .filter(|(_, sent)| (SignedDuration::ZERO..COUNTED_FOR).contains(&now.duration_since(*sent)));
         requests
             .entry((checked.endpoint, checked.grant.vendor()))
             .or_default()
@@ -125,7 +125,7 @@ fn recall_requests(context: &Context) {
     for ((endpoint, vendor), sent) in requests {
         let sent: Vec<_> = sent.into_iter().map(|(_, sent)| sent).collect();
         if !sent.is_empty() {
-            context.grants.recall_requests(&endpoint, vendor, &sent);
+            context.grants.count_earlier_requests(&endpoint, vendor, &sent);
         }
     }
 }
@@ -148,6 +148,8 @@ async fn recall_failures(context: &Arc<Context>) {
                 let read = async {
                     let mut view = View::gather(token, key, context).await?;
                     view.read_credentials(context).await?;
+                    // The book of grants takes in what the status says.
+                    view.observed(context);
                     Ok::<_, Error>(())
                 };
                 if let Err(error) = read.await {

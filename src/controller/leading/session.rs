@@ -241,10 +241,6 @@ mod tests {
     use crate::controller::cluster::watch::Sink as _;
     use crate::controller::fake;
     use crate::election::{ElectionOptions, Elector};
-    use crate::fingerprint::Fingerprint;
-    use crate::grants::Ask;
-    use crate::providers::Grant;
-    use crate::token::Credentials;
 
     #[tokio::test(start_paused = true)]
     async fn who_leads_no_more_waits_for_no_vendor() {
@@ -257,23 +253,7 @@ mod tests {
             namespace: "a".to_owned(),
             name: "t".to_owned(),
         };
-        let ask = Ask {
-            fingerprint: Fingerprint::from_bytes([1; 16]),
-            grant: Grant::Mapiq,
-            endpoint: Grant::Mapiq.endpoint(),
-            credentials: Credentials {
-                values: Default::default(),
-                client_certificate: None,
-            },
-            object: object.clone(),
-            account: None,
-            live_until: None,
-            stored_issued: None,
-            failures_before: 0,
-            passes_remembered: false,
-            refresh_request: None,
-        };
-        assert!(context.grants.ask(ask).is_some());
+        assert!(fake::ask(&context, &object).is_some());
         lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
         assert_eq!(context.grants.waits_since(&object), None);
     }
@@ -285,13 +265,17 @@ mod tests {
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
-        assert!(context.grants.ask(fake::ask()).is_some());
+        let object = ObjectKey {
+            namespace: "a".to_owned(),
+            name: "t".to_owned(),
+        };
+        assert!(fake::ask(&context, &object).is_some());
         context.health.watch_alive(TokenSink::WATCH, "");
         context.health.watch_alive(SecretSink::WATCH, "");
         let next = lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
         assert_eq!(next, Next::StandBy);
         assert_eq!(
-            context.grants.waits_since(&fake::ask().object),
+            context.grants.waits_since(&object),
             None,
             "another process decides now"
         );

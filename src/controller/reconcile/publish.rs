@@ -263,9 +263,7 @@ fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
 
 /// The refresh request to be kept on the target: the one that this token serves, else the one that stands there.
 fn handled(view: &View, context: &Context) -> Option<String> {
-    let completed = view
-        .inputs()
-        .and_then(|inputs| context.grants.state(&view.object, &inputs).completed_request);
+    let completed = view.observed(context).standing.completed_request;
     completed.or_else(|| match &view.target {
         Target::Ours {
             stored: Some(stored), ..

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
-use tokio::time::Instant;
 
 use crate::api::VendorTokenStatus;
 use crate::api::names::condition;
+use crate::clock::Moment;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::retire::retire;
@@ -27,7 +27,7 @@ pub(in crate::controller) struct Outcome {
     /// When to look again.
     pub(in crate::controller) until: Option<Timestamp>,
     /// Since when the object waits for the vendor.
-    pub(in crate::controller) asked: Option<Instant>,
+    pub(in crate::controller) asked: Option<Moment>,
 }
 
 /// What a status says beside what was observed.
@@ -55,12 +55,12 @@ pub(in crate::controller) async fn record(
     let now = observed.now;
     let progress = match (
         outcome.asked,
-        observed.grant.paused_until,
-        observed.grant.account_free_at,
+        observed.standing.paused_until,
+        observed.standing.account_free_at,
     ) {
         (Some(_), Some(until), _) => Progress::Paused(until),
         (Some(_), None, _) => Progress::Asked,
-        (None, _, Some(until)) if !observed.is_proven() => Progress::Held(until),
+        (None, _, Some(until)) => Progress::Held(until),
         (None, _, _) => Progress::None,
     };
     let mut status = policy::status(&observed, &status_context(view, progress));
@@ -81,7 +81,7 @@ pub(in crate::controller) async fn record(
         let told_false = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
         match outcome
             .asked
-            .map(|since| since.elapsed())
+            .map(|since| context.timeline.now().moment.since(since))
             .filter(|waited| *waited < FIRST_STATUS_AFTER)
         {
             Some(waited) if !told_false => wait = wait.min(FIRST_STATUS_AFTER - waited),

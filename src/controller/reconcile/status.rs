@@ -50,10 +50,6 @@ pub(in crate::controller) async fn write_status(
     }
     match written {
         Ok(mut written) => {
-            // Not one that a former process told, and that only stays.
-            if status.failure.is_some() && status.failure != view.status().failure {
-                context.told_failure(&view.object);
-            }
             slim(&mut written.metadata);
             let edited = was_edited(&view.token, &written);
             context.tokens.put(written.clone());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt};
@@ -18,11 +18,11 @@ use crate::controller::reconcile::error::{Error, read_problem};
 use crate::controller::reconcile::{checked, credentials};
 use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
-use crate::grants::ObjectKey;
+use crate::grants::{ObjectKey, Observation};
 use crate::inputs::Inputs;
 use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
 use crate::policy::schedule::RefreshPolicy;
-use crate::policy::{Credentials, GrantState, Observed, PastFailure, Problem, PublishBlock, Target};
+use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Stored, Target};
 use crate::token;
 
 /// What is known of one VendorToken.
@@ -113,9 +113,9 @@ impl View {
 
     /// What the decision depends on.
     pub(in crate::controller) fn observed(&self, context: &Context) -> Observed<'_> {
-        let inputs = self.inputs();
+        let now = context.timeline.now().wall();
         Observed {
-            now: context.clock.now(),
+            now,
             deleting: self.token.metadata.deletion_timestamp.is_some(),
             suspended: self.token.spec.suspend,
             spec_problem: self.checked.as_ref().err().cloned(),
@@ -131,19 +131,22 @@ impl View {
                 .filter(|request| !request.is_empty() && request.len() <= LONGEST_REQUEST),
             status: self.status(),
             target: self.target.clone(),
-            set_back: match &self.target {
-                Target::Ours {
-                    stored: Some(stored), ..
-                } => context.set_back(&self.object, stored.issued),
-                _ => jiff::SignedDuration::ZERO,
-            },
+            set_back: self.stored().map_or(SignedDuration::ZERO, |stored| {
+                // A token that was issued in the future bears the trace of a step that this process did not see.
+                self.set_back_since(stored.issued, context)
+                    .max(stored.issued.duration_since(now))
+            }),
             key_id: self.key.id(),
             parameters: &self.known.parameters,
             sources: &self.known.sources,
             credentials: self.credentials.clone(),
-            grant: inputs.map_or_else(GrantState::default, |inputs| {
-                context.grants.state(&self.object, &inputs)
-            }),
+            standing: self
+                .inputs()
+                .and_then(|inputs| {
+                    let observation = self.observation(&inputs, now)?;
+                    Some(context.grants.observe(&observation))
+                })
+                .unwrap_or_default(),
             publish_block: self.block.clone(),
         }
     }
@@ -161,14 +164,36 @@ impl View {
             .map(|fingerprint| self.key.inputs(&self.object.namespace, &self.known, fingerprint))
     }
 
-    /// Until when the token in the target is valid.
-    pub(in crate::controller) fn live_until(&self, now: Timestamp) -> Option<Timestamp> {
+    /// What the status and the target say of the grant that `inputs` stand for, once the credentials were read.
+    pub(in crate::controller) fn observation<'a>(
+        &'a self,
+        inputs: &'a Inputs,
+        now: Timestamp,
+    ) -> Option<Observation<'a>> {
+        let checked = self.checked.as_ref().ok()?;
+        Some(Observation {
+            object: &self.object,
+            fingerprint: self.fingerprint?,
+            account: self.account,
+            endpoint: &checked.endpoint,
+            vendor: checked.grant.vendor(),
+            inputs,
+            evidence: Evidence::new(self.status(), self.stored(), inputs, now),
+        })
+    }
+
+    /// The token in the target, where our own annotations show one.
+    fn stored(&self) -> Option<&Stored> {
         match &self.target {
-            Target::Ours {
-                stored: Some(stored), ..
-            } if stored.is_valid(now) => Some(stored.expires),
-            _ => None,
+            Target::Ours { stored, .. } => stored.as_ref(),
+            Target::Free | Target::Blocked(_) => None,
         }
+    }
+
+    /// How far the clock was set back since the token that was issued at `issued` came, as far as this process saw it.
+    fn set_back_since(&self, issued: Timestamp, context: &Context) -> SignedDuration {
+        let known_since = context.grants.known_since(&self.object, issued);
+        context.timeline.set_back_since(known_since)
     }
 
     /// Judges the target anew, after [`Self::record`] has changed.
@@ -203,8 +228,8 @@ impl View {
             .record
             .as_ref()
             .and_then(|record| record.ours.as_ref()?.stored.as_ref());
-        let set_back = stored.map_or(jiff::SignedDuration::ZERO, |stored| {
-            context.known_set_back(&self.object, stored.issued)
+        let set_back = stored.map_or(SignedDuration::ZERO, |stored| {
+            self.set_back_since(stored.issued, context)
         });
         let now = context
             .clock
@@ -253,8 +278,7 @@ impl View {
                 self.fingerprint = Some(memo.fingerprint);
                 self.account = memo.account;
                 self.credentials_version = Some(version);
-                context.grants.uses(&self.object, memo.fingerprint, memo.account);
-                self.note_known(context);
+                self.note_known();
             }
             None => {
                 self.credentials = Credentials::Unread {
@@ -282,13 +306,11 @@ impl View {
                     account,
                 };
                 context.set_memo(&self.object, Some(memo));
-                context.grants.uses(&self.object, fingerprint, account);
                 self.fingerprint = Some(fingerprint);
                 self.account = account;
                 self.credentials_version = Some(read.version);
                 self.values = Some(read.values);
-                self.recall_attempts(context);
-                self.note_known(context);
+                self.note_known();
                 Ok(())
             }
             Err(credentials::ReadError::Unusable(problem)) => {
@@ -309,42 +331,10 @@ impl View {
         }
     }
 
-    /// Counts the attempts of a former process on the account of these credentials, whenever they are first read: the
-    /// Secret may have been away when this process began.
-    fn recall_attempts(&self, context: &Context) {
-        let (Some(inputs), Some(fingerprint)) = (self.inputs(), self.fingerprint) else {
-            return;
-        };
-        if context.has_told_failure(&self.object) {
-            return;
+    fn note_known(&mut self) {
+        if let Some(inputs) = self.inputs() {
+            self.credentials = Credentials::Known { inputs };
         }
-        if let Some(failure) = self.status().failure.as_ref().and_then(PastFailure::from_status) {
-            let same =
-                failure.inputs.key_id == inputs.key_id && failure.inputs.fingerprint == inputs.fingerprint;
-            let password = if same {
-                fingerprint
-            } else {
-                Fingerprint::of_published(&failure.inputs)
-            };
-            context.grants.recall_attempts(&self.object, password, &failure);
-        }
-    }
-
-    fn note_known(&mut self, context: &Context) {
-        let (Some(inputs), Ok(checked)) = (self.inputs(), &self.checked) else {
-            return;
-        };
-        let failure = self.status().failure.as_ref().and_then(PastFailure::from_status);
-        if let Some(failure) = failure
-            && failure.inputs.key_id == inputs.key_id
-            && failure.inputs.fingerprint == inputs.fingerprint
-        {
-            let vendor = checked.grant.vendor();
-            context
-                .grants
-                .recall(&self.object, &checked.endpoint, vendor, &failure);
-        }
-        self.credentials = Credentials::Known { inputs };
     }
 
     /// The credentials cannot be used, so nothing may be published from memory either.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use rstest::rstest;
 
 use super::*;
-use crate::api::names::Reason;
 
 #[rstest]
 #[case::rejected(Vendor::SixMap, rejected(), Reason::CredentialsRejected, Some((3600, 4320)))]
@@ -15,7 +14,7 @@ use crate::api::names::Reason;
 #[case::transient(Vendor::SixMap, unreachable(), Reason::VendorUnavailable, Some((5, 7)))]
 #[case::malformed(Vendor::SixMap, status(200, "[]"), Reason::InvalidResponse, Some((60, 73)))]
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_known_by_its_reason_and_the_time_of_the_next_attempt(
+async fn a_failure_has_a_reason_and_the_time_of_the_next_attempt(
     #[case] vendor: Vendor,
     #[case] answer: Answer,
     #[case] reason: Reason,
@@ -26,7 +25,7 @@ async fn a_failure_is_known_by_its_reason_and_the_time_of_the_next_attempt(
     bench.pass(10).await;
     bench.ask("o", 1, vendor);
     bench.pass(2).await;
-    let failure = bench.state("o").failure.unwrap();
+    let failure = bench.facts("o").failure.unwrap();
     assert_eq!(failure.reason, reason);
     assert_eq!(failure.count, 1);
     assert_eq!(failure.inputs, inputs());
@@ -49,21 +48,21 @@ async fn a_failure_is_known_by_its_reason_and_the_time_of_the_next_attempt(
     );
     assert_eq!(bench.woken(), ["a/o"]);
     assert_eq!(bench.token("o"), None);
-    assert_eq!(bench.told.ended.lock().unwrap().len(), 1);
+    assert_eq!(bench.heard.ended.lock().unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_in_a_row_are_counted_from_what_a_status_remembers_and_a_success_clears_them() {
+async fn failures_in_a_row_are_counted_from_the_status_until_a_success() {
     let mut bench = bench(|call| match call.index {
         0 | 1 | 3 => unreachable(),
         _ => token("t", 10),
     });
-    bench.grants.ask(Ask {
-        failures_before: 3,
+    bench.ask_as(Ask {
+        evidence: status_shows(Reason::VendorUnavailable, 3, -100, Some(-50)),
         ..ask("o", 1, grant_of(Vendor::SixMap))
     });
     bench.settle().await;
-    let failure = bench.state("o").failure.unwrap();
+    let failure = bench.facts("o").failure.unwrap();
     assert_eq!(failure.count, 4);
     assert!(
         bench.until(failure.next_attempt) >= Some(40),
@@ -71,22 +70,22 @@ async fn failures_in_a_row_are_counted_from_what_a_status_remembers_and_a_succes
     );
     bench.pass(60).await;
     // An older memory than the component's own counts for nothing.
-    bench.grants.ask(Ask {
-        failures_before: 2,
+    bench.ask_as(Ask {
+        evidence: status_shows(Reason::VendorUnavailable, 2, -100, Some(-50)),
         ..ask("o", 1, grant_of(Vendor::SixMap))
     });
     bench.settle().await;
-    assert_eq!(bench.state("o").failure.unwrap().count, 5);
+    assert_eq!(bench.facts("o").failure.unwrap().count, 5);
     bench.pass(120).await;
     bench.ask("o", 1, Vendor::SixMap);
     bench.settle().await;
-    let state = bench.state("o");
+    let state = bench.facts("o");
     assert_eq!(state.failure, None);
     assert_eq!(state.succeeded, Some(state.token.unwrap().issued));
     bench.pass(60).await;
     bench.ask("o", 1, Vendor::SixMap);
     bench.settle().await;
-    let state = bench.state("o");
+    let state = bench.facts("o");
     assert_eq!(state.failure.unwrap().count, 1);
     assert_eq!(state.succeeded, None);
     assert_eq!(bench.calls().len(), 4);
@@ -103,12 +102,12 @@ async fn a_failed_refresh_leaves_the_token() {
     bench.pass(2880).await;
     bench.ask("o", 1, Vendor::SixMap);
     bench.settle().await;
-    assert!(bench.state("o").failure.is_some());
+    assert!(bench.facts("o").failure.is_some());
     assert_eq!(bench.token("o").as_deref(), Some("t"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_request_is_completed_for_each_object_by_the_attempt_that_ends_whatever_comes_of_it() {
+async fn an_attempt_completes_the_refresh_request_of_each_object_that_waited() {
     let bench = bench(|call| match call.index {
         0 => rejected().after(Duration::from_secs(1)),
         _ => token("t", 3600),
@@ -117,88 +116,84 @@ async fn a_refresh_request_is_completed_for_each_object_by_the_attempt_that_ends
     bench.ask_for_refresh("p", 1, Vendor::SixMap, "tuesday");
     bench.ask("q", 1, Vendor::SixMap);
     bench.settle().await;
-    assert_eq!(bench.state("o").completed_request, None);
+    assert_eq!(bench.facts("o").completed_request, None);
     bench.pass(2).await;
-    assert_eq!(bench.state("o").completed_request.as_deref(), Some("monday"));
-    assert_eq!(bench.state("p").completed_request.as_deref(), Some("tuesday"));
-    assert_eq!(bench.state("q").completed_request, None);
+    assert_eq!(bench.facts("o").completed_request.as_deref(), Some("monday"));
+    assert_eq!(bench.facts("p").completed_request.as_deref(), Some("tuesday"));
+    assert_eq!(bench.facts("q").completed_request, None);
     bench.ask_for_refresh("o", 1, Vendor::SixMap, "friday");
     bench.settle().await;
-    assert_eq!(bench.state("o").completed_request.as_deref(), Some("friday"));
-    assert_eq!(bench.state("p").completed_request.as_deref(), Some("tuesday"));
+    assert_eq!(bench.facts("o").completed_request.as_deref(), Some("friday"));
+    assert_eq!(bench.facts("p").completed_request.as_deref(), Some("tuesday"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn asking_again_without_a_request_does_not_lose_the_one_that_is_waited_for() {
+async fn asking_again_without_a_request_keeps_the_one_that_is_waited_for() {
     let bench = bench(|_| token("t", 3600).after(Duration::from_secs(1)));
     bench.ask_for_refresh("o", 1, Vendor::SixMap, "monday");
     bench.ask("o", 1, Vendor::SixMap);
     bench.pass(2).await;
-    assert_eq!(bench.state("o").completed_request.as_deref(), Some("monday"));
+    assert_eq!(bench.facts("o").completed_request.as_deref(), Some("monday"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_latch_is_passed_once_in_15_minutes_whoever_asks() {
+async fn a_latch_is_overridden_once_in_15_minutes_whoever_asks() {
     let bench = bench(|_| rejected());
     bench.ask("o", 1, Vendor::CheckmarxSca);
     bench.settle().await;
-    assert!(
-        bench.state("o").may_pass_latch,
-        "the first attempt passed nothing"
-    );
+    assert!(bench.facts("o").may_override, "the first attempt passed nothing");
     bench.ask_for_refresh("o", 1, Vendor::CheckmarxSca, "monday");
     bench.settle().await;
     assert_eq!(bench.calls().len(), 2);
-    assert!(!bench.state("o").may_pass_latch);
-    bench.grants.uses(&object("p"), fingerprint(1), None);
+    assert!(!bench.facts("o").may_override);
+    bench.uses("p", 1);
     assert!(
-        !bench.state("p").may_pass_latch,
+        !bench.facts("p").may_override,
         "it is the grant's, not the object's"
     );
     // A wall clock that was set back does not keep people waiting.
     bench.clock.step(SignedDuration::from_hours(-2));
     bench.pass(15 * 60 - 1).await;
-    assert!(!bench.state("o").may_pass_latch);
+    assert!(!bench.facts("o").may_override);
     bench.pass(1).await;
-    assert!(bench.state("o").may_pass_latch);
+    assert!(bench.facts("o").may_override);
     // A machine that slept for a quarter of an hour has let that time pass too.
     bench.ask_for_refresh("o", 1, Vendor::CheckmarxSca, "tuesday");
     bench.settle().await;
-    assert!(!bench.state("o").may_pass_latch);
-    bench.clock.step(SignedDuration::from_mins(15));
-    assert!(bench.state("o").may_pass_latch);
+    assert!(!bench.facts("o").may_override);
+    bench.clock.sleep(SignedDuration::from_mins(15));
+    assert!(bench.facts("o").may_override);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_latch_that_only_a_status_remembers_is_passed_once_too() {
+async fn a_latch_that_only_a_status_shows_is_overridden_once_too() {
     let bench = bench(|_| rejected());
-    bench.grants.ask(Ask {
-        failures_before: 1,
-        passes_remembered: true,
+    bench.ask_as(Ask {
+        evidence: status_shows(Reason::CredentialsRejected, 1, -100, None),
         refresh_request: Some("monday".to_owned()),
         ..ask("o", 1, grant_of(Vendor::CheckmarxSca))
     });
     bench.settle().await;
     assert_eq!(bench.calls().len(), 1);
-    assert!(!bench.state("o").may_pass_latch);
+    assert!(!bench.facts("o").may_override);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_is_not_known_may_pass_and_knows_nothing() {
+async fn an_object_that_is_not_known_may_override_and_knows_nothing() {
     let bench = bench(|_| token("t", 3600));
-    let expected = GrantState {
-        may_pass_latch: true,
-        ..GrantState::default()
+    let expected = GrantFacts {
+        may_override: true,
+        ..GrantFacts::default()
     };
-    assert_eq!(bench.state("nobody"), expected);
+    assert_eq!(bench.facts("nobody"), expected);
     bench.ask("o", 1, Vendor::SixMap);
     bench.settle().await;
-    assert_eq!(bench.state("nobody"), expected);
+    assert_eq!(bench.facts("nobody"), expected);
     assert_eq!(bench.token("nobody"), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_while_asking_counts_as_a_failed_attempt_and_gives_its_slot_back() {
+async fn a_panic_while_asking_is_a_failed_attempt_and_keeps_no_slot() {
     let mut bench = bench_with(&[], 1, |call| match call.index {
         0 => panic!("scripted"),
         _ => token("t", 3600),
@@ -206,11 +201,11 @@ async fn a_panic_while_asking_counts_as_a_failed_attempt_and_gives_its_slot_back
     bench.vendor.script.clear_poison();
     bench.ask_for_refresh("o", 1, Vendor::SixMap, "monday");
     bench.settle().await;
-    let state = bench.state("o");
+    let state = bench.facts("o");
     assert_eq!(state.failure.as_ref().unwrap().reason, Reason::VendorUnavailable);
     assert_eq!(state.completed_request.as_deref(), Some("monday"));
     assert_eq!(bench.woken(), ["a/o"]);
-    assert_eq!(*bench.told.ended.lock().unwrap(), [Err(FailureClass::Transient)]);
+    assert_eq!(*bench.heard.ended.lock().unwrap(), [Err(FailureClass::Transient)]);
     bench.vendor.script.clear_poison();
     bench.ask("p", 2, Vendor::SixMap);
     bench.pass(10).await;
@@ -236,7 +231,7 @@ async fn no_credential_that_a_vendor_sends_back_is_kept() {
     });
     bench.ask("o", 1, Vendor::Picus);
     bench.settle().await;
-    let failure = bench.state("o").failure.unwrap();
+    let failure = bench.facts("o").failure.unwrap();
     assert!(!failure.message.contains("hush1"), "{}", failure.message);
 }
 
@@ -256,7 +251,7 @@ impl std::io::Write for Log {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changes_with_each_refusal_is_in_the_log_and_not_in_what_is_shown() {
+async fn what_changes_with_each_refusal_is_in_the_log_only() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -278,7 +273,7 @@ async fn what_changes_with_each_refusal_is_in_the_log_and_not_in_what_is_shown()
     for (name, number) in [("one", 1), ("two", 2)] {
         bench.ask(name, number, Vendor::Mapiq);
         bench.pass(7).await;
-        shown.push(bench.state(name).failure.unwrap().message);
+        shown.push(bench.facts(name).failure.unwrap().message);
     }
     assert_eq!(
         shown[0], shown[1],

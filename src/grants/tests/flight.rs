@@ -31,12 +31,12 @@ async fn many_objects_with_one_fingerprint_make_one_request_and_all_are_woken() 
 #[tokio::test(start_paused = true)]
 async fn asking_again_tells_since_when_one_waits() {
     let bench = bench(|_| hanging());
-    let first = bench.grants.ask(ask("o", 1, grant_of(Vendor::SixMap)));
+    let first = bench.ask_as(ask("o", 1, grant_of(Vendor::SixMap)));
     bench.pass(3).await;
-    let again = bench.grants.ask(ask("o", 1, grant_of(Vendor::SixMap)));
-    let other = bench.grants.ask(ask("p", 1, grant_of(Vendor::SixMap)));
+    let again = bench.ask_as(ask("o", 1, grant_of(Vendor::SixMap)));
+    let other = bench.ask_as(ask("p", 1, grant_of(Vendor::SixMap)));
     assert_eq!(again, first);
-    assert_eq!(other.unwrap() - first.unwrap(), Duration::from_secs(3));
+    assert_eq!(other.unwrap().since(first.unwrap()), Duration::from_secs(3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn a_changed_fingerprint_leaves_the_old_place_in_the_queue() {
     bench.ask("o", 1, Vendor::SixMap);
     bench.ask("o", 2, Vendor::SixMap);
     bench.ask("p", 3, Vendor::SixMap);
-    bench.grants.uses(&object("p"), fingerprint(4), None);
+    bench.uses("p", 4);
     bench.pass(10).await;
     assert_eq!(bench.order(), [9, 2]);
     assert_eq!(bench.token("p"), None);
@@ -204,7 +204,7 @@ async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
     assert_eq!(bench.woken(), ["a/o1", "a/o2", "a/o3"]);
     // They decided on what was true a moment before.
     for (name, number) in [("late1", 1), ("late2", 2), ("late3", 3)] {
-        let asked = bench.grants.ask(ask(name, number, grant_of(Vendor::SixMap)));
+        let asked = bench.ask_as(ask(name, number, grant_of(Vendor::SixMap)));
         assert_eq!(asked, None, "it is to be decided again");
     }
     bench.settle().await;
@@ -212,9 +212,6 @@ async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
     assert_eq!(bench.token("late1").as_deref(), Some("t"));
     // They were not left waiting: when they ask in earnest, they wait since then.
     bench.pass(3600 + 720).await;
-    let now = Instant::now();
-    assert_eq!(
-        bench.grants.ask(ask("late2", 2, grant_of(Vendor::SixMap))),
-        Some(now)
-    );
+    let now = bench.grants.timeline.now().moment;
+    assert_eq!(bench.ask_as(ask("late2", 2, grant_of(Vendor::SixMap))), Some(now));
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn what_was_queued_when_the_leadership_was_lost_is_not_sent_when_it_is_won_again() {
+async fn what_was_queued_at_the_loss_of_the_lease_is_not_sent_afterwards() {
     let mut set = None;
     let bench = bench_led(
         &[(Vendor::Mapiq, 1)],
@@ -21,16 +21,16 @@ async fn what_was_queued_when_the_leadership_was_lost_is_not_sent_when_it_is_won
     bench.settle().await;
     assert_eq!(bench.calls().len(), 1, "the other waits for the budget");
     leads(false);
-    bench.grants.stands_down();
+    bench.grants.step_down();
     // A reconcile that began before.
-    assert_eq!(bench.grants.ask(ask("c", 3, Grant::Mapiq)), None);
+    assert_eq!(bench.ask_as(ask("c", 3, Grant::Mapiq)), None);
     bench.pass(300).await;
     leads(true);
-    bench.grants.begins();
+    bench.grants.start_leading();
     bench.pass(300).await;
     assert_eq!(bench.calls().len(), 1);
     assert_eq!(bench.grants.waits_since(&object("b")), None);
-    assert!(bench.grants.ask(ask("b", 2, Grant::Mapiq)).is_some());
+    assert!(bench.ask_as(ask("b", 2, Grant::Mapiq)).is_some());
     bench.pass(300).await;
     assert_eq!(bench.calls().len(), 2, "who asks anew is served");
 }

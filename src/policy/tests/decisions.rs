@@ -213,7 +213,7 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 )]
 #[case::a_failure_before_the_same_token_came_again_is_no_failure(
     Scene {
-        grant: GrantState { succeeded: Some(at(DUE + 60)), ..GrantState::default() },
+        grant: GrantFacts { succeeded: Some(at(DUE + 60)), ..GrantFacts::default() },
         ..scene().known('a').at(DUE + 500).told_failed(CredentialsRejected, DUE, None, &inputs('a'))
     },
     ISSUE
@@ -264,7 +264,7 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 )]
 #[case::a_request_whose_attempt_has_ended_was_handled(
     Scene {
-        grant: GrantState { completed_request: Some("monday".to_owned()), ..GrantState::default() },
+        grant: GrantFacts { completed_request: Some("monday".to_owned()), ..GrantFacts::default() },
         ..scene().known('a').requested()
     },
     wait(DUE)

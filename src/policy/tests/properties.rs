@@ -90,7 +90,7 @@ fn any_credentials() -> impl Strategy<Value = Credentials> {
     ]
 }
 
-fn any_grant() -> impl Strategy<Value = GrantState> {
+fn any_grant() -> impl Strategy<Value = GrantFacts> {
     let token = (
         any_time(),
         any_time(),
@@ -119,14 +119,14 @@ fn any_grant() -> impl Strategy<Value = GrantState> {
         any::<bool>(),
     )
         .prop_map(
-            |(reason, message, count, last_attempt, next_attempt, inputs, hearsay)| PastFailure {
+            |(reason, message, count, last_attempt, next_attempt, inputs, from_status)| PastFailure {
                 reason,
                 message,
                 count,
                 last_attempt,
                 next_attempt,
                 inputs,
-                hearsay,
+                from_status,
             },
         );
     (
@@ -146,23 +146,24 @@ fn any_grant() -> impl Strategy<Value = GrantState> {
                 failure,
                 succeeded,
                 completed_request,
-                earliest_next,
-                earliest_on_request,
-                may_pass_latch,
+                gap_ends,
+                gap_on_request_ends,
+                may_override,
                 paused_until,
-                (account_free_at, under_way, counts_for_account),
-            )| GrantState {
+                (account_free_at, under_way, has_account),
+            )| GrantFacts {
                 token,
                 failure,
                 succeeded,
                 completed_request,
-                earliest_next,
-                earliest_on_request,
-                may_pass_latch,
+                gap_ends,
+                gap_on_request_ends,
+                may_override,
                 paused_until,
                 account_free_at,
                 under_way,
-                counts_for_account,
+                has_account,
+                is_proven: false,
             },
         )
 }
@@ -231,7 +232,7 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
                 // The component tells of a grant only where the credentials are known, and of that one.
                 let mut grant = match credentials {
                     Credentials::Known { .. } => grant,
-                    _ => GrantState::default(),
+                    _ => GrantFacts::default(),
                 };
                 if let (Some(failure), Credentials::Known { inputs }) = (&mut grant.failure, &credentials) {
                     failure.inputs.clone_from(inputs);
@@ -322,8 +323,8 @@ impl World {
                         self.scene.grant.succeeded = Some(issued);
                         let gap = schedule::least_gap(issued, expires);
                         self.asked.push((now, seconds_later(now, gap.as_secs())));
-                        self.scene.grant.earliest_next = Some(seconds_later(now, gap.as_secs()));
-                        self.scene.grant.earliest_on_request =
+                        self.scene.grant.gap_ends = Some(seconds_later(now, gap.as_secs()));
+                        self.scene.grant.gap_on_request_ends =
                             Some(seconds_later(now, gap.as_secs().min(30)));
                     }
                     Err(next) => {
@@ -337,7 +338,7 @@ impl World {
                             last_attempt: now,
                             next_attempt: next.map(|next| later(now, next)),
                             inputs: inputs.clone(),
-                            hearsay: false,
+                            from_status: false,
                         });
                     }
                 }
@@ -457,7 +458,7 @@ proptest! {
         let next_attempt = wait.map(|wait| seconds_later(scene.now, wait));
         let failure = PastFailure {
             reason: Reason::RateLimited, message: "why".to_owned(), count: 1, last_attempt: scene.now, next_attempt, inputs,
-        hearsay: false,
+        from_status: false,
 };
         if told {
             scene.grant.failure = None;
@@ -522,7 +523,7 @@ proptest! {
             world.scene.now = until;
             if restarts[waits] {
                 // What was known is forgotten but for the target and the status.
-                world.scene.grant = GrantState { may_pass_latch: true, ..GrantState::default() };
+                world.scene.grant = GrantFacts::default();
                 world.scene.credentials = Credentials::Unread { version: None };
             }
             if world.scene.grant.token.as_ref().is_some_and(|token| token.expires <= until) {

@@ -298,7 +298,7 @@ fn a_rejection_is_remembered_until_something_that_it_judged_changes(
 #[test]
 fn a_rejected_password_is_not_tried_again_when_its_secret_is_deleted_and_made_anew() {
     let mut scene = told(scene().free().known('a').failed(CredentialsRejected, 50, None));
-    scene.grant = GrantState::default();
+    scene.grant = GrantFacts::default();
     let deleted = told(scene.unusable(CredentialsNotFound));
     assert_eq!(summary(&deleted.status), "False CredentialsNotFound Reconciling");
     let again = deleted.unread(Some("uid/9")).known('a');
@@ -405,7 +405,7 @@ fn warnings_of_a_token_in_memory_are_not_those_of_the_stored_one() {
 #[test]
 fn warnings_are_carried_over_a_restart_for_the_same_token_only() {
     let mut scene = told(with_warnings(scene().known('a').memory(0, EXPIRES)));
-    scene.grant = GrantState::default();
+    scene.grant = GrantFacts::default();
     let restarted = scene.clone().unread(Some("uid/1"));
     assert_eq!(
         summary(&status_of(&restarted)),

@@ -139,7 +139,7 @@ proptest! {
         let mut scene = Scene::new().known('a').at(DUE);
         scene = if free { scene.free() } else { scene };
         scene.request = asks.then(|| "friday".to_owned());
-        scene.grant.may_pass_latch = may_pass;
+        scene.grant.may_override = may_pass;
         scene = if told {
             scene.told_failed(reason, DUE, Some(DUE + wait), &inputs('a'))
         } else {
@@ -169,8 +169,8 @@ proptest! {
         }
         scene.grant.succeeded = Some(at(issued));
         scene.grant.completed_request.clone_from(&scene.request);
-        scene.grant.earliest_next = Some(later(at(now), least_gap(at(issued), at(expires)).as_secs()));
-        scene.grant.earliest_on_request = scene.grant.earliest_next;
+        scene.grant.gap_ends = Some(later(at(now), least_gap(at(issued), at(expires)).as_secs()));
+        scene.grant.gap_on_request_ends = scene.grant.gap_ends;
         for step in 0..3 {
             match decide(&scene.observed()) {
                 Decision::Publish => scene.target = Target::Ours {
@@ -259,7 +259,7 @@ impl Machine {
             self.scene.set_back += SignedDuration::from_secs(lost.max(0));
         }
         let gap = least_gap(at(0), at(self.life)).as_secs();
-        self.scene.grant.earliest_next = self.granted.and_then(|(granted_timer, granted_clock)| {
+        self.scene.grant.gap_ends = self.granted.and_then(|(granted_timer, granted_clock)| {
             let left = gap - (timer - granted_timer).max(clock - granted_clock);
             (left > 0 && self.scene.grant.token.is_some()).then(|| at(clock + left))
         });

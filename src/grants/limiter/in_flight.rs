@@ -1,5 +1,5 @@
-//! How many requests may be in flight in all, and what of that each vendor has for itself: one that hangs, or four, must
-//! not keep the next one waiting.
+//! How many requests may be in flight in all, and how many of them are kept for each vendor: one vendor that hangs, or
+//! four, must not keep the next one waiting.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ const ENDPOINTS_IN_ALL: usize = 4;
 
 /// The requests in flight.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(in crate::grants) struct InFlightLimiter {
     taken: BTreeMap<Vendor, usize>,
 }
 
-impl Places {
+impl InFlightLimiter {
     /// Requests in flight in all.
-    pub(super) fn taken(&self) -> usize {
+    pub(in crate::grants) fn taken(&self) -> usize {
         self.taken.values().sum()
     }
 
-    /// Whether one more request to `vendor` may be in flight, where `max_concurrent` may be to one endpoint. Half of
-    /// that, and one at least, is kept for each vendor; what remains of the bound in all is for whoever comes first.
-    pub(super) fn has_one_for(&self, vendor: Vendor, max_concurrent: usize) -> bool {
+    /// Returns true if one more request to `vendor` may be in flight, where `max_concurrent` may be to one endpoint. Half
+    /// of that, and one at least, is kept for each vendor; the rest of the bound in all is for the first to come.
+    pub(in crate::grants) fn has_one_for(&self, vendor: Vendor, max_concurrent: usize) -> bool {
         let share = (max_concurrent / 2).max(1);
         let common = (max_concurrent * ENDPOINTS_IN_ALL).saturating_sub(share * Vendor::ALL.len());
         let beyond: usize = self.taken.values().map(|taken| taken.saturating_sub(share)).sum();
@@ -30,12 +30,12 @@ impl Places {
     }
 
     /// Takes one for `vendor`.
-    pub(super) fn take(&mut self, vendor: Vendor) {
+    pub(in crate::grants) fn take(&mut self, vendor: Vendor) {
         *self.taken.entry(vendor).or_default() += 1;
     }
 
     /// Gives one of `vendor` back.
-    pub(super) fn give_back(&mut self, vendor: Vendor) {
+    pub(in crate::grants) fn give_back(&mut self, vendor: Vendor) {
         if let Some(taken) = self.taken.get_mut(&vendor) {
             *taken = taken.saturating_sub(1);
         }
@@ -47,12 +47,12 @@ mod tests {
     use super::*;
 
     /// Takes for `vendor` what it may have, `most` at most.
-    fn fill(places: &mut Places, vendor: Vendor, bound: usize, most: usize) -> usize {
+    fn fill(limiter: &mut InFlightLimiter, vendor: Vendor, bound: usize, most: usize) -> usize {
         (0..most)
             .take_while(|_| {
-                let free = places.has_one_for(vendor, bound);
+                let free = limiter.has_one_for(vendor, bound);
                 if free {
-                    places.take(vendor);
+                    limiter.take(vendor);
                 }
                 free
             })
@@ -63,17 +63,17 @@ mod tests {
     fn four_vendors_that_hang_leave_the_fifth_its_share() {
         for bound in [1, 2, 3, 5, 32, 200] {
             for last in Vendor::ALL {
-                let mut places = Places::default();
+                let mut limiter = InFlightLimiter::default();
                 // Endless endpoints, as 6clicks' regions are.
                 for vendor in Vendor::ALL.into_iter().filter(|vendor| *vendor != last) {
-                    fill(&mut places, vendor, bound, 1000);
+                    fill(&mut limiter, vendor, bound, 1000);
                 }
                 assert_eq!(
-                    fill(&mut places, last, bound, 1000),
+                    fill(&mut limiter, last, bound, 1000),
                     (bound / 2).max(1),
                     "{bound}"
                 );
-                assert_eq!(places.taken(), (4 * bound).max(5));
+                assert_eq!(limiter.taken(), (4 * bound).max(5));
             }
         }
     }
@@ -81,19 +81,19 @@ mod tests {
     #[test]
     fn one_endpoint_can_have_all_that_one_may_have_while_two_others_do() {
         for bound in [2, 5, 32, 200] {
-            let mut places = Places::default();
+            let mut limiter = InFlightLimiter::default();
             for vendor in [Vendor::Picus, Vendor::Mapiq, Vendor::SixMap] {
-                assert_eq!(fill(&mut places, vendor, bound, bound), bound);
+                assert_eq!(fill(&mut limiter, vendor, bound, bound), bound);
             }
         }
     }
 
     #[test]
     fn what_was_given_back_can_be_taken_again() {
-        let mut places = Places::default();
-        assert_eq!(fill(&mut places, Vendor::Picus, 1, 9), 1);
-        places.give_back(Vendor::Picus);
-        assert_eq!(places.taken(), 0);
-        assert_eq!(fill(&mut places, Vendor::Picus, 1, 9), 1);
+        let mut limiter = InFlightLimiter::default();
+        assert_eq!(fill(&mut limiter, Vendor::Picus, 1, 9), 1);
+        limiter.give_back(Vendor::Picus);
+        assert_eq!(limiter.taken(), 0);
+        assert_eq!(fill(&mut limiter, Vendor::Picus, 1, 9), 1);
     }
 }

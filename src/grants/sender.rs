@@ -1,12 +1,11 @@
-//! Sends what may be sent, and takes in what came of it.
+//! Sends the requests that may be sent, and takes in what came of each.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Grants;
-use super::entry::Pending;
+use super::{Grants, VendorCall};
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::providers::{Vendor, scrub};
@@ -18,8 +17,16 @@ pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// A process that does not lead looks this often whether it does.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
 
+/// A request that may be sent now.
+pub(super) struct SendJob {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) call: VendorCall,
+    /// The account that a failed attempt counts against.
+    pub(super) account: Option<Account>,
+}
+
 /// Ends an attempt when it goes out of scope, so that neither a panic nor a cancelled task keeps its slot for ever.
-struct Ending<'a> {
+struct CompletionGuard<'a> {
     grants: &'a Grants,
     fingerprint: Fingerprint,
     vendor: Vendor,
@@ -28,7 +35,7 @@ struct Ending<'a> {
     result: Option<Result<AccessToken, Failure>>,
 }
 
-impl Drop for Ending<'_> {
+impl Drop for CompletionGuard<'_> {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or_else(|| {
             let message = "the attempt was broken off inside the operator, before the vendor's answer was read: if this \
@@ -44,30 +51,25 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// A request that may be sent now.
-pub(super) struct Job {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) ask: Pending,
-}
-
 impl Grants {
     /// Sends what may be sent, until [`Self::drain`] is called.
     pub async fn run(self: Arc<Self>) {
         loop {
             let (jobs, wait) = {
-                let mut inner = self.lock();
-                if inner.draining {
+                let mut table = self.lock();
+                if table.draining {
                     return;
                 }
-                inner.sweep(self.clock.now(), Instant::now());
+                let now = self.timeline.now();
+                table.sweep(&now);
                 let contact = self.leadership.contact();
-                if inner.stands_by || !self.leadership.holds() {
+                if table.standing_by || !self.leadership.holds() {
                     (Vec::new(), STANDBY_LOOK)
-                } else if inner.has_queued() && contact.is_some_and(|contact| !contact.is_fresh()) {
+                } else if table.has_queued() && contact.is_some_and(|contact| !contact.is_fresh()) {
                     // What a vendor gave now could not be published. The answer of the API server wakes this.
                     (Vec::new(), LONGEST_SLEEP)
                 } else {
-                    inner.ready(&self.options, Instant::now(), self.clock.now())
+                    table.ready(&now)
                 }
             };
             for job in jobs {
@@ -88,18 +90,13 @@ impl Grants {
         }
     }
 
-    /// Whether nothing is sent any more.
-    pub fn is_draining(&self) -> bool {
-        self.lock().draining
-    }
-
     /// Sends nothing more, and waits until the requests in flight have ended, at most for `patience`.
     pub async fn drain(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         self.lock().draining = true;
         self.changed.notify_waiters();
         self.changed.notify_one();
-        while self.lock().places.taken() > 0 {
+        while self.lock().in_flight.taken() > 0 {
             if tokio::time::timeout_at(deadline, self.changed.notified())
                 .await
                 .is_err()
@@ -109,26 +106,30 @@ impl Grants {
         }
     }
 
-    async fn perform(self: Arc<Self>, job: Job) {
-        let Job { fingerprint, ask } = job;
-        let vendor = ask.grant.vendor();
-        let mut ending = Ending {
+    async fn perform(self: Arc<Self>, job: SendJob) {
+        let SendJob {
+            fingerprint,
+            call,
+            account,
+        } = job;
+        let vendor = call.grant.vendor();
+        let mut completion = CompletionGuard {
             grants: &self,
             fingerprint,
             vendor,
-            account: ask.account.map(|(account, _)| account),
+            account,
             started: Instant::now(),
             result: None,
         };
-        let result = match ask.grant.request(&ask.endpoint, &ask.credentials) {
+        let result = match call.grant.request(&call.endpoint, &call.credentials) {
             Ok(request) => match self.transport.send(request).await {
-                Ok(response) => ask.grant.read(&response),
+                Ok(response) => call.grant.read(&response),
                 Err(failure) => Err(failure),
             },
             Err(failure) => Err(failure),
         };
-        let result = result.map_err(|failure| scrub(failure, &ask.credentials));
-        drop(ask);
+        let result = result.map_err(|failure| scrub(failure, &call.credentials));
+        drop(call);
         match &result {
             Ok(token) => {
                 tracing::debug!(%vendor, ?fingerprint, expires = %token.expires, "the vendor issued a token")
@@ -138,7 +139,7 @@ impl Grants {
                 request_id = failure.request_id.as_deref(), "the vendor issued no token"
             ),
         }
-        ending.result = Some(result);
+        completion.result = Some(result);
     }
 
     fn finish(
@@ -148,43 +149,40 @@ impl Grants {
         account: Option<Account>,
         result: Result<AccessToken, Failure>,
     ) {
-        let (now, at) = (self.clock.now(), Instant::now());
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        inner.places.give_back(vendor);
+        let mut table = self.lock();
+        let table = &mut *table;
+        let now = self.timeline.now();
+        table.in_flight.give_back(vendor);
         if let (Some(account), Ok(_)) = (account, &result) {
-            inner.accounts.succeeded(account);
+            table.accounts.succeeded(account);
         }
-        if let Some(entry) = inner.entries.get_mut(&fingerprint) {
-            let endpoint = entry
+        if let Some(grant) = table.grants.get_mut(&fingerprint) {
+            let endpoint = grant
                 .endpoint
                 .as_ref()
-                .and_then(|endpoint| inner.endpoints.get_mut(endpoint));
+                .and_then(|endpoint| table.endpoints.get_mut(endpoint));
             let succeeded = result.is_ok();
             let class = result.as_ref().err().map(|failure| failure.class);
-            let woken = entry.finish(vendor, fingerprint, result, now, at);
+            let woken = grant.finish(vendor, fingerprint, result, &now);
             if let Some(endpoint) = endpoint {
                 endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
-                endpoint.budget.ended(at);
-                if let Some(token) = entry.usable(now).filter(|_| succeeded) {
-                    endpoint.upcoming.expect(fingerprint, token.issued, token.expires);
-                }
-                let next = entry.failure.as_ref().and_then(|failure| failure.next_attempt);
-                match next.map(|next| next.until(now, at)) {
+                endpoint.budget.ended(now.moment);
+                match grant.failure.as_ref().and_then(|failure| failure.next_attempt) {
                     Some(until) if class == Some(FailureClass::Throttled) => {
-                        self.observer.throttled_until(vendor, until);
-                        endpoint.throttled(fingerprint, until, now, at);
+                        self.observer.throttled_until(vendor, now.wall_at(until));
+                        endpoint.throttled(fingerprint, until);
                     }
                     _ => endpoint.answered(fingerprint, succeeded),
                 }
             }
-            if entry.users.is_empty() {
-                inner.expect_nothing_of(fingerprint);
-                inner.give_back(fingerprint, now, at);
+            if grant.users.is_empty() {
+                table.give_back(fingerprint, &now);
+            }
+            if !succeeded {
+                table.note_attempted(woken.iter());
             }
             for object in woken {
-                // The receiver is gone at shutdown only.
-                let _ = self.wake.send(object);
+                self.wake(object);
             }
         }
         self.changed.notify_one();

@@ -1,0 +1,258 @@
+//! How many requests an endpoint may get: at most N in any 60 s, as the vendor counts them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
+
+/// The budget of one endpoint. A sliding log and not a token bucket: a bucket lets up to 2 N pass in some 60 s.
+///
+/// A request counts from when it is sent until 60 s after it has ended. The vendor counts it at some moment in between,
+/// and a slow request before a quick one would otherwise make N + 1 in 60 s there.
+#[derive(Debug)]
+pub(in crate::grants) struct Budget {
+    per_minute: Option<u32>,
+    most_in_flight: usize,
+    /// When the requests of the last 60 s ended, the oldest first.
+    ended: VecDeque<Moment>,
+    in_flight: usize,
+}
+
+impl Budget {
+    /// A budget of `per_minute` requests (`None`: no limit), of which `max_concurrent` may be in flight. Of a limited
+    /// number few enough may be in flight that a process which is killed leaves most of a minute's to the next one.
+    /// This process has sent since `leading_since`.
+    pub(in crate::grants) fn new(
+        per_minute: Option<u32>,
+        max_concurrent: usize,
+        leading_since: Moment,
+        now: Moment,
+    ) -> Self {
+        let most_in_flight = per_minute.map_or(max_concurrent, |requests| {
+            max_concurrent.min(requests as usize / 4).max(1)
+        });
+        let mut budget = Self {
+            per_minute,
+            most_in_flight,
+            ended: VecDeque::new(),
+            in_flight: 0,
+        };
+        if now.since(leading_since) < WINDOW {
+            budget.start_leading(leading_since);
+        }
+        budget
+    }
+
+    /// From `since` on this process sends, and another one may have sent until then. Were it killed, nothing would show
+    /// the requests that it had in flight: as many as that can be count as sent.
+    pub(in crate::grants) fn start_leading(&mut self, since: Moment) {
+        for _ in 0..self.possibly_in_flight_before() {
+            self.insert(since);
+        }
+    }
+
+    /// How many requests may be in flight.
+    pub(in crate::grants) fn most_in_flight(&self) -> usize {
+        self.most_in_flight
+    }
+
+    /// How many requests another process may have had in flight, and none where that would be all of the budget.
+    fn possibly_in_flight_before(&self) -> usize {
+        let all = self.per_minute.unwrap_or_default() as usize;
+        self.most_in_flight.min(all / 4)
+    }
+
+    /// When the next request may be sent: not after `now` means now, and `None` when one in flight has ended.
+    pub(in crate::grants) fn next_slot(&mut self, now: Moment) -> Option<Moment> {
+        let Some(per_minute) = self.per_minute else {
+            return Some(now);
+        };
+        while self
+            .ended
+            .front()
+            .is_some_and(|first| now.since(*first) >= WINDOW)
+        {
+            self.ended.pop_front();
+        }
+        let too_many = (self.ended.len() + self.in_flight + 1).saturating_sub(per_minute as usize);
+        match too_many.checked_sub(1) {
+            Some(last) => Some(*self.ended.get(last)? + WINDOW),
+            None => Some(now),
+        }
+    }
+
+    /// Counts a request that was sent before this process led, and had ended at `ended`.
+    pub(in crate::grants) fn count_earlier(&mut self, ended: Moment) {
+        if self.per_minute.is_some() {
+            self.insert(ended);
+        }
+    }
+
+    fn insert(&mut self, ended: Moment) {
+        let place = self.ended.partition_point(|other| *other <= ended);
+        self.ended.insert(place, ended);
+    }
+
+    /// Whether nothing was sent in the last 60 s, so that there is nothing to remember.
+    pub(in crate::grants) fn is_unused(&self, now: Moment) -> bool {
+        self.in_flight == 0 && self.ended.back().is_none_or(|last| now.since(*last) >= WINDOW)
+    }
+
+    /// A request is sent now.
+    pub(in crate::grants) fn sent(&mut self) {
+        if self.per_minute.is_some() {
+            self.in_flight += 1;
+        }
+    }
+
+    /// A request has ended, however it did: the vendor may have counted it up to now.
+    pub(in crate::grants) fn ended(&mut self, now: Moment) {
+        if self.per_minute.is_some() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.insert(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn moment(second: i64) -> Moment {
+        Moment::at_second(second)
+    }
+
+    /// A request as the vendor sees it.
+    #[derive(Debug)]
+    struct Sent {
+        at: Duration,
+        counted: Duration,
+    }
+
+    /// Sends as fast as the budget lets it for ten minutes, with pauses of the given seconds in between, to a vendor
+    /// that takes the given milliseconds for an answer and counts a request somewhere in between.
+    fn send_all(per_minute: u32, pauses: &[u64], latencies: &[(u64, u64)]) -> Vec<Sent> {
+        let start = moment(0);
+        let mut budget = Budget::new(Some(per_minute), 32, start, start);
+        let mut now = start;
+        let mut sent = Vec::new();
+        let mut ends: Vec<Moment> = Vec::new();
+        let (mut pauses, mut latencies) = (pauses.iter().cycle(), latencies.iter().cycle());
+        while now.since(start) < Duration::from_secs(600) && sent.len() < 2000 {
+            let slot = budget.next_slot(now);
+            let end = ends.iter().min().copied();
+            match (slot, end) {
+                (Some(slot), end) if end.is_none_or(|end| slot < end) => {
+                    now = slot.max(now);
+                    budget.sent();
+                    let (latency, part) = latencies.next().copied().unwrap_or_default();
+                    let latency = Duration::from_millis(latency);
+                    ends.push(now + latency);
+                    sent.push(Sent {
+                        at: now.since(start),
+                        counted: now.since(start) + latency * u32::try_from(part).unwrap() / 100,
+                    });
+                    now = now + Duration::from_secs(pauses.next().copied().unwrap_or_default());
+                }
+                (_, Some(end)) => {
+                    ends.retain(|other| *other != end);
+                    now = now.max(end);
+                    budget.ended(end);
+                }
+                (None, None) => panic!("waits for nothing"),
+                (Some(_), None) => unreachable!(),
+            }
+        }
+        sent
+    }
+
+    fn most_in_a_minute(mut counted: Vec<Duration>) -> usize {
+        counted.sort();
+        let within = |(index, first): (usize, &Duration)| {
+            counted[index..]
+                .iter()
+                .take_while(|time| **time - *first < WINDOW)
+                .count()
+        };
+        counted.iter().enumerate().map(within).max().unwrap_or_default()
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_budget_in_any_60_s(
+            per_minute in 1..60_u32,
+            pauses in prop::collection::vec(0..20_u64, 1..5),
+            latencies in prop::collection::vec((0..30_000_u64, 0..=100_u64), 1..7),
+        ) {
+            let sent = send_all(per_minute, &pauses, &latencies);
+            let most = most_in_a_minute(sent.iter().map(|sent| sent.counted).collect());
+            prop_assert!(most <= per_minute as usize, "{most}: {sent:?}");
+        }
+    }
+
+    #[test]
+    fn all_of_the_budget_can_be_used() {
+        for per_minute in [1, 3, 20, 150] {
+            let sent = send_all(per_minute, &[0], &[(0, 0)]);
+            let late: Vec<_> = sent.iter().filter(|sent| sent.at >= WINDOW * 2).collect();
+            assert!(
+                late.len() >= 7 * per_minute as usize,
+                "{} of {per_minute}",
+                late.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_counts_until_a_minute_after_its_end() {
+        let start = moment(0);
+        let mut budget = Budget::new(Some(20), 32, start, moment(120));
+        let later = moment(120);
+        for _ in 0..20 {
+            assert_eq!(budget.next_slot(later), Some(later));
+            budget.sent();
+        }
+        assert_eq!(budget.next_slot(later), None, "until one has ended");
+        budget.ended(moment(122));
+        assert_eq!(budget.next_slot(moment(123)), Some(moment(182)));
+    }
+
+    #[test]
+    fn a_process_that_is_killed_leaves_most_of_a_minute() {
+        let start = moment(0);
+        for (per_minute, in_flight, unknown) in [(1, 1, 0), (3, 1, 0), (20, 5, 5), (600, 32, 32)] {
+            let budget = Budget::new(Some(per_minute), 32, start, start);
+            assert_eq!(budget.most_in_flight(), in_flight);
+            assert_eq!(budget.ended.len(), unknown);
+        }
+        assert_eq!(Budget::new(None, 32, start, start).most_in_flight(), 32);
+    }
+
+    #[test]
+    fn what_was_sent_before_counts_and_so_does_what_may_have_been_in_flight() {
+        let start = moment(1000);
+        let mut budget = Budget::new(Some(20), 32, start, start);
+        for ago in 1..=15 {
+            budget.count_earlier(moment(1000 - ago));
+        }
+        assert_eq!(budget.next_slot(start), Some(start + Duration::from_secs(45)));
+        let later = start + Duration::from_secs(600);
+        assert_eq!(budget.next_slot(later), Some(later));
+        budget.start_leading(later);
+        assert_eq!(budget.ended.len(), 5, "it leads again");
+    }
+
+    #[test]
+    fn without_a_limit_every_slot_is_now() {
+        let now = moment(0);
+        let mut budget = Budget::new(None, 32, now, now);
+        for _ in 0..1000 {
+            budget.sent();
+        }
+        assert_eq!(budget.next_slot(now), Some(now));
+    }
+}

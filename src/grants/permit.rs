@@ -1,0 +1,94 @@
+//! Permission to ask a vendor once for one grant.
+
+use std::sync::Arc;
+
+use super::grant::Phase;
+use super::{Grants, ObjectKey, VendorCall};
+use crate::clock::Moment;
+use crate::fingerprint::Fingerprint;
+use crate::policy::PastFailure;
+
+/// What came of the wish to ask a vendor.
+#[derive(Debug)]
+pub enum Reservation {
+    /// A request for this grant is under way. The object waits for it since this moment, and is woken when it ends.
+    UnderWay(Moment),
+    /// The vendor may be asked.
+    Permitted(Permit),
+    /// The vendor may not be asked now, or this process does not lead.
+    Held,
+}
+
+/// The vendor may be asked once. While it lives, nobody else may ask for the same grant; dropped unused, it gives back
+/// the attempt that was counted against an account, and wakes the others who waited.
+#[derive(Debug)]
+pub struct Permit {
+    pub(super) grants: Arc<Grants>,
+    pub(super) number: u64,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) object: ObjectKey,
+    pub(super) since: Moment,
+    pub(super) live_until: Option<Moment>,
+    pub(super) attempt: Option<PastFailure>,
+    pub(super) is_used: bool,
+}
+
+impl Permit {
+    /// The attempt as it must stand in the status before it is sent, so that no crash forgets it; `None` where a failed
+    /// attempt could lock no account.
+    pub fn attempt_to_record(&self) -> Option<&PastFailure> {
+        self.attempt.as_ref()
+    }
+
+    /// Queues the request. Gives the moment since when the object waits, and `None` where this process has stopped
+    /// leading since the reservation.
+    pub fn send(mut self, call: VendorCall) -> Option<Moment> {
+        let grants = Arc::clone(&self.grants);
+        let now = grants.timeline.now();
+        let mut table = grants.lock();
+        let vendor = call.grant.vendor();
+        let grant = table.grants.get_mut(&self.fingerprint)?;
+        if !matches!(grant.phase, Phase::Reserved(number) if number == self.number) {
+            return None;
+        }
+        self.is_used = true;
+        grant.endpoint = Some(call.endpoint.clone());
+        let endpoint = call.endpoint.clone();
+        grant.phase = Phase::Queued(Box::new(call));
+        table.endpoint(&endpoint, vendor, now.moment).queue.push(
+            self.fingerprint,
+            self.live_until,
+            &self.object.namespace,
+        );
+        drop(table);
+        grants.changed.notify_one();
+        Some(self.since)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.is_used {
+            return;
+        }
+        let now = self.grants.timeline.now();
+        let mut table = self.grants.lock();
+        let Some(grant) = table.grants.get(&self.fingerprint) else {
+            return;
+        };
+        if !matches!(grant.phase, Phase::Reserved(number) if number == self.number) {
+            return;
+        }
+        let waiting = table.cancel(self.fingerprint);
+        if table
+            .grants
+            .get(&self.fingerprint)
+            .is_some_and(|grant| grant.users.is_empty())
+        {
+            table.give_back(self.fingerprint, &now);
+        }
+        for object in waiting.into_iter().filter(|object| *object != self.object) {
+            self.grants.wake(object);
+        }
+    }
+}

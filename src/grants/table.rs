@@ -1,0 +1,463 @@
+//! The state behind the component's lock: grants, their users, endpoints and accounts, and what is given back when.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use super::accounts::Accounts;
+use super::grant::{FailedAttempt, GrantRecord, Phase, whole_seconds};
+use super::limiter::{Budget, EndpointState, InFlightLimiter};
+use super::sender::{LONGEST_SLEEP, SendJob};
+use super::{GrantsOptions, ObjectKey, Observation};
+use crate::api::names::Reason;
+use crate::clock::{Moment, Now};
+use crate::fingerprint::{Account, Fingerprint};
+use crate::inputs::Inputs;
+use crate::policy::{GrantFacts, PastFailure, Standing, backoff};
+use crate::providers::{Endpoint, Vendor};
+
+/// What nobody needs is given back this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// More endpoints than this are only kept while there is something to remember of them: a tenant may name any region
+/// of 6clicks', also regions that do not exist.
+pub(super) const MOST_IDLE_ENDPOINTS: usize = 64;
+/// A latch without a deadline outlives the last VendorToken that used its grant by this long: a VendorToken that is
+/// deleted and made again, or edited there and back, must not try a rejected password again.
+const LATCH_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
+/// So many grants without a user are kept for their latch or back-off at most.
+const MOST_KEPT: usize = 10_000;
+
+/// One VendorToken, as the book of grants knows it.
+#[derive(Debug, Default)]
+pub(super) struct ObjectRecord {
+    /// The grant that its credentials make; `None` while they cannot be used.
+    pub(super) fingerprint: Option<Fingerprint>,
+    /// The attempt in its status that was counted against an account.
+    counted: Option<jiff::Timestamp>,
+    /// This process has made an attempt for it, so that its status shows nothing new.
+    attempted: bool,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct GrantTable {
+    pub(super) options: GrantsOptions,
+    pub(super) grants: HashMap<Fingerprint, GrantRecord>,
+    pub(super) endpoints: BTreeMap<Endpoint, EndpointState>,
+    pub(super) objects: HashMap<ObjectKey, ObjectRecord>,
+    pub(super) accounts: Accounts,
+    /// Grants without a user that are kept because a vendor refused them or has just given a token, in the order in
+    /// which they were left.
+    pub(super) kept: VecDeque<Fingerprint>,
+    pub(super) in_flight: InFlightLimiter,
+    /// When this process began to send; before, another one may have.
+    pub(super) leading_since: Moment,
+    /// Which endpoint is served first.
+    first_endpoint: usize,
+    swept: Moment,
+    /// The number of the last permit.
+    pub(super) permits: u64,
+    pub(super) draining: bool,
+    /// This process has led, and does not now.
+    pub(super) standing_by: bool,
+}
+
+impl GrantTable {
+    pub(super) fn new(options: GrantsOptions, now: Moment) -> Self {
+        Self {
+            options,
+            grants: HashMap::new(),
+            endpoints: BTreeMap::new(),
+            objects: HashMap::new(),
+            accounts: Accounts::default(),
+            kept: VecDeque::new(),
+            in_flight: InFlightLimiter::default(),
+            leading_since: now,
+            first_endpoint: 0,
+            swept: now,
+            permits: 0,
+            draining: false,
+            standing_by: false,
+        }
+    }
+
+    /// The grant that `object` uses.
+    pub(super) fn grant_of(&self, object: &ObjectKey) -> Option<&GrantRecord> {
+        self.grants.get(&self.objects.get(object)?.fingerprint?)
+    }
+
+    /// The state of an endpoint, which may be new.
+    pub(super) fn endpoint(
+        &mut self,
+        endpoint: &Endpoint,
+        vendor: Vendor,
+        now: Moment,
+    ) -> &mut EndpointState {
+        if self.endpoints.len() >= MOST_IDLE_ENDPOINTS {
+            self.endpoints.retain(|_, state| !state.is_idle(now));
+        }
+        let options = &self.options;
+        let leading_since = self.leading_since;
+        self.endpoints.entry(endpoint.clone()).or_insert_with(|| {
+            let per_minute = options.per_minute.get(&vendor).copied();
+            let budget = Budget::new(per_minute, options.max_concurrent, leading_since, now);
+            EndpointState::new(vendor, budget)
+        })
+    }
+
+    /// From now on this process sends.
+    pub(super) fn start_leading(&mut self, now: Moment) {
+        // A reconcile that was under way when this process stepped down may have asked since.
+        if std::mem::take(&mut self.standing_by) {
+            self.give_up_waiting();
+        }
+        self.leading_since = now;
+        for endpoint in self.endpoints.values_mut() {
+            endpoint.budget.start_leading(now);
+        }
+    }
+
+    /// This process sends no more.
+    pub(super) fn step_down(&mut self) {
+        self.standing_by = true;
+        self.give_up_waiting();
+        // Another process may make attempts now, which the statuses will show.
+        for object in self.objects.values_mut() {
+            object.attempted = false;
+            object.counted = None;
+        }
+    }
+
+    /// Notes that `object`'s credentials make this grant now. Its former grant is given up: taken out of the queue where
+    /// nobody else waits for it, and forgotten where nobody else uses it.
+    pub(super) fn use_grant(
+        &mut self,
+        object: &ObjectKey,
+        fingerprint: Fingerprint,
+        account: Option<Account>,
+        now: &Now,
+    ) {
+        let used = self.objects.get(object).and_then(|record| record.fingerprint);
+        if used == Some(fingerprint) {
+            return;
+        }
+        self.leave(object, now);
+        self.objects.entry(object.clone()).or_default().fingerprint = Some(fingerprint);
+        let grant = self.grants.entry(fingerprint).or_default();
+        let outlived = grant
+            .unused_since
+            .take()
+            .is_some_and(|since| now.moment.since(since) >= LATCH_OUTLIVES);
+        if outlived && grant.users.is_empty() {
+            *grant = GrantRecord::default();
+        }
+        grant.account = account;
+        grant.users.insert(object.clone());
+    }
+
+    /// Takes in what a VendorToken's status and target say of the time before this process led. Gives the end of a pause
+    /// of the endpoint that came to light.
+    pub(super) fn take_evidence(&mut self, observation: &Observation<'_>, now: &Now) -> Option<Moment> {
+        self.count_earlier_attempts(observation, now);
+        let leading_since = self.leading_since;
+        let grant = self.grants.get_mut(&observation.fingerprint)?;
+        // The process that led in between has had a token after the failure that this one met.
+        grant.failure.take_if(|failure| {
+            observation
+                .evidence
+                .issued
+                .is_some_and(|issued| issued > failure.sent)
+                && now.moment_at(failure.sent) < leading_since
+        });
+        let told = observation.evidence.own_failure()?;
+        // What this process has asked at that time or later, it knows better.
+        if grant
+            .sent
+            .is_some_and(|sent| whole_seconds(sent) >= told.last_attempt)
+        {
+            return None;
+        }
+        // A failure from the time of this process that it did not meet was written by somebody else.
+        let from_before = now.moment_at(told.last_attempt) <= leading_since;
+        grant
+            .failure
+            .take_if(|own| from_before && !own.from_status && own.sent < told.last_attempt);
+        if grant.account.is_some()
+            && grant.failure.is_none()
+            && !grant.proven
+            && told.reason == Reason::CredentialsRejected
+        {
+            grant.failure = Some(FailedAttempt::rejection_in_status(told, now));
+            grant.failures = told.count;
+        }
+        if !from_before || grant.seeded_pause == told.next_attempt {
+            return None;
+        }
+        let until = pause_in_status(told, now)?;
+        grant.seeded_pause = told.next_attempt;
+        grant.endpoint = Some(observation.endpoint.clone());
+        self.endpoint(observation.endpoint, observation.vendor, now.moment)
+            .throttled(observation.fingerprint, until);
+        Some(until)
+    }
+
+    /// Counts the attempts of a former process that a status shows, which may be with another password.
+    fn count_earlier_attempts(&mut self, observation: &Observation<'_>, now: &Now) {
+        let (Some(failure), Some(account)) = (&observation.evidence.failure, observation.account) else {
+            return;
+        };
+        let record = self.objects.entry(observation.object.clone()).or_default();
+        if record.attempted || record.counted == Some(failure.last_attempt) {
+            return;
+        }
+        record.counted = Some(failure.last_attempt);
+        let password = if observation.evidence.is_same_credential {
+            observation.fingerprint
+        } else {
+            Fingerprint::of_published(&failure.inputs)
+        };
+        let last = now.moment_at(failure.last_attempt).min(now.moment);
+        self.accounts
+            .count_earlier(account, password, last, failure.count);
+    }
+
+    /// What holds of the grant for the VendorToken that was observed.
+    pub(super) fn standing(&self, observation: &Observation<'_>, now: &Now) -> Standing {
+        let facts = self.facts(
+            observation.fingerprint,
+            observation.object,
+            observation.inputs,
+            Some(observation.endpoint),
+            now,
+        );
+        Standing::new(facts, &observation.evidence, now.wall())
+    }
+
+    /// What this process knows of a grant at this endpoint, for `object`, which calls it `inputs`.
+    pub(super) fn facts(
+        &self,
+        fingerprint: Fingerprint,
+        object: &ObjectKey,
+        inputs: &Inputs,
+        endpoint: Option<&Endpoint>,
+        now: &Now,
+    ) -> GrantFacts {
+        let Some(grant) = self.grants.get(&fingerprint) else {
+            return GrantFacts::default();
+        };
+        let paused_until = endpoint
+            .and_then(|endpoint| self.endpoints.get(endpoint))
+            .and_then(|endpoint| endpoint.paused_until(now.moment));
+        let account = grant.account.filter(|_| !grant.proven);
+        let free_at = account.and_then(|account| self.accounts.free_at(account, now.moment));
+        GrantFacts {
+            paused_until: paused_until.map(|until| now.wall_at(until)),
+            account_free_at: free_at.map(|free_at| now.wall_at(free_at)),
+            ..grant.facts(object, inputs, now)
+        }
+    }
+
+    /// Counts the attempt that is reserved now against its account.
+    pub(super) fn count_attempt(&mut self, fingerprint: Fingerprint, account: Account, now: Moment) {
+        self.accounts.count(account, fingerprint, now);
+        if let Some(grant) = self.grants.get_mut(&fingerprint) {
+            grant.counted = Some(now);
+        }
+    }
+
+    /// This process makes or has made an attempt for these objects.
+    pub(super) fn note_attempted<'a>(&mut self, objects: impl Iterator<Item = &'a ObjectKey>) {
+        for object in objects {
+            if let Some(record) = self.objects.get_mut(object) {
+                record.attempted = true;
+            }
+        }
+    }
+
+    /// Gives back what nobody needs: tokens that have expired, attempts that no longer count, endpoints that have been
+    /// idle.
+    pub(super) fn sweep(&mut self, now: &Now) {
+        if now.moment.since(self.swept) < SWEEP_EVERY {
+            return;
+        }
+        self.swept = now.moment;
+        self.grants.retain(|_, grant| {
+            let is_unused = grant.users.is_empty() && !grant.is_under_way();
+            let is_new = is_unused && grant.is_new(now);
+            grant.drop_token_if(now.moment, is_unused && !is_new);
+            !is_unused || is_new || grant.is_held(now.moment)
+        });
+        self.kept.retain(|kept| self.grants.contains_key(kept));
+        self.endpoints.retain(|_, endpoint| !endpoint.is_idle(now.moment));
+        self.accounts.sweep(now.moment);
+    }
+
+    /// Returns true if a grant waits to be sent.
+    pub(super) fn has_queued(&self) -> bool {
+        self.endpoints.values().any(|endpoint| !endpoint.queue.is_empty())
+    }
+
+    /// `object` uses its grant no more.
+    pub(super) fn leave(&mut self, object: &ObjectKey, now: &Now) {
+        let Some(fingerprint) = self
+            .objects
+            .get_mut(object)
+            .and_then(|record| record.fingerprint.take())
+        else {
+            return;
+        };
+        self.withdraw(object, fingerprint);
+        if let Some(grant) = self.grants.get_mut(&fingerprint) {
+            grant.users.remove(object);
+            grant.completed.remove(object);
+            if grant.users.is_empty() && !grant.is_under_way() {
+                self.give_back(fingerprint, now);
+            }
+        }
+    }
+
+    /// Forgets a grant without a user, but for its latch or back-off, and for a moment its token.
+    pub(super) fn give_back(&mut self, fingerprint: Fingerprint, now: &Now) {
+        if let Some(grant) = self.grants.get_mut(&fingerprint)
+            && (grant.is_held(now.moment) || grant.is_new(now))
+        {
+            let is_new = grant.is_new(now);
+            grant.drop_token_if(now.moment, !is_new);
+            grant.unused_since = Some(now.moment);
+            self.kept.retain(|kept| *kept != fingerprint);
+            self.kept.push_back(fingerprint);
+        } else {
+            self.grants.remove(&fingerprint);
+        }
+        while let Some(oldest) = self.kept.front().copied() {
+            let is_over = match self.grants.get(&oldest) {
+                None => true,
+                Some(grant) if !grant.users.is_empty() || grant.is_under_way() => true,
+                Some(grant) => {
+                    let outlived = grant
+                        .unused_since
+                        .is_some_and(|since| now.moment.since(since) >= LATCH_OUTLIVES);
+                    let is_needed = grant.is_held(now.moment) || grant.is_new(now);
+                    let is_over = outlived || !is_needed || self.kept.len() > MOST_KEPT;
+                    if is_over {
+                        self.grants.remove(&oldest);
+                    }
+                    is_over
+                }
+            };
+            if !is_over {
+                break;
+            }
+            self.kept.pop_front();
+        }
+    }
+
+    /// `object` no longer waits for its grant.
+    pub(super) fn withdraw(&mut self, object: &ObjectKey, fingerprint: Fingerprint) {
+        let Some(grant) = self.grants.get_mut(&fingerprint) else {
+            return;
+        };
+        grant.waiters.remove(object);
+        if grant.waiters.is_empty() && matches!(grant.phase, Phase::Queued(_)) {
+            self.cancel(fingerprint);
+        }
+    }
+
+    /// The attempt that is reserved or queued is not made. Gives those who waited for it.
+    pub(super) fn cancel(&mut self, fingerprint: Fingerprint) -> Vec<ObjectKey> {
+        let Some(grant) = self.grants.get_mut(&fingerprint) else {
+            return Vec::new();
+        };
+        grant.phase = Phase::Idle;
+        if let (Some(account), Some(counted)) = (grant.account, grant.counted.take()) {
+            self.accounts.withdraw(account, fingerprint, counted);
+        }
+        if let Some(endpoint) = grant
+            .endpoint
+            .as_ref()
+            .and_then(|endpoint| self.endpoints.get_mut(endpoint))
+        {
+            endpoint.queue.remove(fingerprint);
+        }
+        grant.waiters.drain().map(|(object, _)| object).collect()
+    }
+
+    /// Cancels everything that is reserved or waits in a queue.
+    fn give_up_waiting(&mut self) {
+        let waiting: Vec<_> = self
+            .grants
+            .iter()
+            .filter(|(_, grant)| matches!(grant.phase, Phase::Queued(_) | Phase::Reserved(_)))
+            .map(|(fingerprint, _)| *fingerprint)
+            .collect();
+        for fingerprint in waiting {
+            self.cancel(fingerprint);
+        }
+    }
+
+    /// The requests that may be sent now, and how long to wait for the next.
+    pub(super) fn ready(&mut self, now: &Now) -> (Vec<SendJob>, Duration) {
+        let mut jobs = Vec::new();
+        let mut wait = LONGEST_SLEEP;
+        // Another endpoint begins each time, so that some which hang cannot keep all the places in flight to themselves.
+        let count = self.endpoints.len().max(1);
+        self.first_endpoint = (self.first_endpoint + 1) % count;
+        let (first, last): (Vec<_>, Vec<_>) = self
+            .endpoints
+            .values_mut()
+            .enumerate()
+            .partition(|(index, _)| *index >= self.first_endpoint);
+        for (_, endpoint) in first.into_iter().chain(last) {
+            while !endpoint.queue.is_empty() {
+                if endpoint.in_flight >= endpoint.budget.most_in_flight()
+                    || !self
+                        .in_flight
+                        .has_one_for(endpoint.vendor, self.options.max_concurrent)
+                {
+                    break;
+                }
+                match endpoint.budget.next_slot(now.moment) {
+                    Some(slot) if slot <= now.moment => {}
+                    Some(slot) => {
+                        wait = wait.min(slot.since(now.moment));
+                        break;
+                    }
+                    None => break,
+                }
+                let Some(fingerprint) = endpoint.next(now.moment) else {
+                    wait = wait.min(endpoint.pause_left(now.moment));
+                    break;
+                };
+                let Some(grant) = self.grants.get_mut(&fingerprint) else {
+                    continue;
+                };
+                if let Phase::Queued(call) = std::mem::replace(&mut grant.phase, Phase::InFlight) {
+                    let counted = grant.account.zip(grant.counted.take());
+                    if let Some((account, counted)) = counted {
+                        self.accounts.sent(account, fingerprint, counted, now.moment);
+                    }
+                    endpoint.budget.sent();
+                    endpoint.in_flight += 1;
+                    self.in_flight.take(endpoint.vendor);
+                    grant.sent = Some(now.wall());
+                    jobs.push(SendJob {
+                        fingerprint,
+                        call: *call,
+                        account: counted.map(|(account, _)| account),
+                    });
+                }
+            }
+        }
+        // A deadline that has just passed is looked at again at once, and never in a busy loop.
+        (jobs, wait.max(Duration::from_millis(1)))
+    }
+}
+
+/// The end of the pause that a vendor asked a former process for. A deadline from before is not far from the attempt that
+/// met it: one that is was written by somebody else.
+fn pause_in_status(failure: &PastFailure, now: &Now) -> Option<Moment> {
+    let until = failure.next_attempt?;
+    let is_credible = failure.reason == Reason::RateLimited
+        && backoff::holds(until, now.wall())
+        && backoff::holds(until, failure.last_attempt);
+    is_credible.then(|| now.moment_at(until))
+}
