@@ -348,6 +348,105 @@ mod tests {
         assert!(before <= shown && shown <= Timestamp::now());
     }
 
+    /// A timeline over a clock that a test sets.
+    fn timeline() -> (Arc<TokioClock>, Timeline) {
+        let clock = Arc::new(TokioClock::new(base()));
+        let timeline = Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        (clock, timeline)
+    }
+
+    fn seconds(seconds: i64) -> SignedDuration {
+        SignedDuration::from_secs(seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_of_the_wall_clock_moves_no_moment() {
+        let (clock, timeline) = timeline();
+        let before = timeline.now();
+        for step in [-3600, 7200, -1, 86_400] {
+            clock.step(seconds(step));
+            assert_eq!(timeline.now().moment, before.moment, "{step}");
+            assert_eq!(timeline.now().wall(), clock.now(), "{step}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_is_time_that_has_passed_and_no_step() {
+        let (clock, timeline) = timeline();
+        let before = timeline.now().moment;
+        clock.sleep(seconds(600));
+        assert_eq!(timeline.now().moment.since(before), Duration::from_secs(600));
+        assert_eq!(timeline.now().wall(), clock.now());
+        assert_eq!(timeline.stepped_since(before), SignedDuration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_back_add_up_and_a_step_ahead_takes_nothing_away() {
+        let (clock, timeline) = timeline();
+        let start = timeline.now().moment;
+        for (step, set_back) in [(-240, 240), (90_000, 240), (-60, 300)] {
+            tokio::time::advance(Duration::from_secs(10)).await;
+            clock.step(seconds(step));
+            assert_eq!(timeline.set_back_since(start), seconds(set_back));
+        }
+        assert_eq!(timeline.stepped_since(start), seconds(89_700));
+        assert_eq!(
+            timeline.set_back_since(timeline.now().moment),
+            SignedDuration::ZERO
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drift_of_less_than_a_second_is_no_step() {
+        let (clock, timeline) = timeline();
+        let start = timeline.now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        clock.step(SignedDuration::from_millis(-999));
+        assert_eq!(timeline.stepped_since(start.moment), SignedDuration::ZERO);
+        assert_eq!(timeline.now().wall().duration_since(start.wall()), seconds(1));
+        clock.step(SignedDuration::from_millis(-1));
+        assert_eq!(timeline.stepped_since(start.moment), seconds(-1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_in_whole_seconds_stays_one_over_a_step_of_any_size() {
+        let (clock, timeline) = timeline();
+        let deadline = timeline
+            .now()
+            .moment_at(base().saturating_add(seconds(600)).unwrap());
+        for milliseconds in [-1700, 3_600_400, -86_400_600] {
+            clock.step(SignedDuration::from_millis(milliseconds));
+            let shown = timeline.now().wall_at(deadline);
+            assert_eq!(shown.subsec_nanosecond(), 0, "{milliseconds}");
+            let error = shown.duration_since(clock.now()) - seconds(600);
+            assert!(error.abs() <= SignedDuration::from_secs(1), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_last_steps_are_remembered() {
+        let (clock, timeline) = timeline();
+        for _ in 0..2 * MOST_STEPS {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            clock.step(seconds(5));
+            timeline.now();
+        }
+        let start = Moment::at_second(0);
+        assert_eq!(timeline.stepped_since(start), seconds(5 * MOST_STEPS as i64));
+    }
+
+    proptest! {
+        #[test]
+        fn a_time_is_the_same_after_a_conversion_there_and_back(origin in any::<i64>(), moment in any::<i32>()) {
+            let origin = Timestamp::from_second(origin % 253_402_207_200).unwrap_or(Timestamp::MAX);
+            let now = Now { moment: Moment::at_second(0), origin };
+            let moment = Moment::at_second(i64::from(moment));
+            let wall = now.wall_at(moment);
+            prop_assume!(wall > Timestamp::MIN && wall < Timestamp::MAX);
+            prop_assert_eq!(now.moment_at(wall), moment);
+        }
+    }
+
     fn start_of_wait() -> Timestamp {
         Timestamp::from_second(1_800_000_000).unwrap()
     }

@@ -14,13 +14,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
-use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use certificate::{ClientCertificateError, check_client_certificate};
 use clients::Clients;
 
-use crate::clock::{Clock, gone_ahead};
+use crate::clock::{Clock, Timeline};
 use crate::failure::{Failure, FailureClass};
 use crate::providers::{TokenRequest, TokenResponse};
 use crate::token::ExposeSecret;
@@ -112,7 +111,7 @@ pub struct HttpTransport {
 
 struct Inner {
     clients: Clients,
-    clock: Arc<dyn Clock>,
+    timeline: Timeline,
     total_timeout: Duration,
     body_limit: usize,
 }
@@ -132,7 +131,7 @@ impl HttpTransport {
         Ok(Self {
             inner: Arc::new(Inner {
                 clients,
-                clock,
+                timeline: Timeline::new(clock),
                 total_timeout,
                 body_limit,
             }),
@@ -151,25 +150,26 @@ impl Inner {
     async fn send(&self, request: TokenRequest) -> Result<TokenResponse, Failure> {
         let client = match &request.client_certificate {
             None => self.clients.plain(),
-            Some(certificate) => self.clients.with_certificate(certificate, self.clock.now())?,
+            Some(certificate) => self
+                .clients
+                .with_certificate(certificate, self.timeline.now().wall())?,
         };
         let (request, host) = into_reqwest(request)?;
-        let sent = self.clock.now();
-        let started = (sent, Instant::now());
+        let sent = self.timeline.now();
         let exchange = async {
             let mut response = client
                 .execute(request)
                 .await
                 .map_err(|error| classify::exchange(&error, &host))?;
-            let received = self.clock.now();
+            let received = self.timeline.now().wall();
             let body = self.read_body(&mut response, &host).await?;
             Ok(TokenResponse {
                 status: response.status().as_u16(),
                 headers: std::mem::take(response.headers_mut()),
                 body,
-                sent,
+                sent: sent.wall(),
                 received,
-                clock_step: gone_ahead(started, (self.clock.now(), Instant::now())),
+                clock_step: self.timeline.stepped_since(sent.moment),
             })
         };
         match tokio::time::timeout(self.total_timeout, exchange).await {

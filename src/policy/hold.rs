@@ -285,3 +285,147 @@ fn ends_sooner(one: &PastFailure, other: &PastFailure) -> bool {
         (None, _) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        schedule::later(Timestamp::UNIX_EPOCH, 1_800_000_000 + second)
+    }
+
+    fn inputs() -> Inputs {
+        Inputs {
+            key_id: "0".repeat(8),
+            parameters: "1".repeat(32),
+            sources: "2".repeat(8),
+            fingerprint: "3".repeat(32),
+            jitter: 0,
+        }
+    }
+
+    fn failure(reason: Reason, last_attempt: i64, next_attempt: Option<i64>) -> PastFailure {
+        PastFailure {
+            reason,
+            message: "why".to_owned(),
+            count: 1,
+            last_attempt: at(last_attempt),
+            next_attempt: next_attempt.map(at),
+            inputs: inputs(),
+            from_status: false,
+        }
+    }
+
+    /// What is known at second 100, by default nothing.
+    fn known(change: impl FnOnce(&mut GrantFacts, &mut Evidence)) -> (GrantFacts, Evidence) {
+        let (mut facts, mut evidence) = (GrantFacts::default(), Evidence::default());
+        evidence.is_same_credential = true;
+        change(&mut facts, &mut evidence);
+        (facts, evidence)
+    }
+
+    fn until(second: i64, cause: HoldCause) -> Hold {
+        Hold::Until {
+            time: at(second),
+            cause,
+        }
+    }
+
+    use HoldCause::{Account, Backoff, LeastGap, Throttled};
+    use Reason::{CredentialsRejected, RateLimited, VendorUnavailable};
+
+    #[rstest]
+    #[case::nothing_is_known(known(|_, _| ()), Hold::Free, Hold::Free)]
+    #[case::a_back_off(
+        known(|facts, _| facts.failure = Some(failure(VendorUnavailable, 90, Some(120)))),
+        until(120, Backoff), Hold::Free
+    )]
+    #[case::a_back_off_that_was_overridden_lately(
+        known(|facts, _| {
+            facts.failure = Some(failure(VendorUnavailable, 90, Some(120)));
+            facts.may_override = false;
+        }),
+        until(120, Backoff), until(120, Backoff)
+    )]
+    #[case::a_back_off_that_is_over(
+        known(|facts, _| facts.failure = Some(failure(VendorUnavailable, 50, Some(100)))), Hold::Free, Hold::Free
+    )]
+    #[case::a_back_off_in_the_status(
+        known(|_, evidence| evidence.failure = Some(failure(VendorUnavailable, 90, Some(120)))),
+        until(120, Backoff), Hold::Free
+    )]
+    #[case::a_back_off_in_the_status_of_other_credentials(
+        known(|_, evidence| {
+            evidence.failure = Some(failure(VendorUnavailable, 90, Some(120)));
+            evidence.is_same_credential = false;
+        }),
+        Hold::Free, Hold::Free
+    )]
+    #[case::a_latch(
+        known(|facts, _| facts.failure = Some(failure(CredentialsRejected, 90, None))), Hold::Latched, Hold::Free
+    )]
+    #[case::a_latch_in_the_status_that_a_token_followed(
+        known(|_, evidence| {
+            evidence.failure = Some(failure(CredentialsRejected, 90, None));
+            evidence.issued = Some(at(95));
+        }),
+        Hold::Free, Hold::Free
+    )]
+    #[case::a_latch_in_another_status_against_credentials_that_are_proven(
+        known(|facts, evidence| {
+            facts.failure = Some(PastFailure { from_status: true, ..failure(CredentialsRejected, 90, None) });
+            evidence.issued = Some(at(50));
+        }),
+        Hold::Free, Hold::Free
+    )]
+    #[case::a_throttle_deadline_is_never_overridden(
+        known(|facts, _| facts.failure = Some(failure(RateLimited, 90, Some(160)))),
+        until(160, Throttled), until(160, Throttled)
+    )]
+    #[case::an_account(
+        known(|facts, _| facts.account_free_at = Some(at(500))), until(500, Account), until(500, Account)
+    )]
+    #[case::an_account_and_credentials_that_are_proven_here(
+        known(|facts, _| {
+            facts.account_free_at = Some(at(500));
+            facts.is_proven = true;
+        }),
+        Hold::Free, Hold::Free
+    )]
+    #[case::an_account_and_credentials_that_the_target_proves(
+        known(|facts, evidence| {
+            facts.account_free_at = Some(at(500));
+            evidence.issued = Some(at(50));
+        }),
+        Hold::Free, Hold::Free
+    )]
+    #[case::the_least_gap(
+        known(|facts, _| {
+            facts.gap_ends = Some(at(400));
+            facts.gap_on_request_ends = Some(at(110));
+        }),
+        until(400, LeastGap), until(110, LeastGap)
+    )]
+    #[case::the_failure_comes_before_the_account_and_the_gap(
+        known(|facts, _| {
+            facts.failure = Some(failure(VendorUnavailable, 90, Some(120)));
+            facts.account_free_at = Some(at(500));
+            facts.gap_ends = Some(at(400));
+        }),
+        until(120, Backoff), until(500, Account)
+    )]
+    #[case::a_pause_of_the_endpoint_holds_no_grant_it_waits_in_the_queue(
+        known(|facts, _| facts.paused_until = Some(at(400))), Hold::Free, Hold::Free
+    )]
+    fn a_grant_is_held_by_what_is_known_of_it(
+        #[case] (facts, evidence): (GrantFacts, Evidence),
+        #[case] because_due: Hold,
+        #[case] on_request: Hold,
+    ) {
+        let standing = Standing::new(facts, &evidence, at(100));
+        assert_eq!(standing.hold(false), because_due);
+        assert_eq!(standing.hold(true), on_request);
+    }
+}

@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api::VendorToken;
-use crate::clock;
 use crate::controller::cluster::list_watch;
 use crate::controller::cluster::tokens::{key_of, object_ref};
 use crate::controller::cluster::watch::{SecretSink, TokenSink};
@@ -34,9 +33,9 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 const LIST_PATIENCE: Duration = Duration::from_secs(10);
 /// Reconciles at a time, when what arrived last is published.
 const LAST_CONCURRENCY: usize = 32;
-/// Timers stand still while a machine sleeps: where its clock went ahead by more, tokens may have ended before a timer
-/// tells.
-const AHEAD: SignedDuration = SignedDuration::from_secs(5);
+/// The wall clock went ahead of the timers by more: the machine slept, or the clock was set. Tokens may have ended before
+/// a timer says so.
+const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 
 /// Works until the leadership is lost or `shutdown` completes.
 pub(in crate::controller) async fn lead(
@@ -144,7 +143,7 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
     let outcomes = applier(
         |token: Arc<VendorToken>, context: Arc<Context>| {
             // On a task of its own: the applier polls all reconciles on one, and a panic ends one reconcile only.
-            let started = tokio::time::Instant::now();
+            let started = Instant::now();
             let metrics = context.metrics.clone();
             let task = tokio::spawn(reconcile::reconcile(token, context));
             Box::pin(async move {
@@ -161,19 +160,20 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
     );
     tokio::pin!(outcomes);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    let mut seen = (context.clock.now(), Instant::now());
+    let (mut wall, mut timer) = (context.timeline.now().wall(), Instant::now());
     loop {
         tokio::select! {
             outcome = outcomes.next() => if outcome.is_none() { return },
             _ = heartbeat.tick() => {
-                let now = (context.clock.now(), Instant::now());
-                if clock::gone_ahead(seen, now) > AHEAD {
+                let went_on = context.timeline.now().wall().duration_since(wall);
+                let waited = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
+                if went_on.saturating_sub(waited) > SLEEP_DETECTION_THRESHOLD {
                     tracing::warn!("the clock was set ahead, or this machine slept: every VendorToken is looked at");
                     for token in context.tokens.all() {
                         context.trigger(key_of(&token));
                     }
                 }
-                seen = now;
+                (wall, timer) = (context.timeline.now().wall(), Instant::now());
             }
         }
         health.tick();
