@@ -48,7 +48,7 @@ impl World {
     async fn asks_nothing_over_three_restarts_and_a_day(&self, name: &str) {
         let calls = self.calls(VENDOR);
         for _ in 0..3 {
-            self.clock.step(DAY / 3);
+            self.clock.pass(DAY / 3);
             let operator = self.operator().await;
             self.settle(name, &operator).await;
             operator.stop().await;
@@ -77,7 +77,7 @@ async fn a_kill_between_the_record_and_the_call_costs_no_call_but_the_one_that_i
 
     drop(operator);
     let operator = world.operator().await;
-    world.clock.step(60);
+    world.clock.pass(60);
     world.settle("sca", &operator).await;
     world.ready("sca", REJECTED).await;
     assert_eq!(world.calls(VENDOR), 1);
@@ -105,7 +105,7 @@ async fn a_kill_between_the_call_and_the_answer_costs_one_call_more_and_no_third
     drop(operator);
 
     let operator = world.operator().await;
-    world.clock.step(60);
+    world.clock.pass(60);
     world.settle("sca", &operator).await;
     world.ready("sca", REJECTED).await;
     operator.stop().await;
@@ -125,17 +125,17 @@ async fn a_process_that_is_killed_at_each_attempt_makes_three_in_a_quarter_of_an
         let operator = world.operator().await;
         world.until_calls(attempt).await;
         drop(operator);
-        world.clock.step(60);
+        world.clock.pass(60);
     }
     for _ in 0..4 {
         let operator = world.operator().await;
         world.settle("sca", &operator).await;
         assert_eq!(world.calls(VENDOR), 3);
         drop(operator);
-        world.clock.step(60);
+        world.clock.pass(60);
     }
     // As early as the first of them has been a quarter of an hour ago, or the last: which of them is not recorded.
-    world.clock.step(15 * 60);
+    world.clock.pass(15 * 60);
     let _operator = world.operator().await;
     world.until_calls(4).await;
 }
@@ -204,7 +204,7 @@ async fn five_vendor_tokens_with_five_wrong_passwords_of_one_user_make_three_att
         );
         assert_eq!(world.calls(VENDOR), 3);
         operator.stop().await;
-        world.clock.step(120);
+        world.clock.pass(120);
         operator = world.operator().await;
     }
     // Another tenant's user of that name is another account.
@@ -216,7 +216,7 @@ async fn five_vendor_tokens_with_five_wrong_passwords_of_one_user_make_three_att
     world.ready("other", REJECTED).await;
     assert_eq!(world.calls(VENDOR), 4);
 
-    world.clock.step(15 * 60);
+    world.clock.pass(15 * 60);
     for name in names {
         world.settle(name, &operator).await;
         world.ready(name, REJECTED).await;
@@ -265,7 +265,7 @@ async fn an_unproven_password_is_sent_three_times_in_a_quarter_of_an_hour_whatev
     };
     world.published(VENDOR, proven).await;
     // Its token is due, and valid for some minutes more.
-    world.clock.step(2900);
+    world.clock.pass(2900);
     fail(proven, &cases[0].1);
     for (name, effect) in &cases {
         world.register(VENDOR, name).await;
@@ -281,7 +281,7 @@ async fn an_unproven_password_is_sent_three_times_in_a_quarter_of_an_hour_whatev
                 .map(|name| world.settle(name, operator)),
         )
         .await;
-        world.clock.step(60);
+        world.clock.pass(60);
     }
     for (name, _) in &cases {
         assert_eq!(calls(name), 3, "{name}");
@@ -293,7 +293,7 @@ async fn an_unproven_password_is_sent_three_times_in_a_quarter_of_an_hour_whatev
     );
 
     world.simulator.clear_faults();
-    world.clock.step(15 * 60);
+    world.clock.pass(15 * 60);
     for (name, _) in &cases {
         world.settle(name, operator).await;
         world.ready(name, "True Published +ClockSkewSuspected").await;

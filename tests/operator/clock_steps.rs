@@ -98,7 +98,7 @@ async fn a_token_that_ends_while_the_machine_sleeps_is_refreshed_within_seconds_
     let _operator = world.operator().await;
     let former = world.published(Vendor::SixMap, "sixmap").await;
     // Timers stand still meanwhile: the next look at this token is five minutes away.
-    world.clock.step(24 * 3600);
+    world.clock.pass(24 * 3600);
     world.until_data("sixmap", "token", |value| value != former).await;
     assert_eq!(world.calls(Vendor::SixMap), 2);
 }

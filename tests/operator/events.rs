@@ -92,7 +92,7 @@ async fn the_end_of_a_refresh_token_is_told_30_14_and_3_days_before_and_when_it_
         (5, 4, Some("expired at")),
     ];
     for (days, told, words) in stages {
-        world.clock.step(days * DAY);
+        world.clock.pass(days * DAY);
         world.settle("picus", &operator).await;
         // Told so soon after one another, they are one event that counts.
         world

@@ -85,7 +85,7 @@ async fn a_forged_attempt_that_seems_newer_than_a_rejection_makes_no_write_after
     world.apply("sca", vendors::spec(VENDOR, "sca")).await;
     world.ready("sca", "False CredentialsRejected +Stalled").await;
     operator.quiet().await;
-    world.clock.step(120);
+    world.clock.pass(120);
     let now = jiff::Timestamp::from_second(world.clock.now().as_second()).unwrap();
     let ago = |seconds: i64| (now - jiff::SignedDuration::from_secs(seconds)).to_string();
     let forged = json!({ "failure": { "reason": "VendorUnavailable", "message": "asked at noon", "count": 1,

@@ -205,7 +205,7 @@ async fn a_rejected_credential_that_comes_back_after_a_good_one_is_not_tried_aga
     world.store(VENDOR, "sixmap", &vendors::secret_of("sixmap")).await;
     world.ready("sixmap", "True Published").await;
     // The good token is asked for anew, so that it is younger than the rejection.
-    world.clock.step(60);
+    world.clock.pass(60);
     let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
     world.edit("sixmap", request).await;
     world

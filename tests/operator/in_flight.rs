@@ -128,7 +128,7 @@ async fn the_same_token_again_is_written_nowhere_and_asked_for_again_after_the_l
     let before = version().await;
     // It is due, and the vendor's cache gives what it gave: as the machine is slow or quick, some seconds after.
     for (step, calls) in [(2900, 2), (29, 2), (29, 2), (400, 3)] {
-        world.clock.step(step);
+        world.clock.pass(step);
         world.settle("mapiq", operator).await;
         world.settle("mapiq", operator).await;
         assert_eq!(world.calls(vendor), calls, "after {step} s");
@@ -140,7 +140,7 @@ async fn the_same_token_again_is_written_nowhere_and_asked_for_again_after_the_l
     // Nor when a person asks: the request is echoed in the status alone.
     let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
     world.edit("mapiq", request).await;
-    world.clock.step(40);
+    world.clock.pass(40);
     world.settle("mapiq", operator).await;
     world
         .until("the echo", async || {

@@ -53,7 +53,7 @@ async fn a_rejected_password_costs_one_call_with_five_vendor_tokens_three_restar
     }
     for _ in 0..3 {
         operator.stop().await;
-        world.clock.step(8 * 3600);
+        world.clock.pass(8 * 3600);
         operator = world.operator().await;
         for name in names {
             world.settle(name, &operator).await;
@@ -106,7 +106,7 @@ async fn five_wrong_passwords_in_a_quarter_of_an_hour_cost_three_calls() {
     world.settle("sca", &operator).await;
     assert_eq!(world.calls(VENDOR), 3);
 
-    world.clock.step(15 * 60);
+    world.clock.pass(15 * 60);
     world.settle("sca", &operator).await;
     world.ready("sca", REJECTED).await;
     assert_eq!(world.calls(VENDOR), 4);
@@ -125,7 +125,7 @@ async fn attempts_from_before_a_restart_count_though_the_secret_was_away_at_the_
     world.ready("sca", "False Progressing +Reconciling").await;
     world.settle("sca", &operator).await;
     assert_eq!(world.calls(VENDOR), 3);
-    world.clock.step(15 * 60);
+    world.clock.pass(15 * 60);
     world.settle("sca", &operator).await;
     world.ready("sca", REJECTED).await;
     assert_eq!(world.calls(VENDOR), 4);
@@ -161,7 +161,7 @@ async fn an_attempt_is_recorded_before_it_is_sent_and_a_kill_costs_one_more_at_m
     // Killed between the call and the answer.
     drop(operator);
     let operator = world.operator().await;
-    world.clock.step(60);
+    world.clock.pass(60);
     world.ready("sca", REJECTED).await;
     world.settle("sca", &operator).await;
     assert_eq!(world.calls(VENDOR), 2);
@@ -203,7 +203,7 @@ async fn a_proven_password_is_asked_with_at_each_refresh_whatever_others_status_
             } }),
         )
         .await;
-    world.clock.step(3000);
+    world.clock.pass(3000);
     let _operator = world.operator().await;
     world
         .until("the refresh", async || {

@@ -130,7 +130,7 @@ async fn a_refresh_that_meets_a_target_made_immutable_says_so_and_is_published_w
     world.edit_secret("sca", json!({ "immutable": true })).await;
     world.settle("sca", &operator).await;
     world.ready("sca", "True Published").await;
-    world.clock.step(40);
+    world.clock.pass(40);
     let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
     world.edit("sca", request).await;
     world.ready("sca", "False TargetInvalid +Stalled").await;

@@ -275,7 +275,7 @@ async fn vendor_tokens_with_one_credential_share_one_call_and_one_refresh() {
     assert_eq!(first.len(), 1);
     assert_eq!(world.calls(Vendor::Picus), 1);
 
-    world.clock.step(40);
+    world.clock.pass(40);
     let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
     world.edit("two", request).await;
     for object in objects {

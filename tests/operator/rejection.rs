@@ -96,18 +96,18 @@ async fn a_rejected_credential_is_probed_every_hour_and_at_checkmarx_never() {
     world.with_wrong_secrets().await;
     let mut expected = [1; 5];
     for _ in 0..2 {
-        world.clock.step(3_500);
+        world.clock.pass(3_500);
         for_every_vendor(async |_, object| world.settle(&object, &operator).await).await;
         assert_eq!(world.calls_by_vendor(), expected, "before an hour has passed");
         // An hour, and up to a fifth of it to keep probes apart.
-        world.clock.step(900);
+        world.clock.pass(900);
         for vendor in Vendor::ALL {
             expected[vendor as usize] += u64::from(vendor != Vendor::CheckmarxSca);
         }
         for_every_vendor(async |_, object| world.settle(&object, &operator).await).await;
         assert_eq!(world.calls_by_vendor(), expected, "after an hour");
     }
-    world.clock.step(30 * 24 * 3600);
+    world.clock.pass(30 * 24 * 3600);
     for_every_vendor(async |_, object| world.settle(&object, &operator).await).await;
     assert_eq!(world.calls(Vendor::CheckmarxSca), 1);
 }
@@ -173,7 +173,7 @@ async fn a_refresh_request_sends_a_rejected_credential_once_more_in_a_quarter_of
             assert_eq!(world.calls(vendor), calls, "{vendor}");
         })
         .await;
-        world.clock.step(minutes * 60);
+        world.clock.pass(minutes * 60);
     }
 }
 
@@ -188,7 +188,7 @@ async fn a_credential_that_is_revoked_is_sent_once_and_its_token_is_kept_while_i
     for vendor in Vendor::ALL {
         world.simulator.clear_credentials(vendor);
     }
-    world.clock.step(40);
+    world.clock.pass(40);
     for_every_vendor(async |vendor, object| {
         let value = world.data(&object, "token").await;
         let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });

@@ -60,7 +60,7 @@ async fn an_answer_that_no_vendor_documents_never_touches_a_target() {
     })
     .await;
     // Two grants of a credential are kept half a minute apart, asked for or not.
-    world.clock.step(40);
+    world.clock.pass(40);
     for_every_vendor(async |vendor, prefix| {
         for (case, _, reason) in answers() {
             let object = format!("{prefix}-{case}");

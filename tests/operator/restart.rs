@@ -101,7 +101,7 @@ async fn a_token_that_expired_meanwhile_is_asked_for_once() {
     })
     .await;
     operator.stop().await;
-    world.clock.step(2 * 24 * 3600);
+    world.clock.pass(2 * 24 * 3600);
     let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
         world

@@ -84,7 +84,7 @@ async fn five_hundred_vendor_tokens_with_one_credential_in_five_namespaces_cost_
  {
     let first = World::new("sharing").await;
     // The vendors' clock does not move along. What there is to say about that is said at the first publish.
-    first.clock.step(3_600);
+    first.clock.pass(3_600);
     let others = join_all((1..NAMESPACES).map(|_| first.beside("sharing"))).await;
     let worlds: Vec<World> = std::iter::once(first).chain(others).collect();
     for world in &worlds {
@@ -111,7 +111,7 @@ async fn five_hundred_vendor_tokens_with_one_credential_in_five_namespaces_cost_
 
     // All become due at the same time. Their timers run in real time, so each is looked at now.
     let mark = worlds[0].mark().await;
-    worlds[0].clock.step(3_000);
+    worlds[0].clock.pass(3_000);
     let started = Instant::now();
     let poke = &json!({ "metadata": { "annotations": { "test/poke": "due" } } });
     stream::iter(objects(&worlds))
@@ -199,7 +199,7 @@ async fn credentials_that_go_while_a_target_is_as_it_should_be_leave_it_alone_an
     robbed
         .ready("sixmap", "True CredentialsNotFound +RefreshFailing")
         .await;
-    keeper.clock.step(40);
+    keeper.clock.pass(40);
     let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
     keeper.edit("sixmap", request).await;
     let newer = keeper.until_data("sixmap", "token", |value| value != token).await;

@@ -126,7 +126,7 @@ async fn a_refresh_request_brings_exactly_one_call_and_is_echoed() {
     })
     .await;
     // Two grants of a credential are kept half a minute apart, asked for or not.
-    world.clock.step(40);
+    world.clock.pass(40);
     for_every_vendor(async |_, object| {
         let first = world.data(&object, "token").await.unwrap();
         let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "once" } } });
@@ -153,7 +153,7 @@ async fn a_refresh_request_brings_exactly_one_call_and_is_echoed() {
     })
     .await;
     // Neither later nor after a restart.
-    world.clock.step(40);
+    world.clock.pass(40);
     for_every_vendor(async |_, object| world.settle(&object, &operator).await).await;
     operator.stop().await;
     let operator = world.operator().await;
@@ -175,7 +175,7 @@ async fn a_refresh_request_that_fails_is_handled_too_and_keeps_the_token() {
         body: String::new(),
     };
     world.simulator.add_fault(Fault::new(VENDOR, down).times(1));
-    world.clock.step(60);
+    world.clock.pass(60);
     world
         .edit(
             "sca",
@@ -231,7 +231,7 @@ async fn a_refresh_request_waits_for_the_end_of_a_suspension() {
     let world = World::new("pending").await;
     let operator = world.operator().await;
     let first = world.published(VENDOR, "sca").await;
-    world.clock.step(40);
+    world.clock.pass(40);
     let both = json!({
         "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } }, "spec": { "suspend": true },
     });

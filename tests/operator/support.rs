@@ -17,7 +17,7 @@ use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
 use tokio::sync::{Mutex, OnceCell};
 use vendor_simulator::{Options, Simulator};
 use vendor_token_operator::api::VendorToken;
-use vendor_token_operator::clock::Clock;
+use vendor_token_operator::clock::{Clock, SystemClock};
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::grants::GrantsOptions;
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
@@ -71,18 +71,31 @@ async fn operators_config(plane: &ControlPlane) -> Config {
 /// The machine's clock, set ahead by as much as a test wants.
 #[derive(Debug, Default)]
 pub(crate) struct TestClock {
-    ahead_seconds: AtomicI64,
+    stepped: AtomicI64,
+    passed: AtomicI64,
 }
 
 impl TestClock {
+    /// Sets the time of day ahead (negative: back).
     pub(crate) fn step(&self, seconds: i64) {
-        self.ahead_seconds.fetch_add(seconds, Ordering::SeqCst);
+        self.stepped.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// Lets time pass while the machine sleeps: no timer moves.
+    pub(crate) fn pass(&self, seconds: i64) {
+        self.passed.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp::now() + SignedDuration::from_secs(self.ahead_seconds.load(Ordering::SeqCst))
+        let ahead = self.stepped.load(Ordering::SeqCst) + self.passed.load(Ordering::SeqCst);
+        Timestamp::now() + SignedDuration::from_secs(ahead)
+    }
+
+    fn steady(&self) -> Duration {
+        let passed = u64::try_from(self.passed.load(Ordering::SeqCst)).unwrap();
+        SystemClock.steady() + Duration::from_secs(passed)
     }
 }
 

@@ -23,7 +23,7 @@ async fn a_refresh_writes_the_target_and_the_status_once_each_at_every_vendor() 
         before.insert(object, token);
     }
     operator.quiet().await;
-    world.clock.step(40);
+    world.clock.pass(40);
     let mark = world.mark().await;
     let before = &before;
     for_every_vendor(async |_, object| {
