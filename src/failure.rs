@@ -57,9 +57,6 @@ pub struct Failure {
     pub message: String,
     /// For `Throttled` (and a `Transient` 503 with a deadline): not before this time, clamped to 1 s … 1 h from now.
     pub not_before: Option<Timestamp>,
-    /// For `Transient`: the vendor's own application explained it, so that it is likely to last. A proxy's page or a
-    /// crash has no explanation.
-    pub explained: bool,
     /// A volatile id for the log only (`request_id`, correlation id), at most 64 characters of `[A-Za-z0-9._-]`.
     pub request_id: Option<String>,
 }
@@ -77,16 +74,8 @@ impl Failure {
             class,
             message,
             not_before: None,
-            explained: false,
             request_id: None,
         }
-    }
-
-    /// The same, marked as explained by the vendor's own application.
-    #[must_use]
-    pub fn with_explanation(mut self) -> Self {
-        self.explained = true;
-        self
     }
 
     /// The same, not to be tried again before `not_before`.

@@ -211,7 +211,7 @@ impl Answer<'_> {
                 "refused the form of the request",
                 "check --endpoint and any proxy in between",
             ),
-            500..=599 if self.has_error_envelope() => self.explained(),
+            500..=599 if self.has_error_envelope() => self.trouble_with_its_cause(),
             500..=599 => self.trouble(code),
             _ => self.malformed("a status that is none of HTTP's final ones", CHECK_ENDPOINT),
         }
@@ -237,20 +237,20 @@ impl Answer<'_> {
 
     /// ASP.NET Boilerplate answers 500 to every error that is not one of authorization, validation or a missing entity,
     /// a wrong credential possibly among them.
-    fn explained(&self) -> Failure {
-        let told = self
+    fn trouble_with_its_cause(&self) -> Failure {
+        let cause = self
             .members
             .and_then(|members| members.object("error")?.text("message"))
             .and_then(shown_sentence)
             .map(|sentence| format!(", \"{sentence}\""))
             .unwrap_or_default();
         let message = format!(
-            "{} is in trouble (HTTP {}{told}): {}",
+            "{} is in trouble (HTTP {}{cause}): {}",
             self.vendor(),
             self.status,
             self.profile.advice.trouble
         );
-        self.finish(FailureClass::Transient, &message).with_explanation()
+        self.finish(FailureClass::Transient, &message)
     }
 
     /// Whether the answer is ASP.NET Boilerplate's envelope of an error.
