@@ -13,7 +13,7 @@ use vendor_token_operator::arguments::{self, Invocation, RunArguments};
 use vendor_token_operator::clock::{Clock, SystemClock};
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::election::{
-    Contact, ElectionOptions, Elector, Leadership, NoteAnswers, WritesNeedLeadership,
+    ApiServerReachability, ElectionOptions, Elector, LastAnswer, Leadership, writes_need_leadership,
 };
 use vendor_token_operator::error_text::with_causes;
 use vendor_token_operator::grants::GrantsOptions;
@@ -128,16 +128,16 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     let clock = Arc::new(SystemClock);
     let config = cluster(arguments).await?;
     let (leadership, elector) = election(arguments, &config, clock.clone())?;
-    let contact = Contact::default();
-    let leadership = leadership.with_contact(contact.clone());
+    let last_answer = LastAnswer::default();
     let client = ClientBuilder::try_from(config)
         .map_err(StartError::Client)?
         .with_layer(&CallDeadline::default())
         .with_layer(&CountApiRequests::new(metrics.clone()))
-        .with_layer(&NoteAnswers::new(contact.clone()))
-        .with_layer(&WritesNeedLeadership::new(leadership.clone()))
+        .with_layer(&last_answer.layer())
+        .with_layer(&writes_need_leadership(leadership.clone()))
         .build();
-    tokio::spawn(contact.ask_when_wanted(client.clone()));
+    let reachability = ApiServerReachability::new(last_answer, client.clone());
+    let leadership = leadership.with_reachability(reachability);
     let transport = HttpTransport::new(
         HttpTransportOptions {
             additional_authorities: vendor_authorities(arguments)?,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Contact;
+use super::ApiServerReachability;
 use crate::clock::Clock;
 
 /// Tells whether this process may act. Clones share the state.
@@ -18,8 +18,7 @@ pub struct Leadership {
     /// Told at each change.
     pub(super) leading: watch::Receiver<bool>,
     pub(super) clock: Arc<dyn Clock>,
-    /// Whether the API server answers, where anybody notes it.
-    pub(super) contact: Option<Contact>,
+    pub(super) reachability: Option<ApiServerReachability>,
 }
 
 /// Until when this process may act, from its last renewal.
@@ -41,22 +40,22 @@ impl Leadership {
             term: None,
             leading,
             clock,
-            contact: None,
+            reachability: None,
         }
     }
 
-    /// With a contact that is asked before each vendor call.
+    /// The same, with the reachability of the API server as a condition of each vendor call.
     #[must_use]
-    pub fn with_contact(self, contact: Contact) -> Self {
+    pub fn with_reachability(self, reachability: ApiServerReachability) -> Self {
         Self {
-            contact: Some(contact),
+            reachability: Some(reachability),
             ..self
         }
     }
 
-    /// The contact that was given.
-    pub fn contact(&self) -> Option<&Contact> {
-        self.contact.as_ref()
+    /// Reachability of the API server; `None` where nothing notes its answers.
+    pub fn reachability(&self) -> Option<&ApiServerReachability> {
+        self.reachability.as_ref()
     }
 
     /// Whether this process may act now.
@@ -84,7 +83,7 @@ impl Leadership {
             term: Some(Arc::clone(&term)),
             leading,
             clock,
-            contact: None,
+            reachability: None,
         };
         let set = move |leads: bool| {
             *term.lock().unwrap_or_else(PoisonError::into_inner) = leads.then_some(held);

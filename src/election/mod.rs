@@ -5,9 +5,9 @@
 //! duration; the times inside the Lease are for people. A leader that cannot renew in time stops acting before the
 //! others may start: [`Leadership::holds`] is asked before each vendor call and each write.
 
-mod contact;
 mod fence;
 mod leadership;
+mod reachability;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::error_text::with_causes;
 
-pub use contact::{Contact, NoteAnswers};
-pub use fence::{NotLeading, WritesNeedLeadership};
+pub use fence::{NotLeading, writes_need_leadership};
 pub use leadership::Leadership;
+pub use reachability::{ApiServerReachability, LastAnswer};
 
 use self::leadership::Term;
 
@@ -102,7 +102,7 @@ impl Elector {
             term: Some(Arc::clone(&term)),
             leading: told,
             clock: Arc::clone(&clock),
-            contact: None,
+            reachability: None,
         };
         let elector = Self {
             api,

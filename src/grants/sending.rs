@@ -54,20 +54,31 @@ impl Grants {
     /// Sends what may be sent, until [`Self::drain`] is called.
     pub async fn run(self: Arc<Self>) {
         loop {
-            let (jobs, wait) = {
+            let silent = self
+                .leadership
+                .reachability()
+                .filter(|api_server| !api_server.is_reachable());
+            let ready = {
                 let mut inner = self.lock();
                 if inner.draining {
                     return;
                 }
                 inner.sweep(self.clock.now(), Instant::now());
-                let contact = self.leadership.contact();
                 if inner.stands_by || !self.leadership.holds() {
-                    (Vec::new(), STANDBY_LOOK)
-                } else if inner.has_queued() && contact.is_some_and(|contact| !contact.is_fresh()) {
-                    // What a vendor gave now could not be published. The answer of the API server wakes this.
-                    (Vec::new(), LONGEST_SLEEP)
+                    Ok((Vec::new(), STANDBY_LOOK))
                 } else {
-                    inner.ready(&self.options, Instant::now(), self.clock.now())
+                    match silent {
+                        Some(api_server) if inner.has_queued() => Err(api_server),
+                        _ => Ok(inner.ready(&self.options, Instant::now(), self.clock.now())),
+                    }
+                }
+            };
+            let (jobs, wait) = match ready {
+                Ok(ready) => ready,
+                // A token could not be published now.
+                Err(api_server) => {
+                    api_server.ask().await;
+                    continue;
                 }
             };
             for job in jobs {
@@ -75,16 +86,8 @@ impl Grants {
             }
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = self.told_of_contact() => {}
                 () = tokio::time::sleep(wait.min(LONGEST_SLEEP)) => {}
             }
-        }
-    }
-
-    async fn told_of_contact(&self) {
-        match self.leadership.contact() {
-            Some(contact) => contact.told().await,
-            None => std::future::pending().await,
         }
     }
 
