@@ -1,4 +1,4 @@
-//! Until when vendors have asked to wait. A series is there while that time is to come.
+//! Times until which vendors have asked to wait. A series exists until its time has passed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// By vendor, seconds since 1970.
+/// Ends of waits, by vendor, in seconds since 1970.
 #[derive(Debug)]
 pub(super) struct Throttles {
     until: Mutex<BTreeMap<&'static str, i64>>,
@@ -74,7 +74,7 @@ mod tests {
     static NOW: AtomicI64 = AtomicI64::new(1_800_000_000);
 
     #[test]
-    fn of_several_waits_the_latest_is_shown_until_it_is_over() {
+    fn the_latest_of_several_waits_is_shown_until_it_is_over() {
         let throttles = Arc::new(Throttles {
             until: Mutex::default(),
             now: || Timestamp::from_second(NOW.load(Ordering::Relaxed)).unwrap(),

@@ -10,7 +10,7 @@ async fn what_was_queued_when_the_leadership_was_lost_is_not_sent_when_it_is_won
         32,
         |_| token("t", 3600),
         |clock| {
-            let (leadership, leads) = Leadership::in_a_test(clock);
+            let (leadership, leads) = Leadership::switchable(clock);
             set = Some(leads);
             leadership
         },
