@@ -256,21 +256,23 @@ mod tests {
         }
     }
 
+    fn fingerprint(seed: u8, secret: &str) -> Fingerprint {
+        key(seed).fingerprint(&endpoint(), &Grant::Mapiq, &credentials(secret))
+    }
+
     #[test]
-    fn a_fingerprint_depends_on_the_credential_and_the_key() {
-        let first = key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"));
-        assert_eq!(
-            first,
-            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"))
-        );
-        assert_ne!(
-            first,
-            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("b"))
-        );
-        assert_ne!(
-            first,
-            key(2).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"))
-        );
+    fn equal_inputs_have_equal_fingerprints() {
+        assert_eq!(fingerprint(1, "a"), fingerprint(1, "a"));
+    }
+
+    #[test]
+    fn a_changed_credential_changes_the_fingerprint() {
+        assert_ne!(fingerprint(1, "a"), fingerprint(1, "b"));
+    }
+
+    #[test]
+    fn another_key_changes_the_fingerprint() {
+        assert_ne!(fingerprint(1, "a"), fingerprint(2, "a"));
     }
 
     #[test]
@@ -289,11 +291,7 @@ mod tests {
             client_certificate_secret: None,
         };
         let known = key(1).known_inputs(namespace, &endpoint(), &Grant::Mapiq, sources);
-        key(1).inputs(
-            namespace,
-            &known,
-            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a")),
-        )
+        key(1).inputs(namespace, &known, fingerprint(1, "a"))
     }
 
     #[test]
@@ -308,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_key_changes_the_sources_and_not_the_grant() {
+    fn a_renamed_key_changes_the_sources_alone() {
         let renamed = BTreeMap::from([("client-id".to_owned(), "ID".to_owned())]);
         let (one, two) = (published("one", &BTreeMap::new()), published("one", &renamed));
         assert_ne!(one.sources, two.sources);

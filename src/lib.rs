@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod policy;
 pub mod providers;
 pub mod server;
+pub mod sync;
 pub mod telemetry;
 pub mod template;
 pub mod text;

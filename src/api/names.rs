@@ -28,7 +28,7 @@ pub mod condition {
     pub const EXPIRY_ASSUMED: &str = "ExpiryAssumed";
     /// The local clock and the vendor's differ.
     pub const CLOCK_SKEW_SUSPECTED: &str = "ClockSkewSuspected";
-    /// The published token says that it cannot be used yet.
+    /// The published token is not valid yet by its own claim.
     pub const TOKEN_NOT_YET_VALID: &str = "TokenNotYetValid";
     /// The long-lived credential itself is about to expire.
     pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
@@ -66,7 +66,7 @@ pub enum Reason {
     RateLimited,
     /// The vendor cannot be reached, or answers with a server error.
     VendorUnavailable,
-    /// The vendor's answer is not what its documentation describes.
+    /// The vendor's documentation describes no such answer.
     InvalidResponse,
     /// The endpoint refused the request for a cause other than the credential: a redirect, 404, TLS, a licence.
     EndpointRefused,

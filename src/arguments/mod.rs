@@ -57,7 +57,7 @@ enum Command {
     Crd,
 }
 
-/// How the operator runs.
+/// Flags of the operator.
 #[derive(Args, Clone, Debug)]
 pub struct RunArguments {
     /// Kubeconfig file [default: KUBECONFIG or ~/.kube/config, else the service account of the pod]

@@ -1,6 +1,6 @@
 //! The right of this process to act, and its end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::ApiServerReachability;
 use crate::clock::Clock;
+use crate::sync::lock;
 
 /// The right of this process to act. Clones share the state.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ impl Leadership {
     /// True while this process may act.
     pub fn holds(&self) -> bool {
         let Some(term) = &self.term else { return true };
-        let Some(term) = *term.lock().unwrap_or_else(PoisonError::into_inner) else {
+        let Some(term) = *lock(&term) else {
             return false;
         };
         let wall = self.clock.now().duration_since(term.renewed_wall);
@@ -86,7 +87,7 @@ impl Leadership {
             reachability: None,
         };
         let set = move |leads: bool| {
-            *term.lock().unwrap_or_else(PoisonError::into_inner) = leads.then_some(held);
+            *lock(&term) = leads.then_some(held);
             sender.send_replace(leads);
         };
         (leadership, set)

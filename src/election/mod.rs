@@ -1,6 +1,6 @@
 //! Leader election by a Lease, with the semantics of client-go: the holder of the Lease acts, the others stand by.
 //!
-//! May use: `clock`, `error_text`, `text`. Each update carries the `resourceVersion` of the Lease, so that one of two
+//! May use: `clock`, `error_text`, `sync`, `text`. Each update carries the `resourceVersion` of the Lease, so that one of two
 //! contenders gets a conflict. Another's Lease has expired when it stayed unchanged for its duration by the monotonic clock
 //! of this process; the times in the Lease are for people. A leader that cannot renew in time stops acting before the others
 //! may start: [`Leadership::holds`] is checked before each vendor call and each write.
@@ -10,7 +10,7 @@ mod leadership;
 mod reachability;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::error_text::with_causes;
+use crate::sync::lock;
 use crate::text::spread;
 
 pub use fence::{NotLeading, writes_need_leadership};
@@ -173,12 +174,12 @@ impl Elector {
 
     /// End of the right to act.
     fn deadline(&self) -> Option<Instant> {
-        let term = *self.term.lock().unwrap_or_else(PoisonError::into_inner);
+        let term = *lock(&self.term);
         term.map(|term| term.renewed + term.lasts)
     }
 
     fn renewed(&mut self, at: (Instant, Timestamp)) {
-        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Some(Term {
+        *lock(&self.term) = Some(Term {
             renewed: at.0,
             renewed_wall: at.1,
             lasts: self.options.renew_deadline,
@@ -189,7 +190,7 @@ impl Elector {
     }
 
     fn lost(&mut self, why: &str) {
-        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.term) = None;
         if self.leading.send_replace(false) {
             tracing::warn!(
                 identity = self.options.identity,

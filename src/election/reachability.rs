@@ -1,13 +1,15 @@
 //! Reachability of the API server. No vendor is asked while it does not answer: the token could not be published, and a
 //! credential that was changed or deleted meanwhile would still be used.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::Client;
 use tokio::time::Instant;
 use tower::BoxError;
 use tower::util::MapResultLayer;
+
+use crate::sync::lock;
 
 /// An answer proves for this long that the API server can be reached.
 const ANSWER_VALIDITY: Duration = Duration::from_secs(1);
@@ -28,7 +30,7 @@ impl LastAnswer {
         let last_answer = self.clone();
         MapResultLayer::new(move |result: Result<R, BoxError>| {
             let answered = result.is_ok().then(Instant::now);
-            *last_answer.0.lock().unwrap_or_else(PoisonError::into_inner) = answered;
+            *lock(&last_answer.0) = answered;
             result
         })
     }
@@ -50,7 +52,7 @@ impl ApiServerReachability {
     /// True when the API server answered a call within the last second and no later call went without an answer. A refusal
     /// is an answer.
     pub fn is_reachable(&self) -> bool {
-        let answered = *self.last_answer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered = *lock(&self.last_answer.0);
         answered.is_some_and(|answered| answered.elapsed() < ANSWER_VALIDITY)
     }
 

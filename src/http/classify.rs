@@ -128,7 +128,7 @@ fn tls_failure(error: &rustls::Error, host: &str, connecting: bool) -> Failure {
         )),
         rustls::Error::NoCertificatesPresented => refused(format!("{host} presented no certificate")),
         _ if connecting => refused(format!("the TLS handshake with {host} failed")),
-        // A damaged record in an established connection says nothing about the endpoint.
+        // A damaged record in an established connection is no fault of the endpoint.
         _ => transient(format!("the TLS connection to {host} broke")),
     }
 }

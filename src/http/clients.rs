@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use rustls::ClientConfig;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::certificate::{Identity, fingerprint};
 use super::{HttpTransportOptions, ProxySetting, TransportError};
 use crate::failure::{Failure, FailureClass};
+use crate::sync::lock;
 use crate::token::ClientCertificate;
 
 const USER_AGENT: &str = concat!("vendor-token-operator/", env!("CARGO_PKG_VERSION"));
@@ -118,8 +119,7 @@ impl Clients {
 
     /// Drops the clients of certificates that were not used for the idle timeout.
     fn without_idle(&self) -> MutexGuard<'_, HashMap<[u8; 32], CertificateClient>> {
-        // Each change under this lock is one call, so a poisoned one holds a whole state.
-        let mut entries = self.by_certificate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.by_certificate);
         let limit = self.options.client_certificate_idle_timeout;
         entries.retain(|_, entry| entry.last_used.elapsed() < limit);
         entries

@@ -1,6 +1,6 @@
 //! The HTTPS transport to vendors: sends a [`TokenRequest`] once and returns a [`TokenResponse`] or a classified failure.
 //!
-//! May use: `providers` (types), `token`, `failure`, `clock`, `times`.
+//! May use: `providers` (types), `token`, `failure`, `clock`, `sync`, `times`.
 
 mod certificate;
 mod classify;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use super::demand::{Need, required_per_minute};
+use crate::sync::lock;
 
 /// Labels of the series of one VendorToken.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(super) struct Objects(Mutex<SeriesByName>);
 
 impl Objects {
     pub(super) fn set(&self, labels: &ObjectLabels, state: ObjectState) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let series = ObjectSeries {
             vendor: labels.vendor,
             state,
@@ -63,11 +64,11 @@ impl Objects {
     }
 
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.0).clear();
     }
 
     pub(super) fn remove(&self, namespace: &str, name: &str) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         if let Some(objects) = all.get_mut(namespace) {
             objects.remove(name);
             if objects.is_empty() {
@@ -79,7 +80,7 @@ impl Objects {
 
 impl Collector for Objects {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.0);
         let mut family = |name, help, unit, value: fn(&ObjectState) -> Option<i64>| {
             encode_family(&mut encoder, &all, (name, help, unit), value)
         };

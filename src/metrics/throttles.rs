@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
@@ -10,6 +10,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
+
+use crate::sync::lock;
 
 /// Ends of waits, by vendor, in seconds since 1970.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl Default for Throttles {
 
 impl Throttles {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, i64>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.until)
     }
 
     pub(super) fn note(&self, vendor: &'static str, until: Timestamp) {

@@ -34,15 +34,7 @@ const LONGEST_HOST: usize = 80;
 
 /// The failure in an answer with a status other than 2xx.
 pub(super) fn failure(profile: &Profile, response: &TokenResponse, body: &Body) -> Failure {
-    let members = body.members();
-    Answer {
-        profile,
-        response,
-        body,
-        members,
-        status: response.status,
-    }
-    .failure()
+    Answer::new(profile, response, body).failure()
 }
 
 /// The failure inside an answer with a 2xx status: an OAuth `error`, `success: false`, or a status of the body's own and
@@ -66,13 +58,7 @@ pub(super) fn failure_inside(
     if !is_error && (has_token || inner.is_none()) {
         return None;
     }
-    let answer = Answer {
-        profile,
-        response,
-        body,
-        members: Some(members),
-        status: response.status,
-    };
+    let answer = Answer::new(profile, response, body);
     let code = oauth::code(members);
     Some(match (code, inner) {
         (Some(code), _) => answer.by_code(&code),
@@ -90,15 +76,7 @@ pub(super) fn malformed(
     found: &str,
     advice: &str,
 ) -> Failure {
-    let members = body.members();
-    Answer {
-        profile,
-        response,
-        body,
-        members,
-        status: response.status,
-    }
-    .malformed(found, advice)
+    Answer::new(profile, response, body).malformed(found, advice)
 }
 
 /// The failure of an answer whose token has no known end.
@@ -147,7 +125,17 @@ struct Answer<'a> {
     status: u16,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    fn new(profile: &'a Profile, response: &'a TokenResponse, body: &'a Body) -> Self {
+        Self {
+            profile,
+            response,
+            body,
+            members: body.members(),
+            status: response.status,
+        }
+    }
+
     fn failure(&self) -> Failure {
         let code = self.members.and_then(oauth::code);
         match self.status {
@@ -341,7 +329,7 @@ impl Answer<'_> {
         self.profile.display_name
     }
 
-    /// API Management answers 403 to a used-up quota, which says nothing about the credential. Its sentence may come alone.
+    /// API Management answers 403 to a used-up quota, which is no verdict on the credential. Its sentence may come alone.
     fn is_out_of_quota(&self) -> bool {
         if matches!(self.body, Body::Markup) {
             return false;
@@ -444,13 +432,7 @@ mod tests {
         ];
         for vendor in Vendor::ALL {
             let profile = vendor.profile();
-            let answer = Answer {
-                profile,
-                response: &response,
-                body: &Body::Empty,
-                members: None,
-                status: 422,
-            };
+            let answer = Answer::new(profile, &response, &Body::Empty);
             for verdict in verdicts {
                 let code = Code {
                     verdict,

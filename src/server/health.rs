@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::sync::lock;
 
 /// A scheduler without a tick for this long is stuck.
 const TICK_LIMIT: Duration = Duration::from_secs(60);
@@ -102,8 +104,7 @@ impl Health {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change is one assignment, so a poisoned lock holds a whole state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two small HTTP servers: `/metrics`, and `/livez` with `/readyz`. Limits on headers, on the age and on the number of
 //! connections keep them answering under any behaviour of clients.
 //!
-//! May use: `metrics`.
+//! May use: `metrics`, `sync`.
 
 mod health;
 
