@@ -28,6 +28,8 @@ use crate::text::spread;
 
 pub use fence::{NotLeading, writes_need_leadership};
 pub use leadership::Leadership;
+#[cfg(test)]
+pub(crate) use reachability::fake::FakeApiServer;
 pub use reachability::{ApiServerReachability, LastAnswer};
 
 use self::leadership::Term;

@@ -76,78 +76,104 @@ impl std::fmt::Debug for ApiServerReachability {
     }
 }
 
+/// An API server of tests, which refuses each call, or answers none.
 #[cfg(test)]
-mod tests {
+pub(crate) mod fake {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use http::{Request, Response};
     use kube::client::{Body, ClientBuilder};
     use tower::service_fn;
 
     use super::*;
 
-    /// An API server that refuses every call while the flag is set, and answers none otherwise.
-    fn reachability() -> (ApiServerReachability, Arc<Mutex<bool>>) {
-        let answers = Arc::new(Mutex::new(true));
-        let flag = Arc::clone(&answers);
-        let service = service_fn(move |_: Request<Body>| {
-            let answers = *flag.lock().unwrap();
-            async move {
-                let refusal = Response::builder().status(403).body(Body::empty()).unwrap();
-                answers
-                    .then_some(refusal)
-                    .ok_or_else(|| BoxError::from("nobody is there"))
-            }
-        });
-        let last_answer = LastAnswer::default();
-        let client = ClientBuilder::new(service, "default")
-            .with_layer(&last_answer.layer())
-            .build();
-        (ApiServerReachability::new(last_answer, client), answers)
+    #[derive(Debug, Default)]
+    pub(crate) struct FakeApiServer {
+        silent: AtomicBool,
+        calls: AtomicUsize,
     }
+
+    impl FakeApiServer {
+        pub(crate) fn set_silent(&self, silent: bool) {
+            self.silent.store(silent, Ordering::Relaxed);
+        }
+
+        /// Number of calls, with and without an answer.
+        pub(crate) fn calls(&self) -> usize {
+            self.calls.load(Ordering::Relaxed)
+        }
+
+        pub(crate) fn reachability(self: &Arc<Self>) -> ApiServerReachability {
+            let server = Arc::clone(self);
+            let service = service_fn(move |_: Request<Body>| {
+                server.calls.fetch_add(1, Ordering::Relaxed);
+                let silent = server.silent.load(Ordering::Relaxed);
+                async move {
+                    if silent {
+                        return Err(BoxError::from("nobody is there"));
+                    }
+                    Ok(Response::builder().status(403).body(Body::empty())?)
+                }
+            });
+            let last_answer = LastAnswer::default();
+            let client = ClientBuilder::new(service, "default")
+                .with_layer(&last_answer.layer())
+                .build();
+            ApiServerReachability::new(last_answer, client)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::FakeApiServer;
+    use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn an_api_server_is_reachable_once_it_has_refused_a_call() {
-        let (api_server, _) = reachability();
-        assert!(!api_server.is_reachable(), "no call was made");
-        api_server.ask().await;
-        assert!(api_server.is_reachable());
+        let reachability = Arc::new(FakeApiServer::default()).reachability();
+        assert!(!reachability.is_reachable(), "no call was made");
+        reachability.ask().await;
+        assert!(reachability.is_reachable());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_counts_for_one_second() {
-        let (api_server, _) = reachability();
-        api_server.ask().await;
+        let reachability = Arc::new(FakeApiServer::default()).reachability();
+        reachability.ask().await;
         tokio::time::advance(Duration::from_millis(999)).await;
-        assert!(api_server.is_reachable());
+        assert!(reachability.is_reachable());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!api_server.is_reachable());
+        assert!(!reachability.is_reachable());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_without_an_answer_ends_reachability_at_once() {
-        let (api_server, answers) = reachability();
-        api_server.ask().await;
-        *answers.lock().unwrap() = false;
-        assert!(api_server.client.apiserver_version().await.is_err());
-        assert!(!api_server.is_reachable());
+        let server = Arc::new(FakeApiServer::default());
+        let reachability = server.reachability();
+        reachability.ask().await;
+        server.set_silent(true);
+        assert!(reachability.client.apiserver_version().await.is_err());
+        assert!(!reachability.is_reachable());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_question_without_an_answer_takes_a_second() {
-        let (api_server, answers) = reachability();
-        *answers.lock().unwrap() = false;
+        let server = Arc::new(FakeApiServer::default());
+        server.set_silent(true);
         let asked = Instant::now();
-        api_server.ask().await;
+        server.reachability().ask().await;
         assert_eq!(asked.elapsed(), Duration::from_secs(1));
-        assert!(!api_server.is_reachable());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_is_back_is_reachable_after_one_question() {
-        let (api_server, answers) = reachability();
-        *answers.lock().unwrap() = false;
-        api_server.ask().await;
-        *answers.lock().unwrap() = true;
-        api_server.ask().await;
-        assert!(api_server.is_reachable());
+        let server = Arc::new(FakeApiServer::default());
+        let reachability = server.reachability();
+        server.set_silent(true);
+        reachability.ask().await;
+        server.set_silent(false);
+        reachability.ask().await;
+        assert!(reachability.is_reachable());
     }
 }
