@@ -1,13 +1,13 @@
-//! Errors as one line of text.
+//! Errors with their causes as one line of text.
 //!
 //! May use: nothing of ours.
 
-/// An error with its causes, in one line.
+/// The text of an error with its causes, in one line.
 pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        // kube's own text repeats the API server's answer in full, as a debug text.
+        // kube's own text repeats the API server's answer as debug output.
         if let Some(kube::Error::Api(status)) = error.downcast_ref::<kube::Error>() {
             push(
                 &mut text,
@@ -21,7 +21,7 @@ pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Adds a cause, unless the text repeats it already.
+/// Adds a cause, unless the text contains it.
 fn push(text: &mut String, cause: &str) {
     if text.is_empty() {
         text.push_str(cause);
@@ -40,7 +40,7 @@ mod tests {
     struct Failed(#[source] kube::Error);
 
     #[test]
-    fn what_the_api_server_answered_is_told_once() {
+    fn the_api_servers_answer_is_in_the_text_once() {
         let status: kube::core::Status = serde_json::from_value(
             serde_json::json!({ "status": "Failure", "code": 403, "message": "no", "reason": "Forbidden" }),
         )

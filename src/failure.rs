@@ -1,29 +1,31 @@
-//! Why an attempt to get a token failed, in the classes that decide what happens next (design, section 3).
+//! Failures of attempts to get a token, in classes that decide about the next attempt.
 //!
-//! May use: nothing of ours. Shared by `providers` (which makes it), `policy` (which decides on it) and `http`.
+//! May use: `text`. `providers` and `http` make failures, `policy` decides on them.
 
 use std::fmt;
 
 use jiff::Timestamp;
 
-/// The longest message, in characters.
+use crate::text::{first_characters, without_control_characters};
+
+/// Limit of a message, in characters.
 pub const MESSAGE_LIMIT: usize = 256;
 
-/// What stands in a message where a quoted word repeated a credential.
+/// Replacement of a quoted word that repeats a secret.
 const WITHHELD: &str = "[withheld]";
 
-/// What kind of failure it was: decides latch, back-off and reason.
+/// Class of a failure: decides on latch, back-off and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureClass {
-    /// The vendor judged the credential: never retried by itself but for an hourly probe (Checkmarx: never).
+    /// The vendor rejected the credential: without a change there is only an hourly probe, and none for Checkmarx.
     Rejected,
-    /// The request was refused for a cause that is not the credential (redirect, 404, TLS, 402, …).
+    /// The request was refused for another cause than the credential (redirect, 404, TLS, 402, …).
     Refused,
-    /// The vendor asks to wait.
+    /// The vendor limits the rate.
     Throttled,
-    /// May pass by itself: DNS, connect, timeout, 5xx, a proxy's or CDN's page.
+    /// The cause may pass: DNS, connection, timeout, 5xx, a page of a proxy or CDN.
     Transient,
-    /// The answer is not what the vendor documents.
+    /// The vendor does not document such an answer.
     Malformed,
 }
 
@@ -51,52 +53,35 @@ impl fmt::Display for FailureClass {
 pub struct Failure {
     /// The class.
     pub class: FailureClass,
-    /// One sentence that says what is wrong and what to do; stable over attempts (no correlation ids, no times);
-    /// at most 256 characters, no control characters. What the vendor's answer contributed stands in double quotes,
-    /// and nothing else does.
+    /// One sentence with the fault and its cure, the same at each attempt (no correlation ids, no times), of at most 256
+    /// characters, without control characters. Double quotes enclose words of the vendor's answer, and nothing else.
     pub message: String,
-    /// For `Throttled` (and a `Transient` 503 with a deadline): not before this time, clamped to 1 s … 1 h from now.
+    /// Earliest time of the next attempt, 1 s to 1 h ahead: of `Throttled`, and of a `Transient` answer that states one.
     pub not_before: Option<Timestamp>,
-    /// For `Transient`: the vendor's own application explained it, so that it is likely to last. A proxy's page or a
-    /// crash has no explanation.
-    pub explained: bool,
-    /// A volatile id for the log only (`request_id`, correlation id), at most 64 characters of `[A-Za-z0-9._-]`.
+    /// The vendor's request id for the log only, since it differs at each attempt: at most 64 characters of
+    /// `[A-Za-z0-9._-]`.
     pub request_id: Option<String>,
 }
 
 impl Failure {
-    /// A failure of this class. The message is cut to [`MESSAGE_LIMIT`] characters and control characters become
-    /// spaces.
+    /// Makes a failure of this class. The message is cut to [`MESSAGE_LIMIT`] characters; control characters become blanks.
     pub fn new(class: FailureClass, message: &str) -> Self {
-        let message = message
-            .chars()
-            .take(MESSAGE_LIMIT)
-            .map(|character| if character.is_control() { ' ' } else { character })
-            .collect();
         Self {
             class,
-            message,
+            message: without_control_characters(first_characters(message, MESSAGE_LIMIT)),
             not_before: None,
-            explained: false,
             request_id: None,
         }
     }
 
-    /// The same, marked as explained by the vendor's own application.
-    #[must_use]
-    pub fn with_explanation(mut self) -> Self {
-        self.explained = true;
-        self
-    }
-
-    /// The same, not to be tried again before `not_before`.
+    /// The same, with an earliest time of the next attempt.
     #[must_use]
     pub fn with_deadline(mut self, not_before: Option<Timestamp>) -> Self {
         self.not_before = not_before;
         self
     }
 
-    /// The same, with an id for the log. An id of another shape than documented on the field is left out.
+    /// The same, with a request id. An id in another form than [`Failure::request_id`] documents is left out.
     #[must_use]
     pub fn with_request_id(mut self, id: Option<&str>) -> Self {
         let shaped = |id: &&str| {
@@ -109,8 +94,8 @@ impl Failure {
         self
     }
 
-    /// The same without the parts of the vendor's answer for which `repeats_a_secret` says true: quoted words of
-    /// the message become `[withheld]`, and the request id goes.
+    /// The same, without the parts of the vendor's answer for which `repeats_a_secret` is true: quoted words of the message
+    /// become `[withheld]`, and the request id is removed.
     #[must_use]
     pub fn withholding(mut self, repeats_a_secret: impl Fn(&str) -> bool) -> Self {
         let mut message = String::with_capacity(self.message.len());
@@ -126,7 +111,7 @@ impl Failure {
                 message.push('"');
             }
         }
-        self.message = message.chars().take(MESSAGE_LIMIT).collect();
+        self.message = first_characters(&message, MESSAGE_LIMIT).to_owned();
         self.request_id = self.request_id.filter(|id| !repeats_a_secret(id));
         self
     }
@@ -137,14 +122,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_cut_on_a_character_and_freed_of_control_characters() {
-        let failure = Failure::new(FailureClass::Malformed, &"é\n".repeat(200));
-        assert_eq!(failure.message.chars().count(), MESSAGE_LIMIT);
-        assert!(failure.message.starts_with("é é "));
+    fn a_message_is_cut_to_its_limit() {
+        let failure = Failure::new(FailureClass::Malformed, &"é".repeat(400));
+        assert_eq!(failure.message, "é".repeat(MESSAGE_LIMIT));
     }
 
     #[test]
-    fn a_request_id_of_another_shape_is_left_out() {
+    fn a_message_has_no_control_characters() {
+        let failure = Failure::new(FailureClass::Malformed, "é\né");
+        assert_eq!(failure.message, "é é");
+    }
+
+    #[test]
+    fn a_request_id_in_another_form_is_left_out() {
         let failure = Failure::new(FailureClass::Transient, "x");
         let with = |id: &str| failure.clone().with_request_id(Some(id)).request_id;
         assert_eq!(with("request-id_1.a"), Some("request-id_1.a".to_owned()));

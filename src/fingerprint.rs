@@ -1,7 +1,7 @@
-//! What a token was made from, as keyed hashes: the fingerprint of a grant, and what of it may be published.
+//! Keyed hashes of a token's inputs: the fingerprint of a grant, and its publishable form.
 //!
-//! May use: `token`, `providers`, `inputs`. The key never leaves the operator; readers of an annotation can neither test
-//! guesses of a credential nor see who shares one (design, section 3 "Fingerprint").
+//! May use: `token`, `providers`, `inputs`. The key stays in the operator's namespace, so readers of an annotation can
+//! neither test guesses of a credential nor see who shares one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,17 +12,18 @@ use crate::inputs::Inputs;
 use crate::providers::{Endpoint, Grant};
 use crate::token::{Credentials, ExposeSecret};
 
-/// Identifies one grant: vendor, endpoint, parameters and the credential values used. Never published as it is.
+/// Identity of a grant: hash of vendor, endpoint, parameters and credential values. Published only through
+/// [`FingerprintKey::inputs`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    /// A number from 0 to 255 that spreads refreshes: stable over restarts, equal for those who share a grant.
+    /// A number from 0 to 255 that spreads refreshes, equal after restarts and among those who share a grant.
     pub fn jitter(&self) -> u8 {
         self.0[15]
     }
 
-    /// Tells two published fingerprints apart, where the real ones are not known.
+    /// A stand-in for an unknown fingerprint, distinct for distinct published ones.
     pub fn of_published(inputs: &Inputs) -> Self {
         let mut bytes = [0; 16];
         for (byte, text) in bytes.iter_mut().zip(inputs.fingerprint.as_bytes().chunks(2)) {
@@ -32,32 +33,32 @@ impl Fingerprint {
         Self(bytes)
     }
 
-    /// A number that tells grants apart in counts, and is not shown to anybody.
+    /// A number that identifies the grant in counts. It is never shown.
     pub fn number(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// A fingerprint with these bytes, for tests of components that take fingerprints as opaque.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 }
 
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Four bytes tell grants apart in a log and are too few to compare across namespaces' annotations.
+        // Four bytes identify a grant in a log, and are no published value.
         write!(formatter, "Fingerprint({})", hex(&self.0[..4]))
     }
 }
 
-/// Identifies the account at a vendor that counts failed attempts, whatever the password. Never published.
+/// Identity of an account at a vendor that counts failed attempts: the password is not part of it. Never published.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Account([u8; 16]);
 
+#[cfg(test)]
 impl Account {
-    /// An account with these bytes, for tests of components that take accounts as opaque.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 }
@@ -68,7 +69,7 @@ impl fmt::Debug for Account {
     }
 }
 
-/// What is known of a grant without reading a Secret, hashed for publishing.
+/// The part of [`Inputs`] that needs no Secret to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownInputs {
     /// See [`Inputs::parameters`].
@@ -77,12 +78,12 @@ pub struct KnownInputs {
     pub sources: String,
 }
 
-/// Where the credentials of a grant are read from.
+/// Names of the Secrets and keys that hold the credentials of a grant.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
     /// Name of the credentials Secret.
     pub credentials_secret: &'a str,
-    /// Canonical key to key in that Secret, as the spec says it.
+    /// Canonical key to key in that Secret, from the spec.
     pub keys: &'a BTreeMap<String, String>,
     /// Name of the client certificate's Secret.
     pub client_certificate_secret: Option<&'a str>,
@@ -104,7 +105,7 @@ impl FingerprintKey {
     /// Length of the key in bytes.
     pub const LENGTH: usize = 32;
 
-    /// Takes the key's bytes; `None` unless they are exactly [`Self::LENGTH`].
+    /// Makes a key of its bytes; `None` unless there are [`Self::LENGTH`].
     pub fn new(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != Self::LENGTH {
             return None;
@@ -114,7 +115,7 @@ impl FingerprintKey {
         Some(Self { key, id })
     }
 
-    /// The short name of this key.
+    /// The id of this key, a hash.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -138,17 +139,17 @@ impl FingerprintKey {
         Fingerprint(context.finish())
     }
 
-    /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA). `None`
-    /// where the vendor locks none.
+    /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA). `None` at
+    /// a vendor that locks no accounts.
     pub fn account(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Account> {
-        // Names are compared without regard to case, here as there: two spellings are one account.
+        // The vendor ignores case in names: two spellings are one account.
         let [tenant, user] = grant.account(credentials)?.map(|name| name.to_lowercase());
         let mut context = Fields::new(&self.key, "account");
         context.field(&endpoint.origin).field(&tenant).field(&user);
         Some(Account(context.finish()))
     }
 
-    /// The part of [`Inputs`] that is known without reading a Secret.
+    /// The part of [`Inputs`] that needs no Secret to be read.
     pub fn known_inputs(
         &self,
         namespace: &str,
@@ -176,7 +177,7 @@ impl FingerprintKey {
         }
     }
 
-    /// What may be published of `fingerprint` in `namespace`.
+    /// The publishable form of `fingerprint` in `namespace`.
     pub fn inputs(&self, namespace: &str, known: &KnownInputs, fingerprint: Fingerprint) -> Inputs {
         let mut context = Fields::new(&self.key, "published");
         context.field(namespace).bytes(&fingerprint.0);
@@ -190,7 +191,7 @@ impl FingerprintKey {
     }
 }
 
-/// Feeds an HMAC with fields, each with its length before it, so that no two lists of fields give the same input.
+/// An HMAC over fields, each after its length, so that no two lists of fields have the same input.
 struct Fields(hmac::Context);
 
 impl Fields {
@@ -255,25 +256,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_changed_credential_changes_the_fingerprint_and_the_same_one_does_not() {
-        let first = key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"));
-        assert_eq!(
-            first,
-            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"))
-        );
-        assert_ne!(
-            first,
-            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("b"))
-        );
-        assert_ne!(
-            first,
-            key(2).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a"))
-        );
+    fn fingerprint(seed: u8, secret: &str) -> Fingerprint {
+        key(seed).fingerprint(&endpoint(), &Grant::Mapiq, &credentials(secret))
     }
 
     #[test]
-    fn text_cannot_move_between_two_fields() {
+    fn equal_inputs_have_equal_fingerprints() {
+        assert_eq!(fingerprint(1, "a"), fingerprint(1, "a"));
+    }
+
+    #[test]
+    fn a_changed_credential_changes_the_fingerprint() {
+        assert_ne!(fingerprint(1, "a"), fingerprint(1, "b"));
+    }
+
+    #[test]
+    fn another_key_changes_the_fingerprint() {
+        assert_ne!(fingerprint(1, "a"), fingerprint(2, "a"));
+    }
+
+    #[test]
+    fn text_that_moves_between_two_fields_changes_the_hash() {
         let mut left = Fields::new(&key(1).key, "t");
         left.field("ab").field("c");
         let mut right = Fields::new(&key(1).key, "t");
@@ -288,15 +291,11 @@ mod tests {
             client_certificate_secret: None,
         };
         let known = key(1).known_inputs(namespace, &endpoint(), &Grant::Mapiq, sources);
-        key(1).inputs(
-            namespace,
-            &known,
-            key(1).fingerprint(&endpoint(), &Grant::Mapiq, &credentials("a")),
-        )
+        key(1).inputs(namespace, &known, fingerprint(1, "a"))
     }
 
     #[test]
-    fn what_is_published_cannot_be_compared_across_namespaces() {
+    fn published_inputs_differ_between_namespaces() {
         let (one, two) = (
             published("one", &BTreeMap::new()),
             published("two", &BTreeMap::new()),
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renamed_key_changes_the_sources_and_not_the_grant() {
+    fn a_renamed_key_changes_the_sources_alone() {
         let renamed = BTreeMap::from([("client-id".to_owned(), "ID".to_owned())]);
         let (one, two) = (published("one", &BTreeMap::new()), published("one", &renamed));
         assert_ne!(one.sources, two.sources);
@@ -318,9 +317,14 @@ mod tests {
     }
 
     #[test]
-    fn inputs_survive_their_text_form_and_nothing_else_is_read() {
+    fn inputs_survive_their_text_form() {
         let inputs = published("one", &BTreeMap::new());
-        assert_eq!(Inputs::parse(&inputs.to_string()), Some(inputs.clone()));
+        assert_eq!(Inputs::parse(&inputs.to_string()), Some(inputs));
+    }
+
+    #[test]
+    fn another_text_is_no_inputs() {
+        let inputs = published("one", &BTreeMap::new());
         for bad in [
             "",
             "a.b.c.d.e",
@@ -333,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_an_endpoint_a_tenant_and_a_user_whatever_the_password_and_the_case() {
+    fn an_account_is_an_endpoint_a_tenant_and_a_user_in_any_case() {
         let account = |origin: &str, tenant: &str, user: &str, password: &str, scope: &str| {
             let endpoint = Endpoint {
                 origin: origin.to_owned(),

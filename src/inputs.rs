@@ -1,34 +1,35 @@
-//! What a token was made from, in the form that may be published.
+//! The inputs of a token in their publishable form.
 //!
-//! May use: nothing of ours. Made by `fingerprint`, compared by `policy`.
+//! May use: nothing of ours. `fingerprint` makes them, `policy` compares them.
 
 use std::fmt;
 
-/// What is published of a grant: on the target as `vendortoken.io/inputs`, and in `status.failure.inputs`.
+/// The inputs of a grant as published on the target (`vendortoken.io/inputs`) and in `status.failure.inputs`.
 ///
 /// Text form `<key id>.<parameters>.<sources>.<fingerprint>.<jitter>`, all lower-case hexadecimal. All but the key
 /// id and the jitter are keyed hashes: readers can neither test guesses of a credential nor see who shares one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
-    /// Names the key, so that a lost key is told from a changed credential.
+    /// Id of the key, which distinguishes a lost key from a changed credential.
     pub key_id: String,
-    /// Over namespace, vendor, endpoint and the grant's parameters: the grant part of the spec.
+    /// Hash of namespace, vendor, endpoint and the grant's parameters: the grant part of the spec.
     pub parameters: String,
-    /// Over the names of the Secrets and keys that the credentials are read from.
+    /// Hash of the names of the Secrets and keys that hold the credentials.
     pub sources: String,
-    /// Over the grant's fingerprint and the namespace.
+    /// Hash of the grant's fingerprint and the namespace.
     pub fingerprint: String,
-    /// The fingerprint's jitter, so that a restart finds the same refresh time without reading the credentials.
+    /// The fingerprint's jitter, from which a restart computes the same refresh time without reading the credentials.
     pub jitter: u8,
 }
 
 impl Inputs {
-    /// Whether both stand for the same credential values. Under different keys nothing tells, so they count as others.
+    /// True when both stand for the same credential values. Under different keys that cannot be known, and they count as
+    /// different.
     pub fn is_same_credential(&self, other: &Self) -> bool {
         self.key_id == other.key_id && self.fingerprint == other.fingerprint
     }
 
-    /// Reads the text form; `None` for anything else.
+    /// Reads the text form; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split('.').collect();
         let [key_id, parameters, sources, fingerprint, jitter] = parts[..] else {

@@ -1,4 +1,4 @@
-//! `vendor-token-operator`: arguments, telemetry, crypto provider, client, servers, run.
+//! `vendor-token-operator`: puts arguments, telemetry, the client of the API server, servers and the controller together.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use vendor_token_operator::arguments::{self, Invocation, RunArguments};
 use vendor_token_operator::clock::{Clock, SystemClock};
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::election::{
-    Contact, ElectionOptions, Elector, Leadership, NoteAnswers, WritesNeedLeadership,
+    ApiServerReachability, ElectionOptions, Elector, LastAnswer, Leadership, writes_need_leadership,
 };
 use vendor_token_operator::error_text::with_causes;
 use vendor_token_operator::grants::GrantsOptions;
@@ -24,10 +24,10 @@ use vendor_token_operator::providers::Vendor;
 use vendor_token_operator::server::{Health, Server, ServerError};
 use vendor_token_operator::{api, telemetry};
 
-/// Reconciles at a time. Each makes at most three calls to the API server, and none waits for a vendor.
+/// Number of concurrent reconciles. Each makes at most three calls to the API server, and none waits for a vendor.
 const CONCURRENCY: u16 = 32;
 
-/// Why the operator could not start.
+/// Error in starting the operator.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("failed to start the runtime")]
@@ -38,7 +38,7 @@ enum StartError {
         #[source]
         source: KubeconfigError,
     },
-    // Without its source, which quotes the lines around the fault: tokens and keys may stand in them.
+    // The source is dropped: it quotes the lines around the fault, which may hold tokens and keys.
     #[error(
         "failed to read kubeconfig{place}: it is not the YAML of a kubeconfig; `kubectl config view` shows more"
     )]
@@ -105,15 +105,15 @@ fn print_crd() -> ExitCode {
     }
 }
 
-/// Tells an error with its causes on standard error, where a person or a pod's log finds it.
+/// Writes an error with its causes to standard error, for a person or a pod's log.
 fn complain(error: &(dyn std::error::Error + 'static)) {
     let text = format!("error: {}", with_causes(error));
-    // There is nowhere else to say that standard error is closed.
+    // A closed standard error can be reported nowhere.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn run(arguments: &RunArguments) -> Result<(), StartError> {
-    // One provider for all TLS of the process; a second install could only come from this same line.
+    // One provider for all TLS of the process. Only a second call of this line could fail.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -128,16 +128,16 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     let clock = Arc::new(SystemClock);
     let config = cluster(arguments).await?;
     let (leadership, elector) = election(arguments, &config, clock.clone())?;
-    let contact = Contact::default();
-    let leadership = leadership.with_contact(contact.clone());
+    let last_answer = LastAnswer::default();
     let client = ClientBuilder::try_from(config)
         .map_err(StartError::Client)?
         .with_layer(&CallDeadline::default())
         .with_layer(&CountApiRequests::new(metrics.clone()))
-        .with_layer(&NoteAnswers::new(contact.clone()))
-        .with_layer(&WritesNeedLeadership::new(leadership.clone()))
+        .with_layer(&last_answer.layer())
+        .with_layer(&writes_need_leadership(leadership.clone()))
         .build();
-    tokio::spawn(contact.ask_when_wanted(client.clone()));
+    let reachability = ApiServerReachability::new(last_answer, client.clone());
+    let leadership = leadership.with_reachability(reachability);
     let transport = HttpTransport::new(
         HttpTransportOptions {
             additional_authorities: vendor_authorities(arguments)?,
@@ -155,7 +155,7 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
 
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let serve = |server: Server, paths: &str| {
-        // With port 0 this line is the only place that tells the real one.
+        // With port 0 only this line shows the port in use.
         tracing::info!(address = %server.local_address(), paths, "serving");
         let mut stopped = stopped.clone();
         tokio::spawn(server.serve(async move {
@@ -210,13 +210,13 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
         }
     })
     .await;
-    // The Lease is given back last: until here, this process may still have written.
+    // The Lease is given back last, after this process' last write.
     let _ = resign.send(());
     if let Some(electing) = electing {
-        // A panic there is told by its own log line, and the Lease expires.
+        // A panic there has its own log line, and the Lease expires.
         let _ = electing.await;
     }
-    // The receivers are gone when a server has failed, which changes nothing at the end.
+    // Without receivers the servers have failed, which does not matter at the end.
     let _ = stop.send(true);
     Ok(())
 }
@@ -266,21 +266,21 @@ fn election(
     if !arguments.leader_elect {
         return Ok((Leadership::always(clock), None));
     }
-    // A client of its own: calls about the Lease wait for no other call, and are not fenced by their own outcome.
+    // A client of its own: calls for the Lease wait for no other call, and need no leadership.
     let client = Client::try_from(config.clone()).map_err(StartError::Client)?;
     let leases = Api::namespaced(client, &arguments.operator_namespace());
     let (elector, leadership) = Elector::new(leases, ElectionOptions::new(identity()), clock);
     Ok((leadership, Some(elector)))
 }
 
-/// Who this process is among the contenders: the pod's name, and a part that no restart repeats.
+/// Identity of this process among the contenders: the pod's name, and a part that no restart repeats.
 fn identity() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
     let started = jiff::Timestamp::now().as_nanosecond();
     format!("{host}_{:x}-{:x}", std::process::id(), started)
 }
 
-/// How to reach the API server.
+/// Configuration of the client of the API server.
 async fn cluster(arguments: &RunArguments) -> Result<Config, StartError> {
     let options = KubeConfigOptions {
         context: arguments.context.clone(),
@@ -307,7 +307,7 @@ async fn cluster(arguments: &RunArguments) -> Result<Config, StartError> {
         }
         None => Config::infer().await.map_err(find_cluster)?,
     };
-    // Its 15 tries honour a `Retry-After` of any length; each call has a deadline of ours instead.
+    // kube's 15 retries honour a `Retry-After` of any length; `CallDeadline` limits each call instead.
     config.default_retry = false;
     Ok(config)
 }

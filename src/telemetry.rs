@@ -1,7 +1,7 @@
-//! Logs: structured, to standard error, with times in UTC (RFC 3339).
+//! Structured logs on standard error, with times in UTC (RFC 3339).
 //!
-//! Standard error is what container runtimes and klog-based programs use for logs; standard output stays free for
-//! results (`vendor-token-operator crd`). May use: nothing of ours.
+//! Container runtimes and klog-based programs use standard error for logs; standard output is for results
+//! (`vendor-token-operator crd`). May use: nothing of ours.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -16,7 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
-/// How a log line looks.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// One JSON object a line.
@@ -26,12 +26,12 @@ pub enum LogFormat {
     Text,
 }
 
-/// What is logged: a level for the operator (libraries log warnings only), or `tracing` directives such as
+/// Filter of log lines: a level for the operator (libraries log warnings only), or `tracing` directives such as
 /// `info,vendor_token_operator::policy=debug,kube_runtime=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
-/// The text is neither a level nor a list of directives.
+/// Error for a text that is neither a level nor a list of directives.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "not a level (error, warn, info, debug, trace, off) nor a list of directives such as info,kube_runtime=debug"
@@ -51,7 +51,7 @@ impl FromStr for LogFilter {
                 let libraries = level.min(LevelFilter::WARN);
                 format!("{libraries},vendor_token_operator={level},kubectl_vendortoken={level}")
             }
-            // A word that is no level would be read as the name of a crate, and silence everything else.
+            // `EnvFilter` reads another word as the name of a crate, and silences all others.
             Err(_) if !text.contains(['=', ',']) => return Err(InvalidLogFilter(None)),
             Err(_) => text.to_owned(),
         };
@@ -66,18 +66,18 @@ impl fmt::Display for LogFilter {
     }
 }
 
-/// Logs could not be set up.
+/// Error in setting up logs.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The directives are invalid.
     #[error("failed to read the log filter")]
     Filter(#[source] tracing_subscriber::filter::ParseError),
-    /// Done before.
+    /// Logs are set up already.
     #[error("failed to set up logs: they are set up already")]
     Twice(#[source] tracing_subscriber::util::TryInitError),
 }
 
-/// Sends logs, also those of the `log` crate, to standard error from now on, and logs panics. Call it once.
+/// Sets up logs on standard error, with those of the `log` crate and of panics. Call it once.
 pub fn init(format: LogFormat, filter: &LogFilter) -> Result<(), TelemetryError> {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     subscriber(format, filter, std::io::stderr, colours)
@@ -112,14 +112,13 @@ where
     Ok(Registry::default().with(lines))
 }
 
-/// These modules of kube log what they cannot read: one response bodies (a Secret's data), at level warn, the other
-/// lines of a kubeconfig. The errors that they also return say what is wrong. No filter of a user brings them back.
+/// False for two modules of kube that log unreadable input: response bodies (a Secret's data) and lines of a kubeconfig. The
+/// errors that they return name the fault. No filter of a user enables them.
 fn quotes_no_secret(metadata: &Metadata<'_>) -> bool {
     !matches!(metadata.target(), "kube_client::client" | "kube_client::config")
 }
 
-/// Only constant messages are shown: a formatted one may quote the value it is about (slicing a string does), and
-/// that may be a secret.
+/// Logs a panic. Only a constant message is shown: a formatted one may quote a secret, as that of slicing a string does.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let message = panic
         .payload()
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_for_the_operator_and_libraries_only_warn() {
+    fn a_level_applies_to_the_operator_and_libraries_only_warn() {
         let log = || {
             tracing::debug!(target: "vendor_token_operator::policy", "ours");
             tracing::info!(target: "kube_runtime::watcher", "chatty");
@@ -225,10 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_level_nor_directives_is_refused() {
+    fn another_text_than_a_level_or_directives_is_refused() {
         for text in ["", " ", "verbose", "info,kube=loud", "[", "a=b=c"] {
             assert!(text.parse::<LogFilter>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn levels_and_directives_are_read() {
         for text in ["INFO", "warn", "info,kube_runtime=debug", "off,kube_client=trace"] {
             assert!(text.parse::<LogFilter>().is_ok(), "{text:?}");
         }

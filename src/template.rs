@@ -1,13 +1,14 @@
-//! The placeholders of `spec.target.data`. No template language, on purpose.
+//! Placeholders in `spec.target.data`, on purpose no template language.
 //!
-//! May use: `token`. `$(token)`, `$(tokenType)`, `$(expirationTime)` and `$(issuedTime)` are replaced; the last two
-//! `$` before a `(` make a literal `$`.
+//! May use: `token`, `text`. `$(token)`, `$(tokenType)`, `$(expirationTime)` and `$(issuedTime)` are replaced. The last
+//! two `$` before a `(` make a literal `$`.
 
 use zeroize::Zeroizing;
 
+use crate::text::first_characters;
 use crate::token::{AccessToken, ExposeSecret};
 
-/// What stands in the place of a placeholder.
+/// A placeholder by its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Placeholder {
     Token,
@@ -28,14 +29,14 @@ impl Placeholder {
     }
 }
 
-/// A piece of a template.
+/// A part of a template.
 enum Piece<'a> {
     Text(&'a str),
     Dollars(usize),
     Placeholder(Placeholder),
 }
 
-/// Splits `template` into its pieces; `Err` names the first `$(` that is unknown or unclosed.
+/// Splits `template` into its pieces. The error names the first `$(` that is unknown or unclosed.
 fn pieces(template: &str) -> Result<Vec<Piece<'_>>, String> {
     let mut pieces = Vec::new();
     let mut rest = template;
@@ -61,7 +62,7 @@ fn pieces(template: &str) -> Result<Vec<Piece<'_>>, String> {
             None => {
                 return Err(format!(
                     "the unknown placeholder '$({})'",
-                    name.chars().take(32).collect::<String>()
+                    first_characters(name, 32)
                 ));
             }
         }
@@ -71,12 +72,12 @@ fn pieces(template: &str) -> Result<Vec<Piece<'_>>, String> {
     Ok(pieces)
 }
 
-/// Checks a template without a token. `Err` says what is wrong with it.
+/// Checks a template. The error names its fault.
 pub fn check(template: &str) -> Result<(), String> {
     pieces(template).map(|_| ())
 }
 
-/// The length of what [`render`] gives, in bytes.
+/// Length of the result of [`render`], in bytes.
 pub fn rendered_length(template: &str, token: &AccessToken) -> usize {
     pieces(template).map_or(template.len(), |pieces| length_of(&pieces, token))
 }
@@ -93,7 +94,7 @@ fn length_of(pieces: &[Piece<'_>], token: &AccessToken) -> usize {
     pieces.iter().map(length).sum()
 }
 
-/// Where the token begins in what [`render`] gives, in bytes; `None` where the template has no `$(token)`.
+/// Begin of the token in the result of [`render`], in bytes; `None` for a template without `$(token)`.
 pub fn token_start(template: &str, token: &AccessToken) -> Option<usize> {
     let pieces = pieces(template).ok()?;
     let before = pieces
@@ -102,12 +103,12 @@ pub fn token_start(template: &str, token: &AccessToken) -> Option<usize> {
     Some(length_of(pieces.get(..before)?, token))
 }
 
-/// Fills in `template`. A template that [`check`] refuses gives its own text, placeholders and all.
+/// Replaces the placeholders in `template`. A template that fails [`check`] stays as it is.
 pub fn render(template: &str, token: &AccessToken) -> Zeroizing<String> {
     let Ok(pieces) = pieces(template) else {
         return Zeroizing::new(template.to_owned());
     };
-    // All of it at once, so that the text is not moved (and left behind in freed memory) while it grows.
+    // Of the final size, since a text that grows leaves copies in freed memory.
     let mut text = Zeroizing::new(String::with_capacity(length_of(&pieces, token)));
     for piece in pieces {
         match piece {
@@ -155,7 +156,7 @@ mod tests {
     #[case::twice("$(token)$(token)", "T0KT0K")]
     #[case::empty("", "")]
     #[case::not_ascii("ü$(token)ü", "üT0Kü")]
-    fn a_template_is_filled_in(#[case] template: &str, #[case] expected: &str) {
+    fn placeholders_are_replaced(#[case] template: &str, #[case] expected: &str) {
         assert_eq!(check(template), Ok(()));
         assert_eq!(*render(template, &token()), expected);
         assert_eq!(rendered_length(template, &token()), expected.len());

@@ -1,6 +1,6 @@
-//! Secret values and the access token: types that cannot be printed or serialised by accident.
+//! Secret values and the access token, in types that cannot be printed or serialised by accident.
 //!
-//! May use: nothing of ours. Knows neither Kubernetes nor HTTP.
+//! May use: nothing of ours.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use jiff::Timestamp;
 pub use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-/// The longest credential value, in bytes: far above any vendor's, far below what an HTTP header refuses.
+/// Limit of a credential value, in bytes: far above any vendor's, far below the limits of HTTP headers.
 pub const CREDENTIAL_LIMIT: usize = 16 * 1024;
 
-/// The credential values of one grant, by canonical key (`client-id`, `api-key`, …), already checked and with
-/// one trailing line end taken off. Wiped on drop; `Debug` shows the keys only.
+/// The checked credential values of one grant by canonical key (`client-id`, `api-key`, …), each without its trailing line
+/// end. Wiped on drop; `Debug` shows the keys only.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// Canonical key to value.
@@ -23,7 +23,7 @@ pub struct Credentials {
     pub client_certificate: Option<ClientCertificate>,
 }
 
-/// A client certificate with its private key, as found in a `kubernetes.io/tls` Secret (PEM).
+/// A client certificate with its private key, from a `kubernetes.io/tls` Secret (PEM).
 #[derive(Clone, Debug)]
 pub struct ClientCertificate {
     /// `tls.crt`: the certificate, then its chain.
@@ -32,17 +32,17 @@ pub struct ClientCertificate {
     pub private_key: SecretString,
 }
 
-/// Why a key of the credentials Secret cannot be used. Names the key and the cure, never the value.
+/// Error in a key of the credentials Secret. Shows the key and the cure, never the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key {key} of the credentials Secret {problem}")]
 pub struct CredentialError {
     /// The key in the Secret.
     pub key: String,
-    /// What is wrong with it.
+    /// The fault.
     pub problem: CredentialProblem,
 }
 
-/// What can be wrong with a credential value.
+/// Fault of a credential value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialProblem {
     #[error("is missing: add it, or name another key under credentialsSecretRef.keys")]
@@ -59,10 +59,10 @@ pub enum CredentialProblem {
     TooLong,
 }
 
-/// Makes a credential of the raw bytes of a Secret's key: takes one trailing LF or CRLF off (`echo` writes one),
-/// and refuses what can only be a mistake, since a wrong password counts towards a lockout.
+/// Makes a credential of the bytes under `key` of a Secret. Removes one trailing LF or CRLF, which `echo` writes.
 ///
-/// `key` is the key in the Secret, for the error.
+/// # Errors
+/// For a value that can only be a mistake, since a wrong password counts towards a lock-out.
 pub fn clean_credential(key: &str, value: &[u8]) -> Result<SecretString, CredentialError> {
     let refuse = |problem| CredentialError {
         key: key.to_owned(),
@@ -87,10 +87,10 @@ pub fn clean_credential(key: &str, value: &[u8]) -> Result<SecretString, Credent
 }
 
 impl Credentials {
-    /// Takes the credentials of a grant from a Secret's data.
+    /// Reads the credentials of a grant from a Secret's data.
     ///
-    /// `keys` are the canonical keys (`Grant::credential_keys`), `names` maps a canonical key to the key in the
-    /// Secret where they differ (`credentialsSecretRef.keys`), `data` looks a key of the Secret up.
+    /// `keys` are the canonical keys (`Grant::credential_keys`), `names` maps a canonical key to another key in the Secret
+    /// (`credentialsSecretRef.keys`), `data` looks up a key of the Secret.
     pub fn from_data<'a>(
         keys: &[&'static str],
         names: &BTreeMap<String, String>,
@@ -111,8 +111,7 @@ impl Credentials {
         })
     }
 
-    /// Whether `text` is or contains one of the values: as it is (in any case), URL-encoded, or in base64, also as
-    /// the middle of something longer (`Basic` credentials).
+    /// True when `text` contains one of the values: plain in any case, URL-encoded, or within base64 (`Basic` credentials).
     pub fn repeated_in(&self, text: &str) -> bool {
         let plain = lower_case(text.as_bytes());
         let decoded = lower_case(&percent_decoded(text));
@@ -158,8 +157,8 @@ fn percent_decoded(text: &str) -> Zeroizing<Vec<u8>> {
     decoded
 }
 
-/// Looks for the base64 characters that depend on `value` alone, at each of the three ways it can lie in what was
-/// encoded. Values of less than four bytes have too few such characters to tell.
+/// Searches for the base64 characters that depend on `value` alone, at each of its three alignments. Values of less than
+/// four bytes have too few such characters.
 fn contains_base64(text: &str, value: &[u8]) -> bool {
     if value.len() < 4 {
         return false;
@@ -181,19 +180,19 @@ fn contains_base64(text: &str, value: &[u8]) -> bool {
 /// An access token with its expiry. All times are whole seconds.
 #[derive(Clone, Debug)]
 pub struct AccessToken {
-    /// The token as the vendor sent it.
+    /// The token, unchanged.
     pub value: SecretString,
     /// `Bearer` in the vendor's own spelling, or `Bearer` where the vendor sends none.
     pub token_type: String,
-    /// When the request was sent, by the local clock.
+    /// Time of the request by the local clock.
     pub issued: Timestamp,
-    /// The earliest credible expiry, in local time.
+    /// The earliest credible expiry by the local clock.
     pub expires: Timestamp,
-    /// True when the vendor gave no expiry and its documented default was assumed.
+    /// True when the vendor stated no expiry and its documented default is assumed.
     pub expiry_assumed: bool,
     /// True when two sources of the expiry disagree by more than 120 s, or the `Date` header is off by more than 60 s.
     pub clock_skew_suspected: bool,
-    /// Set when the token says that it is not usable before a time in the future.
+    /// Begin of the token's validity, where it lies in the future.
     pub not_before: Option<Timestamp>,
 }
 
@@ -210,7 +209,7 @@ mod tests {
     #[case::a_carriage_return_and_line_feed(b"password\r\n", "password")]
     #[case::not_ascii("pässwörd\n".as_bytes(), "pässwörd")]
     #[case::blanks_belong_to_it(b" password ", " password ")]
-    fn one_trailing_line_end_is_taken_off(#[case] raw: &[u8], #[case] clean: &str) {
+    fn one_trailing_line_end_is_removed(#[case] raw: &[u8], #[case] clean: &str) {
         assert_eq!(clean_credential("password", raw).unwrap().expose_secret(), clean);
     }
 
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_taken_by_their_names_in_the_secret() {
+    fn credentials_are_read_from_their_keys_in_the_secret() {
         let names = BTreeMap::from([("password".to_owned(), "PASSWORD".to_owned())]);
         let data = |key: &str| match key {
             "username" => Some(b"robot\n".as_slice()),
@@ -259,8 +258,11 @@ mod tests {
             .map(|(key, value)| (*key, value.expose_secret()))
             .collect();
         assert_eq!(values, [("password", "s3cret"), ("username", "robot")]);
+    }
 
-        let error = Credentials::from_data(&["password"], &BTreeMap::new(), data).unwrap_err();
+    #[test]
+    fn the_error_of_a_missing_credential_names_the_key() {
+        let error = Credentials::from_data(&["password"], &BTreeMap::new(), |_| None).unwrap_err();
         assert_eq!(
             error,
             CredentialError {

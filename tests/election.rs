@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vendor_token_operator::clock::{Clock, SystemClock, TokioClock};
 use vendor_token_operator::election::{
-    ElectionOptions, Elector, LEASE_NAME, Leadership, NotLeading, WritesNeedLeadership,
+    ElectionOptions, Elector, LEASE_NAME, Leadership, NotLeading, writes_need_leadership,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -214,7 +214,7 @@ async fn a_process_that_does_not_lead_can_read_and_not_write() {
         .unwrap();
     let client = ClientBuilder::try_from(config)
         .unwrap()
-        .with_layer(&WritesNeedLeadership::new(standby.leadership.clone()))
+        .with_layer(&writes_need_leadership(standby.leadership.clone()))
         .build();
     let maps: Api<ConfigMap> = Api::namespaced(client, &namespace);
     maps.list(&Default::default()).await.unwrap();

@@ -18,9 +18,15 @@ const PLANTED_TOKEN: &str = "planted-Hush-T0ken.with.parts";
 
 fn grants() -> Vec<Grant> {
     vec![
-        Grant::six_map(Vec::new()).unwrap(),
-        Grant::six_clicks("au").unwrap(),
-        Grant::checkmarx_sca(CheckmarxRegion::Us, "acme", vec!["sca_api".to_owned()]).unwrap(),
+        Grant::SixMap { scopes: Vec::new() },
+        Grant::SixClicks {
+            region: "au".to_owned(),
+        },
+        Grant::CheckmarxSca {
+            region: CheckmarxRegion::Us,
+            tenant: "acme".to_owned(),
+            scopes: vec!["sca_api".to_owned()],
+        },
         Grant::Mapiq,
         Grant::Picus,
     ]

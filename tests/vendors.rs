@@ -94,8 +94,6 @@ enum Expect {
     Failure {
         class: String,
         message: String,
-        #[serde(default)]
-        explained: bool,
         not_before: Option<Timestamp>,
         request_id: Option<String>,
     },
@@ -210,7 +208,6 @@ fn assert_failure(name: &str, failure: &Failure, expected: &Expect) {
     let Expect::Failure {
         class,
         message,
-        explained,
         not_before,
         request_id,
     } = expected
@@ -219,7 +216,6 @@ fn assert_failure(name: &str, failure: &Failure, expected: &Expect) {
     };
     assert_eq!(&failure.message, message, "{name}: message");
     assert_eq!(failure.class.as_str(), class, "{name}: class");
-    assert_eq!(&failure.explained, explained, "{name}: explained");
     assert_eq!(&failure.not_before, not_before, "{name}: not before");
     assert_eq!(&failure.request_id, request_id, "{name}: request id");
 }

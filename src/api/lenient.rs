@@ -1,13 +1,13 @@
-//! Deserialisation that survives what an earlier or a later schema let through.
+//! Deserialisation that tolerates values of earlier and later schemas.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// Takes a value that does not fit as absent.
+/// Reads a value of another type as absent.
 ///
-/// Status is derived and written again by the operator, so one unreadable value in it must not make the whole
-/// object undecodable: a list or watch would skip the object, and its token would expire.
+/// The operator writes the status again, so an unreadable value in it must not make the object undecodable: a list or watch
+/// would skip the object, and its token would expire.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -17,7 +17,7 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-/// Takes the items that fit, and leaves the others out.
+/// Reads the items of the right type, and skips the others.
 pub(super) fn items<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -32,7 +32,7 @@ where
         .collect())
 }
 
-/// Takes an explicit `null` as absent, where the type has a default that is not `null`.
+/// Reads an explicit `null` as the default of the type.
 pub(super) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

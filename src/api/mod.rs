@@ -1,8 +1,8 @@
 //! The VendorToken API, `vendortoken.io/v1alpha1`: schema and constants only. Uses nothing of ours.
 //!
-//! The Rust types are the source of the CustomResourceDefinition: doc comments become what `kubectl explain`
-//! prints, and the functions of `constraints` become bounds and CEL rules. What an API server reads is
-//! [`custom_resource_definition`]; its text is kept in `crds/vendortokens.yaml`.
+//! The Rust types are the source of the CustomResourceDefinition: `kubectl explain` prints their doc comments, and the
+//! functions of `constraints` make bounds and CEL rules. [`custom_resource_definition`] gives the result, which
+//! `crds/vendortokens.yaml` holds as text.
 
 mod constraints;
 mod crd;

@@ -1,25 +1,24 @@
-//! Names users meet: condition types, reasons, labels and annotations.
+//! Names for users: condition types, reasons, labels and annotations.
 //!
-//! They are part of the API: scripts, alerts and GitOps tools match on them, so a change is a breaking change.
+//! Scripts, alerts and GitOps tools match on them, so a change is a breaking change of the API.
 
 use std::fmt;
 
-/// The field manager of every write to a target Secret.
+/// Field manager of writes to target Secrets.
 pub const FIELD_MANAGER: &str = "vendor-token-operator";
-/// The field manager of status writes. Another one than [`FIELD_MANAGER`], so that what the operator owns in a
-/// VendorToken can be told from what it owns in a Secret.
+/// Field manager of status writes, distinct from [`FIELD_MANAGER`], so that `managedFields` show both kinds of ownership.
 pub const STATUS_FIELD_MANAGER: &str = "vendor-token-operator/status";
 
 /// Types of the conditions in `status.conditions`.
 ///
-/// [`READY`](condition::READY) is always there once the object was looked at. All others are there only while
-/// they are `True`, as kstatus (the library by which Flux and others tell whether an object is ready) asks for.
+/// [`READY`](condition::READY) exists once the operator has seen the object. The others exist only while they are `True`, as
+/// kstatus requires, the library by which Flux and others compute readiness.
 pub mod condition {
-    /// `True` while the target Secret holds a valid token of the current spec. The one to wait for.
+    /// The target Secret holds a valid token of the current spec. The condition for `kubectl wait`.
     pub const READY: &str = "Ready";
-    /// No valid token yet, and it may come without anyone's help.
+    /// There is no valid token yet, and one may come without a person's action.
     pub const RECONCILING: &str = "Reconciling";
-    /// No progress before a person changes something.
+    /// There is no progress without a person's action.
     pub const STALLED: &str = "Stalled";
     /// The last attempt to refresh failed while the stored token is still valid.
     pub const REFRESH_FAILING: &str = "RefreshFailing";
@@ -29,12 +28,12 @@ pub mod condition {
     pub const EXPIRY_ASSUMED: &str = "ExpiryAssumed";
     /// The local clock and the vendor's differ.
     pub const CLOCK_SKEW_SUSPECTED: &str = "ClockSkewSuspected";
-    /// The published token says that it cannot be used yet.
+    /// The published token is not valid yet by its own claim.
     pub const TOKEN_NOT_YET_VALID: &str = "TokenNotYetValid";
     /// The long-lived credential itself is about to expire.
     pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
 
-    /// All of them.
+    /// All types.
     pub const ALL: [&str; 9] = [
         READY,
         RECONCILING,
@@ -48,7 +47,7 @@ pub mod condition {
     ];
 }
 
-/// Why a condition has its status: one set of words for conditions, events and metric labels.
+/// Reason of a condition's status, the same words in conditions, events and metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// The token of the current spec is in the target Secret.
@@ -67,13 +66,13 @@ pub enum Reason {
     RateLimited,
     /// The vendor cannot be reached, or answers with a server error.
     VendorUnavailable,
-    /// The vendor's answer is not what its documentation describes.
+    /// The vendor's documentation describes no such answer.
     InvalidResponse,
     /// The endpoint refused the request for a cause other than the credential: a redirect, 404, TLS, a licence.
     EndpointRefused,
     /// The spec cannot be carried out as it stands.
     InvalidSpec,
-    /// The target Secret exists and belongs to someone else; it was left untouched.
+    /// The target Secret belongs to someone else and was left untouched.
     TargetNotOwned,
     /// Another VendorToken publishes to the same target Secret.
     TargetConflict,
@@ -128,7 +127,7 @@ impl Reason {
         }
     }
 
-    /// The reason of this text, as it is read back from a status.
+    /// The reason of this text, as in a status.
     pub fn from_text(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
@@ -140,25 +139,25 @@ impl fmt::Display for Reason {
     }
 }
 
-/// On a VendorToken: any new value (up to 256 bytes) asks for one refresh now.
+/// On a VendorToken: a new value (up to 256 bytes) requests one refresh now.
 pub const REFRESH_REQUESTED_AT: &str = "vendortoken.io/refresh-requested-at";
-/// On a Secret: its owner's consent to be used as the target of the VendorToken of this name.
+/// On a Secret: its owner's consent to its use as the target of the VendorToken of this name.
 pub const ADOPTABLE_BY: &str = "vendortoken.io/adoptable-by";
-/// On a target: when the token was issued (RFC 3339, UTC, whole seconds).
+/// On a target: time of the token's issue (RFC 3339, UTC, whole seconds).
 pub const ISSUED_TIME: &str = "vendortoken.io/issued-time";
-/// On a target: when the token expires (RFC 3339, UTC, whole seconds).
+/// On a target: expiry of the token (RFC 3339, UTC, whole seconds).
 pub const EXPIRATION_TIME: &str = "vendortoken.io/expiration-time";
-/// On a target: what the token was made from (keyed hashes, no credential).
+/// On a target: keyed hashes of the token's inputs, without a credential.
 pub const INPUTS: &str = "vendortoken.io/inputs";
-/// On a target: fingerprint of the target's templates, so that an edit made while the operator was away is seen.
+/// On a target: fingerprint of its templates, which shows edits that were made while the operator was away.
 pub const CONTENT: &str = "vendortoken.io/content";
-/// On a target: `uid/resourceVersion` of the credentials Secret that was used.
+/// On a target: `uid/resourceVersion` of the credentials Secret behind the token.
 pub const CREDENTIALS_VERSION: &str = "vendortoken.io/credentials-version";
-/// On a target: the last refresh request that was handled.
+/// On a target: the last handled refresh request.
 pub const REFRESH_HANDLED: &str = "vendortoken.io/refresh-handled";
 /// Label of a target: the VendorToken's name.
 pub const NAME_LABEL: &str = "vendortoken.io/name";
-/// Label of a target; its value is [`FIELD_MANAGER`].
+/// Label of a target with the value [`FIELD_MANAGER`].
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 
 #[cfg(test)]
@@ -185,9 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_listed_once_each_and_read_back() {
+    fn each_reason_is_listed_once() {
         let texts: BTreeSet<_> = Reason::ALL.into_iter().map(Reason::as_str).collect();
         assert_eq!(texts.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn reasons_are_read_from_their_exact_text() {
         for reason in Reason::ALL {
             assert_eq!(Reason::from_text(reason.as_str()), Some(reason));
         }

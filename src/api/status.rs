@@ -1,4 +1,4 @@
-//! The VendorToken custom resource: its status.
+//! The status of the VendorToken custom resource.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;

@@ -1,4 +1,4 @@
-//! The vendors, and the member of the spec that each of them has.
+//! The vendors, and the member of each in the spec.
 
 use std::fmt;
 

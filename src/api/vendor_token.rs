@@ -1,4 +1,4 @@
-//! The VendorToken custom resource: its spec.
+//! The spec of the VendorToken custom resource.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The command line of `vendor-token-operator`: flags, each with an environment variable, and what they default to.
+//! The command line of `vendor-token-operator`: flags with environment variables and defaults.
 //!
 //! May use: `telemetry` and `providers` (names and endpoints).
 
@@ -19,12 +19,12 @@ use values::{endpoint, namespace, rate_limit};
 use crate::providers::{Endpoint, Vendor};
 use crate::telemetry::{LogFilter, LogFormat};
 
-/// Where Kubernetes puts the namespace of a pod's service account.
+/// Path of the namespace of a pod's service account.
 const SERVICE_ACCOUNT_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-/// The namespace of the operator's Lease and key where nothing else says so.
+/// Default of the operator's namespace outside of a pod.
 const DEFAULT_OPERATOR_NAMESPACE: &str = "vendor-token-operator";
 
-/// What the process was started for.
+/// Task of the process.
 #[derive(Clone, Debug)]
 pub enum Invocation {
     /// Run the operator.
@@ -57,7 +57,7 @@ enum Command {
     Crd,
 }
 
-/// How the operator runs.
+/// Flags of the operator.
 #[derive(Args, Clone, Debug)]
 pub struct RunArguments {
     /// Kubeconfig file [default: KUBECONFIG or ~/.kube/config, else the service account of the pod]
@@ -216,7 +216,7 @@ pub struct RunArguments {
 }
 
 impl RunArguments {
-    /// The administrator's replacement for the endpoints of this vendor.
+    /// The replacement of the endpoint of this vendor, if one is set.
     pub fn endpoint(&self, vendor: Vendor) -> Option<&Endpoint> {
         self.endpoints
             .iter()
@@ -224,7 +224,7 @@ impl RunArguments {
             .map(|(_, endpoint)| endpoint)
     }
 
-    /// Requests a minute to one endpoint of this vendor; `None` is no limit.
+    /// Requests a minute to one endpoint of this vendor; `None` for no limit.
     pub fn rate_limit(&self, vendor: Vendor) -> Option<u32> {
         let given = self.rate_limits.iter().find(|(named, _)| *named == vendor);
         match given {
@@ -249,14 +249,14 @@ impl RunArguments {
             .unwrap_or_else(|| DEFAULT_OPERATOR_NAMESPACE.to_owned())
     }
 
-    /// What one value alone cannot show.
+    /// Checks that no vendor is named twice by a flag.
     fn check(&self) -> Result<(), String> {
         once("--endpoint", self.endpoints.iter().map(|(vendor, _)| *vendor))?;
         once("--rate-limit", self.rate_limits.iter().map(|(vendor, _)| *vendor))
     }
 }
 
-/// A vendor named twice is a mistake: which of the two was meant is not for us to guess.
+/// Refuses a vendor that is named twice, since either value may be meant.
 fn once(flag: &str, mut vendors: impl Iterator<Item = Vendor>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     match vendors.find(|vendor| !seen.insert(*vendor)) {
@@ -265,8 +265,11 @@ fn once(flag: &str, mut vendors: impl Iterator<Item = Vendor>) -> Result<(), Str
     }
 }
 
-/// Reads a command line (its first item is the program's name) and the environment. The error of `--help` and
-/// `--version` is their text; `clap::Error::exit` prints it and ends with 0, or with 2 for wrong usage.
+/// Reads a command line, which begins with the program's name, and the environment.
+///
+/// # Errors
+/// For `--help` and `--version` the error is their text; `clap::Error::exit` prints it and ends with 0, or with 2 for wrong
+/// usage.
 pub fn parse<I, T>(arguments: I) -> Result<Invocation, clap::Error>
 where
     I: IntoIterator<Item = T>,
@@ -284,8 +287,7 @@ where
     }
 }
 
-/// Reads this process' command line and environment; prints help or what is wrong, and ends the process (0, or 2 for
-/// wrong usage).
+/// Reads the command line and environment of this process. Help ends the process with 0, wrong usage with 2.
 pub fn parse_or_exit() -> Invocation {
     parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
 }

@@ -25,7 +25,7 @@ fn refused(flags: &[&str]) -> String {
 }
 
 #[test]
-fn without_flags_the_operator_runs_with_the_documented_defaults() {
+fn the_defaults_are_as_documented() {
     for flags in [&[][..], &["run"]] {
         let run = run(flags);
         assert_eq!(
@@ -50,7 +50,7 @@ fn without_flags_the_operator_runs_with_the_documented_defaults() {
     }
 }
 
-/// Shows the value that each flag sets; the same table serves flags and their variables.
+/// The value that a flag or its variable has set, as text.
 fn shown(run: &RunArguments, flag: &str) -> String {
     match flag {
         "kubeconfig" => format!("{:?}", run.kubeconfig),
@@ -105,7 +105,7 @@ const TABLE: [(&str, &str, &str); 15] = [
 ];
 
 #[test]
-fn every_flag_sets_its_value_with_and_without_the_word_run() {
+fn each_flag_sets_its_value_with_and_without_run() {
     for (flag, value, expected) in TABLE {
         let argument = format!("--{flag}={value}");
         assert_eq!(shown(&run(&[&argument]), flag), expected, "{argument}");
@@ -114,7 +114,7 @@ fn every_flag_sets_its_value_with_and_without_the_word_run() {
 }
 
 #[test]
-fn the_table_holds_every_flag_and_each_variable_is_named_after_its_flag() {
+fn each_flag_is_in_the_table_and_names_its_variable() {
     let command = CommandLine::command();
     for flag in command
         .get_arguments()
@@ -127,9 +127,9 @@ fn the_table_holds_every_flag_and_each_variable_is_named_after_its_flag() {
     }
 }
 
-/// Run by the next test in a process of its own, which has the variables.
+/// The next test runs it in a process with the variables.
 #[test]
-#[ignore = "helper of every_variable_sets_its_value_and_a_flag_wins"]
+#[ignore = "helper of each_variable_sets_its_value_and_a_flag_wins"]
 fn helper_print_values() {
     for (flag, ..) in &TABLE[..14] {
         println!("\n{flag}: {}", shown(&run(&[]), flag));
@@ -143,7 +143,7 @@ fn helper_print_values() {
 }
 
 #[test]
-fn every_variable_sets_its_value_and_a_flag_wins() {
+fn each_variable_sets_its_value_and_a_flag_wins() {
     let variables = TABLE[..14].iter().map(|(flag, value, _)| {
         (
             format!("VENDOR_TOKEN_OPERATOR_{}", flag.to_uppercase().replace('-', "_")),
@@ -221,13 +221,13 @@ fn a_switch_alone_is_true() {
 #[case(&["--leader-elect=perhaps"], "--leader-elect")]
 #[case(&["--log-format=xml"], "json, text")]
 #[case(&["--log-level=loud"], "debug")]
-fn wrong_usage_ends_with_2_and_says_what_is_right(#[case] flags: &[&str], #[case] hint: &str) {
+fn wrong_usage_ends_with_2_and_a_hint(#[case] flags: &[&str], #[case] hint: &str) {
     let text = refused(flags);
     assert!(text.contains(hint), "{text}");
 }
 
 #[test]
-fn the_operators_namespace_is_the_flag_then_the_service_accounts_then_the_default() {
+fn the_flag_precedes_the_service_accounts_namespace_and_the_default() {
     let file = std::env::temp_dir().join(format!("vendor-token-operator-namespace-{}", std::process::id()));
     std::fs::write(&file, "tokens\n").unwrap();
     let (plain, missing) = (run(&[]), Path::new("/nonexistent/namespace"));

@@ -1,30 +1,30 @@
-//! Values of flags that have a form of their own.
+//! Values of flags with a syntax of their own.
 
 use std::num::NonZeroU32;
 
 use crate::providers::{Endpoint, EndpointError, UnknownVendor, Vendor};
 
-/// How many requests a minute are allowed to one endpoint.
+/// Rate limit of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit(Option<NonZeroU32>);
 
 impl RateLimit {
-    /// The number; `None` is no limit.
+    /// Requests a minute; `None` for no limit.
     pub fn per_minute(self) -> Option<u32> {
         self.0.map(NonZeroU32::get)
     }
 }
 
-/// Why a rate limit is refused.
+/// Error in a rate limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RateLimitError {
-    /// Not in the form.
+    /// The text has not the form `VENDOR=N`.
     #[error("write the limit as VENDOR=N or VENDOR=N/min, as in Mapiq=20/min; VENDOR=0 is no limit")]
     Form,
-    /// No such vendor.
+    /// The vendor is unknown.
     #[error(transparent)]
     Vendor(#[from] UnknownVendor),
-    /// Too many.
+    /// The limit is above a million.
     #[error("the limit must be at most 1000000 a minute; VENDOR=0 is no limit")]
     TooLarge,
 }
@@ -48,7 +48,7 @@ pub(super) fn endpoint(text: &str) -> Result<(Vendor, Endpoint), EndpointError> 
     Endpoint::parse_replacement(text)
 }
 
-/// A DNS label (RFC 1123), as the names of namespaces are.
+/// Reads the name of a namespace, a DNS label (RFC 1123).
 pub(super) fn namespace(text: &str) -> Result<String, &'static str> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let ends = text.starts_with('-') || text.ends_with('-');

@@ -1,38 +1,38 @@
-//! Whether this process may act, and until when.
+//! The right of this process to act, and its end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Contact;
+use super::ApiServerReachability;
 use crate::clock::Clock;
+use crate::sync::lock;
 
-/// Tells whether this process may act. Clones share the state.
+/// The right of this process to act. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct Leadership {
     /// `None` without an election: always leading.
     pub(super) term: Option<Arc<Mutex<Option<Term>>>>,
-    /// Told at each change.
+    /// Notified at each change.
     pub(super) leading: watch::Receiver<bool>,
     pub(super) clock: Arc<dyn Clock>,
-    /// Whether the API server answers, where anybody notes it.
-    pub(super) contact: Option<Contact>,
+    pub(super) reachability: Option<ApiServerReachability>,
 }
 
-/// Until when this process may act, from its last renewal.
+/// A term of leadership from its last renewal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Term {
     pub(super) renewed: Instant,
-    /// The same moment by the wall clock: a machine that slept has not advanced the monotonic one.
+    /// The same moment by the wall clock: the monotonic clock stands still while the machine sleeps.
     pub(super) renewed_wall: Timestamp,
     pub(super) lasts: Duration,
 }
 
 impl Leadership {
-    /// Leading always: there is no election.
+    /// Makes a leadership without an election, which always holds.
     pub fn always(clock: Arc<dyn Clock>) -> Self {
         let (sender, leading) = watch::channel(true);
         // A closed channel keeps its last value.
@@ -41,28 +41,28 @@ impl Leadership {
             term: None,
             leading,
             clock,
-            contact: None,
+            reachability: None,
         }
     }
 
-    /// With a contact that is asked before each vendor call.
+    /// The same, with the reachability of the API server as a condition of each vendor call.
     #[must_use]
-    pub fn with_contact(self, contact: Contact) -> Self {
+    pub fn with_reachability(self, reachability: ApiServerReachability) -> Self {
         Self {
-            contact: Some(contact),
+            reachability: Some(reachability),
             ..self
         }
     }
 
-    /// The contact that was given.
-    pub fn contact(&self) -> Option<&Contact> {
-        self.contact.as_ref()
+    /// Reachability of the API server; `None` where nothing notes its answers.
+    pub fn reachability(&self) -> Option<&ApiServerReachability> {
+        self.reachability.as_ref()
     }
 
-    /// Whether this process may act now.
+    /// True while this process may act.
     pub fn holds(&self) -> bool {
         let Some(term) = &self.term else { return true };
-        let Some(term) = *term.lock().unwrap_or_else(PoisonError::into_inner) else {
+        let Some(term) = *lock(&term) else {
             return false;
         };
         let wall = self.clock.now().duration_since(term.renewed_wall);
@@ -70,9 +70,9 @@ impl Leadership {
             && wall < SignedDuration::try_from(term.lasts).unwrap_or(SignedDuration::MAX)
     }
 
-    /// A leadership that a test has at first, and takes and gives by the function.
+    /// A leadership that holds at first, with a function that ends and renews it.
     #[cfg(test)]
-    pub(crate) fn in_a_test(clock: Arc<dyn Clock>) -> (Self, impl Fn(bool)) {
+    pub(crate) fn switchable(clock: Arc<dyn Clock>) -> (Self, impl Fn(bool)) {
         let (sender, leading) = watch::channel(true);
         let held = Term {
             renewed: Instant::now(),
@@ -84,19 +84,19 @@ impl Leadership {
             term: Some(Arc::clone(&term)),
             leading,
             clock,
-            contact: None,
+            reachability: None,
         };
         let set = move |leads: bool| {
-            *term.lock().unwrap_or_else(PoisonError::into_inner) = leads.then_some(held);
+            *lock(&term) = leads.then_some(held);
             sender.send_replace(leads);
         };
         (leadership, set)
     }
 
-    /// Waits until this process leads (`true`) or no longer leads (`false`).
+    /// Waits until this process leads (`true`) or does not lead (`false`).
     pub async fn becomes(&mut self, leading: bool) {
         if self.leading.wait_for(|now| *now == leading).await.is_err() {
-            // No election, or it has ended: the last value stays for ever.
+            // Without an election, or after its end, the value stays.
             std::future::pending::<()>().await;
         }
     }

@@ -1,16 +1,16 @@
-//! Leader election by a Lease, with the semantics of client-go: who holds the Lease acts, the others stand by.
+//! Leader election by a Lease, with the semantics of client-go: the holder of the Lease acts, the others stand by.
 //!
-//! May use: `clock`, `error_text`. Every update carries the `resourceVersion` that was seen, so of two contenders one gets a conflict.
-//! Another's Lease counts as expired when this process, by its own monotonic clock, has seen it unchanged for its
-//! duration; the times inside the Lease are for people. A leader that cannot renew in time stops acting before the
-//! others may start: [`Leadership::holds`] is asked before each vendor call and each write.
+//! May use: `clock`, `error_text`, `sync`, `text`. Each update carries the `resourceVersion` of the Lease, so that one of two
+//! contenders gets a conflict. Another's Lease has expired when it stayed unchanged for its duration by the monotonic clock
+//! of this process; the times in the Lease are for people. A leader that cannot renew in time stops acting before the others
+//! may start: [`Leadership::holds`] is checked before each vendor call and each write.
 
-mod contact;
 mod fence;
 mod leadership;
+mod reachability;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,33 +23,37 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::error_text::with_causes;
+use crate::sync::lock;
+use crate::text::spread;
 
-pub use contact::{Contact, NoteAnswers};
-pub use fence::{NotLeading, WritesNeedLeadership};
+pub use fence::{NotLeading, writes_need_leadership};
 pub use leadership::Leadership;
+#[cfg(test)]
+pub(crate) use reachability::fake::FakeApiServer;
+pub use reachability::{ApiServerReachability, LastAnswer};
 
 use self::leadership::Term;
 
 /// Name of the Lease in the operator's namespace.
 pub const LEASE_NAME: &str = "vendor-token-operator";
 
-/// How an election works. The default is client-go's for controllers.
+/// Times and identity of an election. The default times are client-go's for controllers.
 #[derive(Clone, Debug)]
 pub struct ElectionOptions {
-    /// Who this process is: unique among the contenders.
+    /// Identity of this process, unique among the contenders.
     pub identity: String,
-    /// A Lease that was not renewed for this long may be taken.
+    /// Time without a renewal after which another may take the Lease.
     pub lease_duration: Duration,
-    /// A leader that could not renew for this long stops acting. Less than the lease duration.
+    /// Time without a renewal after which the leader stops acting; less than the lease duration.
     pub renew_deadline: Duration,
-    /// The time between two renewals; a standby looks after about half of it.
+    /// Time between two renewals. A standby reads the Lease after about half of it.
     pub retry_period: Duration,
-    /// For each call to the API server.
+    /// Timeout of each call to the API server.
     pub call_timeout: Duration,
 }
 
 impl ElectionOptions {
-    /// 15 s, 10 s, 2 s, and 5 s for each call.
+    /// Makes options with a lease of 15 s, a deadline of 10 s, renewals every 2 s, and calls of at most 5 s.
     pub fn new(identity: impl Into<String>) -> Self {
         Self {
             identity: identity.into(),
@@ -61,7 +65,7 @@ impl ElectionOptions {
     }
 }
 
-/// Contends for the Lease.
+/// A contender for the Lease.
 #[derive(Debug)]
 pub struct Elector {
     api: Api<Lease>,
@@ -72,14 +76,14 @@ pub struct Elector {
     seen: Option<Seen>,
 }
 
-/// A Lease as it was seen, and since when it has not changed, by our own clock.
+/// A Lease as last read, with the time since which it is unchanged by the local monotonic clock.
 #[derive(Clone, Debug)]
 struct Seen {
     lease: Lease,
     unchanged_since: Instant,
 }
 
-/// Why a try did not end in leadership.
+/// Error in a try to get or keep the Lease.
 #[derive(Debug, thiserror::Error)]
 pub enum ElectionError {
     #[error("failed to {verb} Lease '{LEASE_NAME}'")]
@@ -93,16 +97,16 @@ pub enum ElectionError {
 }
 
 impl Elector {
-    /// An elector that does not run yet, and its leadership. The client behind `api` must not refuse writes of a
-    /// process that does not lead.
+    /// Makes an elector, which does not run yet, and its leadership. The client of `api` must not have the layer of
+    /// [`writes_need_leadership`].
     pub fn new(api: Api<Lease>, options: ElectionOptions, clock: Arc<dyn Clock>) -> (Self, Leadership) {
         let term = Arc::new(Mutex::new(None));
-        let (leading, told) = watch::channel(false);
+        let (leading, changes) = watch::channel(false);
         let leadership = Leadership {
             term: Some(Arc::clone(&term)),
-            leading: told,
+            leading: changes,
             clock: Arc::clone(&clock),
-            contact: None,
+            reachability: None,
         };
         let elector = Self {
             api,
@@ -115,7 +119,7 @@ impl Elector {
         (elector, leadership)
     }
 
-    /// Contends until `shutdown` completes, then gives the Lease back if it is ours.
+    /// Contends until `shutdown` completes, then gives back a Lease of its own.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         tokio::pin!(shutdown);
         loop {
@@ -160,28 +164,24 @@ impl Elector {
         self.release().await;
     }
 
-    /// The time until the next try. A standby looks twice as often as a leader renews, so that a Lease which was given
-    /// back after a drain of 3 s is taken within 5 s in all; contenders are spread, so that they do not ask in step.
+    /// Time until the next try. A standby reads twice as often as a leader renews, so that a Lease which is given back after a
+    /// drain of 3 s is taken within 5 s in all. Its identity spreads a contender's reads, so that not all come at once.
     fn pause(&self) -> Duration {
         if *self.leading.borrow() {
             return self.options.retry_period;
         }
-        let spread = self.options.identity.bytes().fold(0_u32, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
-        });
-        self.options
-            .retry_period
-            .mul_f64(0.5 + f64::from(spread % 100) / 1000.0)
+        let spread = (spread(&self.options.identity) % 100) as f64;
+        self.options.retry_period.mul_f64(0.5 + spread / 1000.0)
     }
 
-    /// When the right to act ends.
+    /// End of the right to act.
     fn deadline(&self) -> Option<Instant> {
-        let term = *self.term.lock().unwrap_or_else(PoisonError::into_inner);
+        let term = *lock(&self.term);
         term.map(|term| term.renewed + term.lasts)
     }
 
     fn renewed(&mut self, at: (Instant, Timestamp)) {
-        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = Some(Term {
+        *lock(&self.term) = Some(Term {
             renewed: at.0,
             renewed_wall: at.1,
             lasts: self.options.renew_deadline,
@@ -192,7 +192,7 @@ impl Elector {
     }
 
     fn lost(&mut self, why: &str) {
-        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.term) = None;
         if self.leading.send_replace(false) {
             tracing::warn!(
                 identity = self.options.identity,
@@ -202,7 +202,7 @@ impl Elector {
         }
     }
 
-    /// Whether the Lease that was last seen names somebody else.
+    /// True when the Lease, as last read, names another holder.
     fn lost_to_another(&self) -> bool {
         self.seen
             .as_ref()
@@ -210,14 +210,14 @@ impl Elector {
             .is_some_and(|holder| *holder != self.options.identity)
     }
 
-    /// One try to acquire or to renew. `Some` with the time it began when the Lease is ours.
+    /// Tries once to acquire or to renew the Lease. `Some` with the begin of the try after a success.
     async fn attempt(&mut self) -> Result<Option<(Instant, Timestamp)>, ElectionError> {
         let began = (Instant::now(), self.clock.now());
         if *self.leading.borrow()
             && let Some(seen) = self.seen.clone()
             && holder(&seen.lease) == Some(&self.options.identity)
         {
-            // Nobody else may have changed it; when somebody did, it is a conflict, and is looked at below.
+            // Another's change is a conflict; then the Lease is read below.
             if self.update(&seen.lease).await? {
                 return Ok(Some(began));
             }
@@ -239,14 +239,14 @@ impl Elector {
         Ok(self.update(&lease).await?.then_some(began))
     }
 
-    /// How long a Lease lasts: as it says, and not shorter than ours.
+    /// Duration of another's Lease: the stated one, and not less than that of the options.
     fn duration_of(&self, lease: &Lease) -> Duration {
-        let said = lease
+        let stated = lease
             .spec
             .as_ref()
             .and_then(|spec| spec.lease_duration_seconds)
             .unwrap_or_default();
-        Duration::from_secs(u64::try_from(said).unwrap_or_default().min(3600))
+        Duration::from_secs(u64::try_from(stated).unwrap_or_default().min(3600))
             .max(self.options.lease_duration)
     }
 
@@ -276,7 +276,7 @@ impl Elector {
         self.written(created)
     }
 
-    /// Writes our name into `lease`; false when somebody else was faster.
+    /// Writes the own identity into `lease`; false when another writer was faster.
     async fn update(&mut self, lease: &Lease) -> Result<bool, ElectionError> {
         let mut lease = lease.clone();
         lease.spec = Some(self.spec(lease.spec.as_ref()));
@@ -325,8 +325,8 @@ impl Elector {
         }
     }
 
-    /// Gives the Lease back, so that another need not wait until it expires. Looks again first: a renewal that was
-    /// cut off may have changed the version, and another's Lease is never touched.
+    /// Gives the Lease back, so that another need not wait for its expiry. Reads it first, since a cancelled renewal may have
+    /// changed the version, and another's Lease must not be touched.
     async fn release(&mut self) {
         let was_leading = *self.leading.borrow();
         self.lost("stopping");
@@ -384,7 +384,7 @@ impl Elector {
     }
 }
 
-/// The name in a Lease; an empty one was given back.
+/// The holder of a Lease; `None` after it was given back.
 fn holder(lease: &Lease) -> Option<&String> {
     lease
         .spec
@@ -394,7 +394,7 @@ fn holder(lease: &Lease) -> Option<&String> {
         .filter(|holder| !holder.is_empty())
 }
 
-/// Somebody else has written, created or deleted the Lease in between.
+/// True when another has written, created or deleted the Lease in between.
 fn is_race(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() || status.is_not_found())
 }

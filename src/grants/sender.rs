@@ -55,21 +55,32 @@ impl Grants {
     /// Sends what may be sent, until [`Self::drain`] is called.
     pub async fn run(self: Arc<Self>) {
         loop {
-            let (jobs, wait) = {
+            let silent = self
+                .leadership
+                .reachability()
+                .filter(|api_server| !api_server.is_reachable());
+            let ready = {
                 let mut table = self.lock();
                 if table.draining {
                     return;
                 }
                 let now = self.timeline.now();
                 table.sweep(&now);
-                let contact = self.leadership.contact();
                 if table.standing_by || !self.leadership.holds() {
-                    (Vec::new(), STANDBY_LOOK)
-                } else if table.has_queued() && contact.is_some_and(|contact| !contact.is_fresh()) {
-                    // What a vendor gave now could not be published. The answer of the API server wakes this.
-                    (Vec::new(), LONGEST_SLEEP)
+                    Ok((Vec::new(), STANDBY_LOOK))
                 } else {
-                    table.ready(&now)
+                    match silent {
+                        Some(api_server) if table.has_queued() => Err(api_server),
+                        _ => Ok(table.ready(&now)),
+                    }
+                }
+            };
+            let (jobs, wait) = match ready {
+                Ok(ready) => ready,
+                // A token could not be published now.
+                Err(api_server) => {
+                    api_server.ask().await;
+                    continue;
                 }
             };
             for job in jobs {
@@ -77,16 +88,8 @@ impl Grants {
             }
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = self.told_of_contact() => {}
                 () = tokio::time::sleep(wait.min(LONGEST_SLEEP)) => {}
             }
-        }
-    }
-
-    async fn told_of_contact(&self) {
-        match self.leadership.contact() {
-            Some(contact) => contact.told().await,
-            None => std::future::pending().await,
         }
     }
 

@@ -5,6 +5,7 @@ mod flight;
 mod lifecycle;
 mod limits;
 mod offline;
+mod reachability;
 mod schedules;
 mod standby;
 mod terms;

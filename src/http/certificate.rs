@@ -1,27 +1,26 @@
-//! Client certificates for mutual TLS: reads and checks what a `kubernetes.io/tls` Secret holds.
+//! Client certificates for mutual TLS: reading and checking the content of a `kubernetes.io/tls` Secret.
 
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
+use crate::times::parse_utc;
 use crate::token::{ClientCertificate, ExposeSecret};
 
-/// What is wrong with a client certificate, and the cure. Never shows any of its content but its validity.
+/// Error in a client certificate, with its cure. Shows no content but the validity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientCertificateError {
-    /// No PEM certificate in `tls.crt`.
+    /// `tls.crt` holds no PEM certificate.
     #[error(
         "tls.crt holds no PEM certificate; from a PFX file: openssl pkcs12 -in FILE.pfx -nokeys -out tls.crt"
     )]
     NoCertificate,
-    /// No PEM key in `tls.key`.
+    /// `tls.key` holds no PEM key.
     #[error(
         "tls.key holds no PEM private key; from a PFX file: openssl pkcs12 -in FILE.pfx -nocerts -nodes -out tls.key"
     )]
@@ -29,31 +28,31 @@ pub enum ClientCertificateError {
     /// The key is encrypted.
     #[error("tls.key is encrypted; store it decrypted: openssl pkey -in tls.key -out decrypted.key")]
     EncryptedPrivateKey,
-    /// Unknown or damaged key.
+    /// The key is damaged or of an unknown kind.
     #[error(
         "tls.key is of no supported kind: use RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, or Ed25519"
     )]
     UnsupportedPrivateKey,
-    /// The key is of another certificate.
+    /// The key belongs to another certificate.
     #[error(
         "tls.key does not belong to the first certificate in tls.crt: the client certificate must come first"
     )]
     Mismatch,
-    /// The certificate cannot be read.
+    /// The certificate has not the form of RFC 5280.
     #[error("the first certificate in tls.crt is damaged")]
     Damaged,
-    /// Too old.
+    /// The validity has ended.
     #[error(
         "the client certificate in tls.crt expired at {0}: renew it, and register the new one with the vendor"
     )]
     Expired(Timestamp),
-    /// Too new.
+    /// The validity has not begun.
     #[error("the client certificate in tls.crt is not valid before {0}: check the node's clock")]
     NotYetValid(Timestamp),
 }
 
-/// Checks that a client certificate can be used now: PEM, a readable key that is not encrypted and belongs to the
-/// certificate, and valid at `now`. Asks nobody whether the vendor accepts it.
+/// Checks that a client certificate can be used at `now`: PEM, a decrypted key of the same pair, and validity. The vendor is
+/// not asked.
 pub fn check_client_certificate(
     certificate: &ClientCertificate,
     now: Timestamp,
@@ -61,7 +60,7 @@ pub fn check_client_certificate(
     Identity::read(certificate, &rustls::crypto::aws_lc_rs::default_provider(), now).map(drop)
 }
 
-/// A client certificate that was checked.
+/// A checked client certificate with its key.
 pub(super) struct Identity {
     key: CertifiedKey,
     pub(super) not_after: Timestamp,
@@ -85,7 +84,7 @@ impl Identity {
             return Err(ClientCertificateError::NotYetValid(not_before));
         }
         let text = certificate.private_key.expose_secret();
-        // PKCS#8 says it in its label, the older formats in a header (RFC 1421, section 4.6.1.1).
+        // PKCS#8 marks encryption in the label, the older formats in a header (RFC 1421, section 4.6.1.1).
         if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
             return Err(ClientCertificateError::EncryptedPrivateKey);
         }
@@ -104,7 +103,7 @@ impl Identity {
     }
 }
 
-/// SHA-256 over both parts: which certificates are the same.
+/// SHA-256 over certificate and key: equal for equal pairs.
 pub(super) fn fingerprint(certificate: &ClientCertificate) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     let chain = certificate.certificate_chain.expose_secret();
@@ -116,8 +115,8 @@ pub(super) fn fingerprint(certificate: &ClientCertificate) -> [u8; 32] {
     fingerprint
 }
 
-/// `notBefore` and the first second after `notAfter` (RFC 5280, section 4.1.2.5: inclusive). Reads only as far as
-/// these two fields; `None` for anything that is not built as section 4.1 says.
+/// `notBefore` and the first second after `notAfter`, which is inclusive (RFC 5280, section 4.1.2.5). Reads no further than
+/// these two fields; `None` for another structure than that of section 4.1.
 fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
     const SEQUENCE: u8 = 0x30;
     const EXPLICIT_VERSION: u8 = 0xa0;
@@ -139,7 +138,7 @@ fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
     ))
 }
 
-/// Splits the DER element with this tag off `input`: its content, and what follows it.
+/// Splits the first DER element, which must have this tag, off `input`: its content, and the rest.
 fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = input.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -165,24 +164,19 @@ fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 fn time(input: &[u8]) -> Option<(Timestamp, &[u8])> {
     const UTC_TIME: u8 = 0x17;
     const GENERALIZED_TIME: u8 = 0x18;
-    let (text, rest, full_year) = match element(input, UTC_TIME) {
+    let (text, rest) = match element(input, UTC_TIME) {
         Some((content, rest)) => {
             let text = std::str::from_utf8(content).ok()?;
-            // Two digits: 50 to 99 are of the last century.
+            // Of the two digits of a year, 50 to 99 mean 1950 to 1999 (RFC 5280, section 4.1.2.5.1).
             let century = if text.get(..1)? >= "5" { "19" } else { "20" };
-            (format!("{century}{text}"), rest, "%Y%m%d%H%M%SZ")
+            (format!("{century}{text}"), rest)
         }
         None => {
             let (content, rest) = element(input, GENERALIZED_TIME)?;
-            (
-                std::str::from_utf8(content).ok()?.to_owned(),
-                rest,
-                "%Y%m%d%H%M%SZ",
-            )
+            (std::str::from_utf8(content).ok()?.to_owned(), rest)
         }
     };
-    let time = DateTime::strptime(full_year, &text).ok()?;
-    Some((time.to_zoned(TimeZone::UTC).ok()?.timestamp(), rest))
+    Some((parse_utc("%Y%m%d%H%M%SZ", &text)?, rest))
 }
 
 #[cfg(test)]
@@ -237,13 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_certificate_is_told_apart() {
+    fn a_key_of_another_certificate_is_refused() {
         let ((certificate, _), (_, key)) = (made((2024, 2040)), made((2024, 2040)));
         assert_eq!(check(&certificate, &key), Err(ClientCertificateError::Mismatch));
     }
 
     #[test]
-    fn encrypted_missing_and_foreign_keys_get_their_own_cure() {
+    fn each_unusable_key_has_its_own_error() {
         let (certificate, _) = made((2024, 2040));
         let block = |label: &str, inner: &str| {
             format!("-----BEGIN {label}-----\n{inner}AAAA\n-----END {label}-----\n")
@@ -277,23 +271,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_certificate_is_refused_and_never_panics() {
-        let (certificate, key) = made((2024, 2040));
+    fn another_text_than_a_certificate_is_refused() {
+        let (_, key) = made((2024, 2040));
         assert_eq!(check("", &key), Err(ClientCertificateError::NoCertificate));
         assert_eq!(
             check("MIIJqQIBAz", &key),
             Err(ClientCertificateError::NoCertificate)
         );
+    }
+
+    #[test]
+    fn a_cut_certificate_has_no_validity() {
+        let (certificate, _) = made((2024, 2040));
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
         assert!(validity(&der).is_some());
         for length in 0..200.min(der.len()) {
-            // Cut anywhere: the outer length no longer fits.
             assert_eq!(validity(&der[..length]), None);
         }
     }
 
     #[test]
-    fn a_fingerprint_covers_both_parts_and_where_they_part() {
+    fn a_fingerprint_covers_both_parts_and_their_border() {
         let of = |chain: &str, key: &str| {
             fingerprint(&ClientCertificate {
                 certificate_chain: SecretString::from(chain),

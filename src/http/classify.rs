@@ -1,5 +1,5 @@
-//! From an error of the HTTP client to a [`Failure`]: by the types in its chain of sources, not by their text.
-//! Messages name the host, what is wrong and what to do; they hold no path, no query and nothing a peer sent.
+//! Classification of the HTTP client's errors as [`Failure`]s, by the types in the chain of sources and not by their text.
+//! A message names the host, the fault and its cure; it holds no path, no query and nothing that a peer sent.
 
 use std::error::Error;
 use std::io;
@@ -96,8 +96,8 @@ pub(super) fn exchange(error: &reqwest::Error, host: &str) -> Failure {
     })
 }
 
-/// hyper-util's tunnel error is not a public type, so these two are told by their text; where that changes, the
-/// failure is still transient, with a general message.
+/// Recognises two errors by their text, since hyper-util's tunnel error is not a public type. Should the text change, the
+/// failure stays transient, with a general message.
 fn proxy_failure(chain: &[&(dyn Error + 'static)], host: &str) -> Option<Failure> {
     let texts: Vec<String> = chain.iter().map(ToString::to_string).collect();
     let has = |text: &str| texts.iter().any(|t| t == text);
@@ -113,7 +113,7 @@ fn proxy_failure(chain: &[&(dyn Error + 'static)], host: &str) -> Option<Failure
     })
 }
 
-/// A TLS failure tells about the endpoint or the client certificate, never about the credential.
+/// Classifies a TLS failure. It comes from the endpoint or the client certificate, never from the credential.
 fn tls_failure(error: &rustls::Error, host: &str, connecting: bool) -> Failure {
     match error {
         rustls::Error::InvalidCertificate(reason) => refused(certificate_message(reason, host)),
@@ -128,7 +128,7 @@ fn tls_failure(error: &rustls::Error, host: &str, connecting: bool) -> Failure {
         )),
         rustls::Error::NoCertificatesPresented => refused(format!("{host} presented no certificate")),
         _ if connecting => refused(format!("the TLS handshake with {host} failed")),
-        // A damaged record in an established connection says nothing about the endpoint.
+        // A damaged record in an established connection is no fault of the endpoint.
         _ => transient(format!("the TLS connection to {host} broke")),
     }
 }
@@ -192,8 +192,7 @@ fn alert_failure(alert: AlertDescription, host: &str) -> Failure {
     }
 }
 
-/// The error and all its sources. An `io::Error` made from another error hides that one from `source()`, so it is
-/// looked into.
+/// The error and all its sources, with the one inside of an `io::Error`, which its `source()` skips.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut found: Vec<&'a (dyn Error + 'static)> = Vec::new();
     let mut next = Some(error);
@@ -212,14 +211,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_wrapped_twice_in_io_errors_is_found() {
+    fn an_error_inside_of_two_io_errors_is_found() {
         let tls = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls));
         assert!(chain(&wrapped).iter().any(|error| error.is::<rustls::Error>()));
     }
 
     #[test]
-    fn no_message_about_a_host_of_ordinary_length_is_cut() {
+    fn no_message_with_a_usual_host_is_cut() {
         let host = "api-australiasoutheast.6clicks.example:8443";
         let alerts = (0..=255)
             .map(AlertDescription::from)
@@ -239,10 +238,15 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_transient_once_the_connection_stands_and_refused_before() {
-        let error = rustls::Error::DecryptError;
-        assert_eq!(tls_failure(&error, "h", false).class, FailureClass::Transient);
-        assert_eq!(tls_failure(&error, "h", true).class, FailureClass::Refused);
+    fn a_damaged_record_in_an_established_connection_is_transient() {
+        let failure = tls_failure(&rustls::Error::DecryptError, "h", false);
+        assert_eq!(failure.class, FailureClass::Transient);
+    }
+
+    #[test]
+    fn a_damaged_record_in_a_handshake_is_refused() {
+        let failure = tls_failure(&rustls::Error::DecryptError, "h", true);
+        assert_eq!(failure.class, FailureClass::Refused);
     }
 
     #[derive(Debug)]

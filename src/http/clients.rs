@@ -1,9 +1,9 @@
-//! The HTTP clients: one without a client certificate, and one for each distinct client certificate in use.
-//! A connection that was opened with one certificate is thereby never used for another.
+//! The HTTP clients: one without a client certificate, and one for each distinct client certificate in use, so that no
+//! connection of one certificate serves another.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use rustls::ClientConfig;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::certificate::{Identity, fingerprint};
 use super::{HttpTransportOptions, ProxySetting, TransportError};
 use crate::failure::{Failure, FailureClass};
+use crate::sync::lock;
 use crate::token::ClientCertificate;
 
 const USER_AGENT: &str = concat!("vendor-token-operator/", env!("CARGO_PKG_VERSION"));
@@ -23,13 +24,13 @@ const USER_AGENT: &str = concat!("vendor-token-operator/", env!("CARGO_PKG_VERSI
 pub(super) struct Clients {
     options: HttpTransportOptions,
     provider: Arc<CryptoProvider>,
-    /// Shared by all clients: the system's authorities are held once.
+    /// Shared by all clients, so that the system's authorities are held once.
     verifier: Arc<Verifier>,
     plain: reqwest::Client,
-    by_certificate: Mutex<HashMap<[u8; 32], Entry>>,
+    by_certificate: Mutex<HashMap<[u8; 32], CertificateClient>>,
 }
 
-struct Entry {
+struct CertificateClient {
     client: reqwest::Client,
     not_after: Timestamp,
     last_used: Instant,
@@ -63,12 +64,12 @@ impl Clients {
     }
 
     pub(super) fn plain(&self) -> reqwest::Client {
-        // Certificates that nobody uses any more go, even when no other certificate comes.
+        // Drops idle certificates also where none is used any more.
         drop(self.without_idle());
         self.plain.clone()
     }
 
-    /// The client for `certificate`: built at its first use and after every change of the Secret.
+    /// The client for `certificate`, built at its first use.
     pub(super) fn with_certificate(
         &self,
         certificate: &ClientCertificate,
@@ -107,7 +108,7 @@ impl Clients {
         }
         entries.insert(
             key,
-            Entry {
+            CertificateClient {
                 client: client.clone(),
                 not_after,
                 last_used: Instant::now(),
@@ -116,9 +117,9 @@ impl Clients {
         Ok(client)
     }
 
-    fn without_idle(&self) -> MutexGuard<'_, HashMap<[u8; 32], Entry>> {
-        // Nothing is left half done under this lock, so a poisoned one is as good.
-        let mut entries = self.by_certificate.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Drops the clients of certificates that were not used for the idle timeout.
+    fn without_idle(&self) -> MutexGuard<'_, HashMap<[u8; 32], CertificateClient>> {
+        let mut entries = lock(&self.by_certificate);
         let limit = self.options.client_certificate_idle_timeout;
         entries.retain(|_, entry| entry.last_used.elapsed() < limit);
         entries
@@ -140,7 +141,7 @@ fn tls_config(
     verifier: &Arc<Verifier>,
     identity: Option<Identity>,
 ) -> Result<ClientConfig, rustls::Error> {
-    // "dangerous" is rustls' word for any verifier that is not built in; this one is the platform's.
+    // rustls calls each verifier dangerous that is not built in; this one is the platform's.
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .dangerous()
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_least_recently_used_certificate_goes_when_there_are_too_many() {
+    async fn the_least_recently_used_of_too_many_certificates_is_dropped() {
         let (clients, now) = (clients(), Timestamp::now());
         let [first, second, third] = [certificate(), certificate(), certificate()];
         for used in [&first, &second, &first, &third] {
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_certificate_nobody_uses_is_dropped() {
+    async fn a_certificate_that_is_idle_for_ten_minutes_is_dropped() {
         let clients = clients();
         clients
             .with_certificate(&certificate(), Timestamp::now())
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_without_certificates_is_refused_with_what_it_must_hold() {
+    fn the_error_of_a_bundle_without_certificates_shows_their_form() {
         for bundle in ["", "not PEM", "-----BEGIN CERTIFICATE-----\nAA"] {
             let options = HttpTransportOptions {
                 additional_authorities: Some(bundle.into()),

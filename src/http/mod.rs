@@ -1,7 +1,6 @@
-//! The one place that talks to vendors: sends a [`TokenRequest`], returns a [`TokenResponse`] or a classified failure.
+//! The HTTPS transport to vendors: sends a [`TokenRequest`] once and returns a [`TokenResponse`] or a classified failure.
 //!
-//! It sends each request once and decides nothing else: whether, when and how often to ask is up to the caller.
-//! May use: `vendor` (types), `token`, `failure`, `clock`.
+//! May use: `providers` (types), `token`, `failure`, `clock`, `sync`, `times`.
 
 mod certificate;
 mod classify;
@@ -24,44 +23,46 @@ use crate::failure::{Failure, FailureClass};
 use crate::providers::{TokenRequest, TokenResponse};
 use crate::token::ExposeSecret;
 
-/// Sends one request to a vendor. The seam at which tests replace the network.
+/// Sends requests to vendors; tests replace it.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends `request` once. Any HTTP answer, whatever its status, is `Ok`; a [`Failure`] means that no whole answer
-    /// came. Dropping the future closes the connection.
+    /// Sends `request` once. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    /// A [`Failure`] means that no complete HTTP answer came; an answer of any status is `Ok`.
     fn send(&self, request: TokenRequest) -> BoxFuture<'static, Result<TokenResponse, Failure>>;
 }
 
-/// Limits and trust of [`HttpTransport`].
+/// Limits, trusted authorities and proxy of an [`HttpTransport`].
 #[derive(Clone, Debug)]
 pub struct HttpTransportOptions {
-    /// For DNS, TCP, the proxy's tunnel and TLS together.
+    /// Limit of DNS, TCP, the proxy's tunnel and TLS together.
     pub connect_timeout: Duration,
-    /// For one request in all: connecting, the response's head and its body.
+    /// Limit of one request: connecting, the response's head and its body.
     pub total_timeout: Duration,
-    /// The largest response body, in bytes. More is never buffered.
+    /// Limit of a response body, in bytes.
     pub body_limit: usize,
-    /// How long an unused connection is kept.
+    /// Lifetime of an unused connection.
     pub idle_timeout: Duration,
-    /// Unused connections kept for one endpoint; as many as there may be requests in flight to it.
+    /// Unused connections kept for one endpoint: the default number of requests in flight to it.
     pub idle_connections_per_endpoint: usize,
-    /// Clients kept for distinct client certificates; the least recently used goes first.
+    /// Clients kept for distinct client certificates; the least recently used is dropped first.
     pub client_certificates: usize,
-    /// How long a client (and its private key) is kept after its last use.
+    /// Lifetime of a client, with its private key, after its last use.
     pub client_certificate_idle_timeout: Duration,
     /// PEM bundle of authorities that are trusted besides the system's (`--vendor-ca-file`).
     pub additional_authorities: Option<Vec<u8>>,
-    /// Which proxy to use.
+    /// The proxy.
     pub proxy: ProxySetting,
 }
 
-/// Where the proxy's address comes from.
+/// Source of the proxy's address.
 #[derive(Clone, Debug)]
 pub enum ProxySetting {
     /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, or their lower-case spellings, read once at start.
     Environment,
-    /// No proxy, whatever the environment says.
+    /// No proxy.
     Off,
-    /// This one for every request.
+    /// A proxy for all requests.
     Address(url::Url),
 }
 
@@ -71,8 +72,8 @@ impl Default for HttpTransportOptions {
             connect_timeout: Duration::from_secs(5),
             total_timeout: Duration::from_secs(30),
             body_limit: 1 << 20,
-            // Shorter than the idle timeouts that load balancers commonly have (60 s and more), so that it is
-            // rarely the other side that closes first.
+            // Shorter than the usual idle timeouts of load balancers (60 s and more), so that the other side rarely
+            // closes first.
             idle_timeout: Duration::from_secs(30),
             idle_connections_per_endpoint: 32,
             client_certificates: 64,
@@ -83,10 +84,10 @@ impl Default for HttpTransportOptions {
     }
 }
 
-/// Why a transport could not be set up: a matter of the operator's own configuration.
+/// Error in setting up a transport, from the operator's own configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// No trusted authority at all.
+    /// There is no trusted authority.
     #[error(
         "failed to load trusted certificate authorities: install the system's CA certificates \
          (package ca-certificates), or set SSL_CERT_FILE or --vendor-ca-file"
@@ -123,8 +124,7 @@ impl fmt::Debug for HttpTransport {
 }
 
 impl HttpTransport {
-    /// Loads the trusted authorities and sets up connection pools; connects to nothing yet. The system's authorities
-    /// and the proxy's address are read here, once.
+    /// Reads the system's authorities and the proxy's address, and sets up connection pools. Makes no connection.
     pub fn new(options: HttpTransportOptions, clock: Arc<dyn Clock>) -> Result<Self, TransportError> {
         let (total_timeout, body_limit) = (options.total_timeout, options.body_limit);
         let clients = Clients::new(options)?;
@@ -178,7 +178,7 @@ impl Inner {
         }
     }
 
-    /// Reads the body as it comes, and gives up as soon as it is too large.
+    /// Reads the body up to the limit, and fails beyond it.
     async fn read_body(
         &self,
         response: &mut reqwest::Response,
@@ -206,8 +206,8 @@ impl Inner {
     }
 }
 
-/// Appends `chunk`. Where the buffer must grow, its old memory is wiped: `Vec` alone would leave a copy of the token
-/// in freed memory.
+/// Appends `chunk`, and wipes the old memory of a buffer that grows: `Vec` alone leaves a copy of the token in freed
+/// memory.
 fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     let needed = body.len() + chunk.len();
     if needed > body.capacity() {
@@ -218,8 +218,8 @@ fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     body.extend_from_slice(chunk);
 }
 
-/// The HTTP client's request, and the host (with its port where it is not 443) for messages. Secrets are copied here,
-/// as late as possible, into memory that is wiped when the HTTP client lets go of it.
+/// Converts a request to the HTTP client's, and names the host (with a port other than 443) for messages. Secrets are copied
+/// into memory that is wiped when the HTTP client drops it.
 fn into_reqwest(request: TokenRequest) -> Result<(reqwest::Request, String), Failure> {
     let refused = |message: String| Failure::new(FailureClass::Refused, &message);
     let url = url::Url::parse(&request.url).map_err(|_| {
@@ -235,7 +235,7 @@ fn into_reqwest(request: TokenRequest) -> Result<(reqwest::Request, String), Fai
             "refused to send credentials anywhere but to an https URL; check --endpoint".to_owned(),
         ));
     }
-    let mut built = reqwest::Request::new(http::Method::POST, url);
+    let mut built = reqwest::Request::new(TokenRequest::METHOD, url);
     let headers = built.headers_mut();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     for (name, value) in &request.headers {
@@ -250,8 +250,7 @@ fn into_reqwest(request: TokenRequest) -> Result<(reqwest::Request, String), Fai
     }
     let body = request.body.expose_secret();
     if body.is_empty() {
-        // Without it hyper sends no length for a POST that has no body, which IIS answers with 411
-        // (RFC 9110, section 8.6).
+        // hyper sends no length for a POST without a body, to which IIS answers 411 (RFC 9110, section 8.6).
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     } else {
         *built.body_mut() = Some(reqwest::Body::from(wiped_on_drop(body)));
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_marked_sensitive_so_that_debug_output_masks_them() {
+    fn the_debug_output_of_a_request_masks_secrets() {
         let (built, _) = into_reqwest(request("https://api.example/token", "marked-secret")).unwrap();
         let shown = format!("{built:?} {:?} {:?}", built.headers(), built.body());
         assert!(!shown.contains("marked-secret"), "{shown}");
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_but_to_https() {
+    fn a_request_to_another_scheme_than_https_is_refused() {
         for url in [
             "http://api.example/token",
             "ftp://api.example/",
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_value_with_a_line_break_makes_no_request_and_stays_out_of_the_message() {
+    fn the_error_of_an_invalid_header_value_names_the_header_alone() {
         let failure = into_reqwest(request("https://api.example/token", "marked\r\nsecret"))
             .map(|_| ())
             .unwrap_err();

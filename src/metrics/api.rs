@@ -1,7 +1,7 @@
-//! Two layers for kube's client: one counts calls to the API server, one gives each call a deadline.
+//! Two layers for kube's client: a count of calls to the API server, and a deadline of each call.
 //!
-//! Build a client with both, the count outermost, so that it sees the deadline and counts a call that kube retries
-//! once: `ClientBuilder::try_from(config)?.with_layer(&deadline).with_layer(&count).build()`.
+//! The count belongs outside of the deadline, so that it sees its error, and counts a call once that kube repeats:
+//! `ClientBuilder::try_from(config)?.with_layer(&deadline).with_layer(&count).build()`.
 
 use std::fmt;
 use std::future::Future;
@@ -23,7 +23,6 @@ use super::Metrics;
 pub struct CountApiRequests(Metrics);
 
 impl CountApiRequests {
-    /// Counts into `metrics`.
     pub fn new(metrics: Metrics) -> Self {
         Self(metrics)
     }
@@ -76,8 +75,8 @@ where
     }
 }
 
-/// The verb (a method, `LIST`, or `WATCH`) and the resource with its subresource, as in `vendortokens/status`.
-/// Names of objects and namespaces never become label values; paths that are not resources are `other`.
+/// The verb (a method, `LIST`, or `WATCH`) and the resource with its subresource, as in `vendortokens/status`; `other` for
+/// a path of no resource. Names of objects and namespaces are left out, since each would be a series.
 fn verb_and_resource(method: &Method, uri: &Uri) -> (&'static str, String) {
     let mut segments = uri.path().split('/').filter(|segment| !segment.is_empty());
     let known = match segments.next() {
@@ -86,7 +85,7 @@ fn verb_and_resource(method: &Method, uri: &Uri) -> (&'static str, String) {
         _ => false,
     };
     let mut rest: Vec<&str> = segments.collect();
-    // `namespaces/<name>/<resource>…`, but neither a namespace itself nor its two subresources.
+    // `namespaces/<name>/<resource>…`, but neither a namespace nor its two subresources.
     if rest.first() == Some(&"namespaces") && rest.len() >= 3 && !matches!(rest[2], "status" | "finalize") {
         rest.drain(..2);
     }
@@ -117,26 +116,18 @@ fn is_watch(uri: &Uri) -> bool {
     })
 }
 
-/// Gives each call a deadline, retries by kube included. A watch must have its response head by then; its body goes
-/// on (kube's watcher has an idle timeout of its own).
+/// Limits each call, with kube's retries, to a duration: 10 s by default. Of a watch it limits the response's head alone,
+/// since kube's watcher has an idle timeout for the body.
 #[derive(Clone, Copy, Debug)]
 pub struct CallDeadline(Duration);
 
-impl CallDeadline {
-    /// A deadline of `limit` for every call.
-    pub fn new(limit: Duration) -> Self {
-        Self(limit)
-    }
-}
-
 impl Default for CallDeadline {
-    /// 10 seconds.
     fn default() -> Self {
         Self(Duration::from_secs(10))
     }
 }
 
-/// The API server did not answer in time.
+/// Error of a call without an answer by its deadline.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("failed to get an answer from the API server within {} s", .0.as_secs_f64())]
 pub struct DeadlineExceeded(Duration);
@@ -189,7 +180,7 @@ where
     }
 }
 
-/// A response body that fails when the call's deadline has passed.
+/// A response body that fails at the deadline of its call.
 pub struct DeadlineBody<B> {
     inner: Pin<Box<B>>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -326,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_without_an_answer_ends_at_its_deadline_and_is_counted() {
+    async fn a_call_without_an_answer_is_counted_as_a_timeout_after_ten_seconds() {
         let metrics = Metrics::new();
         let silent = service_fn(|_: Request<()>| {
             futures::future::pending::<Result<Response<Full<Bytes>>, BoxError>>()
@@ -347,8 +338,8 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_stalls_ends_at_the_deadline_of_its_call_but_a_watch_goes_on() {
+    /// Reads the body of a response that comes a minute after its head.
+    async fn body_of_a_stalled_call(path: &str) -> Result<Bytes, BoxError> {
         let stalling = service_fn(|_: Request<()>| async {
             let late = futures::stream::once(async {
                 tokio::time::sleep(Duration::from_secs(60)).await;
@@ -357,24 +348,22 @@ mod tests {
             Ok::<_, BoxError>(Response::new(StreamBody::new(late.boxed())))
         });
         let mut service = CallDeadline::default().layer(stalling);
-        let started = Instant::now();
-        let error = service
-            .call(get("/api/v1/secrets"))
-            .await
-            .unwrap()
-            .into_body()
-            .collect()
-            .await
-            .map(drop);
-        assert!(error.unwrap_err().is::<DeadlineExceeded>());
-        assert_eq!(started.elapsed(), Duration::from_secs(10));
+        let body = service.call(get(path)).await?.into_body();
+        Ok(body.collect().await?.to_bytes())
+    }
 
-        let body = service
-            .call(get("/api/v1/secrets?watch=true"))
-            .await
-            .unwrap()
-            .into_body();
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "late");
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_body_ends_at_the_deadline_of_its_call() {
+        let started = Instant::now();
+        let error = body_of_a_stalled_call("/api/v1/secrets").await.unwrap_err();
+        assert!(error.is::<DeadlineExceeded>());
+        assert_eq!(started.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_body_of_a_watch_has_no_deadline() {
+        let body = body_of_a_stalled_call("/api/v1/secrets?watch=true").await;
+        assert_eq!(body.unwrap(), "late");
     }
 
     #[tokio::test]

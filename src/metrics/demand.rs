@@ -1,23 +1,22 @@
-//! What the present tokens need of their vendors.
+//! Request rate that the present tokens need of their vendors.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// How often one VendorToken has its token refreshed, and what it shares with others. The numbers tell grants and
-/// endpoints apart, and say nothing else.
+/// Refresh rate of one VendorToken, with numbers that identify the grant and the endpoint which it shares with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// The endpoint that is asked.
+    /// The endpoint.
     pub endpoint: u64,
-    /// The grant, as it is known without its credentials: those who share it in one namespace have the same number.
+    /// The grant as known without its credentials: equal among those who share it in one namespace.
     pub published: u64,
-    /// The grant, where this process has read the credentials: those who share it anywhere have the same number.
+    /// The grant, where this process has read the credentials: equal among all who share it.
     pub grant: Option<u64>,
     /// Seconds from one refresh to the next.
     pub seconds: i64,
 }
 
-/// By vendor, requests a minute that its busiest endpoint needs: a limit is for one endpoint. Each grant counts once,
-/// with the shortest time among those who share it. A vendor whose VendorTokens have no token yet needs 0.
+/// Requests a minute, by vendor, that its busiest endpoint needs, since limits hold for one endpoint. A grant counts once,
+/// at the highest rate among those who share it. A vendor whose VendorTokens have no token yet needs 0.
 pub(super) fn required_per_minute(
     needs: impl Iterator<Item = (&'static str, Option<Need>)>,
 ) -> BTreeMap<&'static str, f64> {
@@ -44,8 +43,8 @@ pub(super) fn required_per_minute(
         *endpoints.entry((vendor, endpoint)).or_default() += 60.0 / seconds.max(1) as f64;
     }
     for ((vendor, _), needed) in endpoints {
-        let most = required.entry(vendor).or_insert(0.0);
-        *most = needed.max(*most);
+        let busiest = required.entry(vendor).or_insert(0.0);
+        *busiest = needed.max(*busiest);
     }
     required
 }
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn each_grant_counts_by_the_time_between_its_refreshes() {
+    fn each_grant_counts_by_its_refresh_rate() {
         let found = required(&[
             ("Mapiq", need(1, 1, Some(10), 30)),
             ("Mapiq", need(1, 2, Some(20), 120)),
@@ -81,22 +80,22 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_a_grant_counts_once_with_the_shortest_time() {
+    fn a_shared_grant_counts_once_at_its_highest_rate() {
         let found = required(&[
             ("Mapiq", need(1, 1, Some(10), 120)),
             ("Mapiq", need(1, 1, Some(10), 60)),
-            // In another namespace.
+            // Shared from another namespace.
             ("Mapiq", need(1, 2, Some(10), 90)),
-            // Not read yet, and known from those who share it in its namespace.
+            // Credentials not read yet; the grant is known from another in its namespace.
             ("Mapiq", need(1, 2, None, 100)),
-            // Not read yet, and known from nobody.
+            // Credentials not read yet, and no other in its namespace.
             ("Mapiq", need(1, 3, None, 60)),
         ]);
         assert_eq!(found, [("Mapiq", 2.0)]);
     }
 
     #[test]
-    fn of_several_endpoints_the_busiest_tells() {
+    fn the_busiest_of_several_endpoints_counts() {
         let found = required(&[
             ("SixClicks", need(1, 1, None, 60)),
             ("SixClicks", need(2, 2, None, 30)),
@@ -106,13 +105,17 @@ mod tests {
     }
 
     #[test]
-    fn a_vendor_in_use_without_a_token_needs_nothing_and_one_that_is_not_in_use_is_not_there() {
+    fn a_vendor_without_a_token_needs_nothing() {
         assert_eq!(required(&[("SixMap", None)]), [("SixMap", 0.0)]);
+    }
+
+    #[test]
+    fn a_vendor_that_is_not_in_use_is_absent() {
         assert_eq!(required(&[]), []);
     }
 
     #[test]
-    fn no_time_makes_it_infinite() {
+    fn a_refresh_time_of_zero_counts_as_one_second() {
         assert_eq!(required(&[("SixMap", need(1, 1, None, 0))]), [("SixMap", 60.0)]);
     }
 }

@@ -1,7 +1,7 @@
 //! The operator's metrics, as OpenMetrics text. Names and labels are part of the contract (README, "Metrics").
 //!
-//! Label values come from closed sets (vendors, outcomes, reasons) or are names of Kubernetes objects; never from
-//! what a vendor or a user wrote into a value. May use: `failure` and `providers` (names only).
+//! Label values come from closed sets (vendors, outcomes, reasons) or are names of Kubernetes objects, never texts of a
+//! vendor or values of a user. May use: `failure`, `providers` (names only) and `sync`.
 
 pub mod api;
 mod demand;
@@ -28,7 +28,7 @@ use crate::providers::Vendor;
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of the process. Cheap to clone; clones share the values.
+/// All metrics of the process. Clones share the values.
 #[derive(Clone)]
 pub struct Metrics {
     inner: Arc<Registered>,
@@ -47,7 +47,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric. Call it once for a process: `process_*` is about the process itself.
+    /// Registers all metrics; once in a process, since `process_*` describes the process.
     pub fn new() -> Self {
         let inner = Registered::new();
         Self {
@@ -55,8 +55,8 @@ impl Metrics {
         }
     }
 
-    /// What `kubectl get` would show of one VendorToken now, and what it needs of its vendor, where it has a token to keep
-    /// fresh. Replaces what was shown before; a time that is not known has no series.
+    /// Sets the series of one VendorToken: its state as in `kubectl get`, and the rate that it needs of its vendor, where it
+    /// has a token to keep fresh. An unknown time has no series.
     pub fn object_observed(
         &self,
         labels: &ObjectLabels,
@@ -75,18 +75,18 @@ impl Metrics {
         self.inner.objects.set(labels, state);
     }
 
-    /// The VendorToken is gone: so are its series, whichever vendor they were for.
+    /// Removes the series of a VendorToken that is gone, for any vendor.
     pub fn object_removed(&self, namespace: &str, name: &str) {
         self.inner.objects.remove(namespace, name);
     }
 
-    /// This process looks after no VendorToken any more: another that leads has their series now.
+    /// Removes the series of all VendorTokens and waits: the process that leads now has them.
     pub fn all_objects_removed(&self) {
         self.inner.objects.clear();
         self.inner.throttles.clear();
     }
 
-    /// One request to a vendor has ended: with a token, or with a failure of this class.
+    /// Counts a finished request to a vendor, with a token or with a failure of this class.
     pub fn vendor_request(&self, vendor: Vendor, outcome: Result<(), FailureClass>, duration: Duration) {
         let (vendor, outcome) = (
             vendor.as_str(),
@@ -102,12 +102,12 @@ impl Metrics {
             .observe(duration.as_secs_f64());
     }
 
-    /// The vendor asked to wait until this time. Of several waits the latest is shown, until it has passed.
+    /// Sets the time until which the vendor asked to wait. The latest of several is shown until it has passed.
     pub fn vendor_throttled_until(&self, vendor: Vendor, until: Timestamp) {
         self.inner.throttles.note(vendor.as_str(), until);
     }
 
-    /// What the rate limit allows to one endpoint of this vendor, in requests a minute (`None`: no limit).
+    /// Sets the rate limit of one endpoint of this vendor, in requests a minute (`None`: no limit).
     pub fn vendor_budget(&self, vendor: Vendor, allowed: Option<u32>) {
         let labels = VendorLabels {
             vendor: vendor.as_str(),
@@ -125,12 +125,12 @@ impl Metrics {
         }
     }
 
-    /// A token was refreshed and published `lateness` after its due time (zero when early).
+    /// Counts a refreshed token that was published `lateness` after its due time (zero when early).
     pub fn refreshed(&self, lateness: Duration) {
         self.inner.refresh_lateness.observe(lateness.as_secs_f64());
     }
 
-    /// A reconcile has ended. `result` is `ok` or `error`.
+    /// Counts a finished reconcile. `result` is `ok` or `error`.
     pub fn reconciled(&self, result: &'static str, duration: Duration) {
         self.inner
             .reconciles
@@ -139,13 +139,13 @@ impl Metrics {
         self.inner.reconcile_duration.observe(duration.as_secs_f64());
     }
 
-    /// Whether this process may act.
+    /// Sets the leadership of this process.
     pub fn leader(&self, leader: bool) {
         self.inner.leader.set(i64::from(leader));
     }
 
-    /// The watch of this name (`vendortokens`, `secrets`, …) received something; of several namespaces, the one that was
-    /// silent for longest.
+    /// Sets the time of the last event of the watch of this name (`vendortokens`, `secrets`, …); of watches in several
+    /// namespaces, that of the one that was silent for longest.
     pub fn watch_event(&self, watch: &'static str, at: Timestamp) {
         self.inner
             .watch_last_event
@@ -153,12 +153,12 @@ impl Metrics {
             .set(at.as_second());
     }
 
-    /// Nothing is watched any more: a process that stands by is not one whose watches are silent.
+    /// Removes the series of all watches: a standby has none, and they must not look silent.
     pub fn watches_ended(&self) {
         self.inner.watch_last_event.clear();
     }
 
-    /// The watch of this name failed, and will be tried again.
+    /// Counts a failure of the watch of this name, which is tried again.
     pub fn watch_failure(&self, watch: &'static str) {
         self.inner
             .watch_failures
@@ -166,14 +166,14 @@ impl Metrics {
             .inc();
     }
 
-    /// How many VendorTokens are skipped because this version cannot read them.
+    /// Sets the number of VendorTokens that this version cannot read and skips.
     pub fn undecodable_objects(&self, count: usize) {
         self.inner
             .undecodable_objects
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// One call to the API server has ended.
+    /// Counts a finished call to the API server.
     fn api_request(&self, verb: &'static str, resource: String, code: String) {
         self.inner
             .api_requests
@@ -181,7 +181,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Everything as OpenMetrics text (see [`CONTENT_TYPE`]).
+    /// Writes all metrics as OpenMetrics text (see [`CONTENT_TYPE`]).
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.inner.registry)?;

@@ -1,9 +1,9 @@
-//! The series of each VendorToken, kept as one small record an object: three metric families would hold its labels
-//! three times, and could lose one of them.
+//! The series of VendorTokens, kept once for each object: three metric families would hold its labels three times, and one
+//! of them could be forgotten.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -12,13 +12,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use super::demand::{Need, required_per_minute};
+use crate::sync::lock;
 
-/// Which VendorToken a series is about.
+/// Labels of the series of one VendorToken.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub struct ObjectLabels {
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
     /// `spec.vendor`.
     pub vendor: &'static str,
@@ -35,43 +36,43 @@ pub(super) struct ObjectState {
 }
 
 #[derive(Debug)]
-struct Record {
+struct ObjectSeries {
     vendor: &'static str,
     state: ObjectState,
 }
 
-/// Namespace, then name.
-type Records = BTreeMap<String, BTreeMap<String, Record>>;
+/// Series by namespace, then by name.
+type SeriesByName = BTreeMap<String, BTreeMap<String, ObjectSeries>>;
 
 #[derive(Debug, Default)]
-pub(super) struct Objects(Mutex<Records>);
+pub(super) struct Objects(Mutex<SeriesByName>);
 
 impl Objects {
     pub(super) fn set(&self, labels: &ObjectLabels, state: ObjectState) {
-        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = Record {
+        let mut all = lock(&self.0);
+        let series = ObjectSeries {
             vendor: labels.vendor,
             state,
         };
-        match records.get_mut(&labels.namespace) {
-            Some(namespace) => namespace.insert(labels.name.clone(), record),
-            None => records
+        match all.get_mut(&labels.namespace) {
+            Some(namespace) => namespace.insert(labels.name.clone(), series),
+            None => all
                 .entry(labels.namespace.clone())
                 .or_default()
-                .insert(labels.name.clone(), record),
+                .insert(labels.name.clone(), series),
         };
     }
 
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.0).clear();
     }
 
     pub(super) fn remove(&self, namespace: &str, name: &str) {
-        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(objects) = records.get_mut(namespace) {
+        let mut all = lock(&self.0);
+        if let Some(objects) = all.get_mut(namespace) {
             objects.remove(name);
             if objects.is_empty() {
-                records.remove(namespace);
+                all.remove(namespace);
             }
         }
     }
@@ -79,9 +80,9 @@ impl Objects {
 
 impl Collector for Objects {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.0);
         let mut family = |name, help, unit, value: fn(&ObjectState) -> Option<i64>| {
-            encode_family(&mut encoder, &records, (name, help, unit), value)
+            encode_family(&mut encoder, &all, (name, help, unit), value)
         };
         family(
             "vendortoken_ready",
@@ -101,21 +102,21 @@ impl Collector for Objects {
             Some(Unit::Seconds),
             |state| state.next_refresh,
         )?;
-        encode_required(&mut encoder, &records)
+        encode_required(&mut encoder, &all)
     }
 }
 
-fn encode_required(encoder: &mut DescriptorEncoder<'_>, records: &Records) -> fmt::Result {
+fn encode_required(encoder: &mut DescriptorEncoder<'_>, all: &SeriesByName) -> fmt::Result {
     let mut family = encoder.encode_descriptor(
         "vendortoken_vendor_budget_required_per_minute",
         "Requests a minute that the present tokens need of one endpoint of the vendor, the busiest, to stay fresh.",
         None,
         MetricType::Gauge,
     )?;
-    let needs = records
+    let needs = all
         .values()
         .flat_map(BTreeMap::values)
-        .map(|record| (record.vendor, record.state.need));
+        .map(|series| (series.vendor, series.state.need));
     for (vendor, required) in required_per_minute(needs) {
         ConstGauge::new(required).encode(family.encode_family(&[("vendor", vendor)])?)?;
     }
@@ -124,18 +125,18 @@ fn encode_required(encoder: &mut DescriptorEncoder<'_>, records: &Records) -> fm
 
 fn encode_family(
     encoder: &mut DescriptorEncoder<'_>,
-    records: &Records,
+    all: &SeriesByName,
     (name, help, unit): (&str, &str, Option<Unit>),
     value: fn(&ObjectState) -> Option<i64>,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-    for (namespace, objects) in records {
-        for (name, record) in objects {
-            if let Some(value) = value(&record.state) {
+    for (namespace, objects) in all {
+        for (name, series) in objects {
+            if let Some(value) = value(&series.state) {
                 let labels = [
                     ("namespace", namespace.as_str()),
                     ("name", name),
-                    ("vendor", record.vendor),
+                    ("vendor", series.vendor),
                 ];
                 ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
             }

@@ -1,5 +1,5 @@
-//! `process_*`: the figures every Prometheus client offers, read from `/proc` at each scrape. Elsewhere than on
-//! Linux they are absent.
+//! `process_*`: the usual figures of Prometheus clients, read from `/proc` at each scrape; absent on other systems than
+//! Linux.
 
 use std::fmt;
 
@@ -10,8 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// Clock ticks in a second, as `/proc` shows them to user space: USER_HZ, 100 on every architecture that the
-/// operator is built for.
+/// Clock ticks a second in `/proc`: USER_HZ, 100 on every architecture that the operator is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Debug)]
@@ -74,11 +73,11 @@ struct Figures {
 }
 
 impl Figures {
-    /// `None` where there is no `/proc`, or one that is not Linux'.
+    /// Reads the figures; `None` without the `/proc` of Linux.
     fn read() -> Option<Self> {
         let read = |path: &str| std::fs::read_to_string(path).ok();
         let stat = read("/proc/self/stat")?;
-        // The second field, the program's name in parentheses, may hold anything: count from after it (proc(5)).
+        // The second field, the program's name in parentheses, may hold any character: fields are counted after it (proc(5)).
         let fields: Vec<&str> = stat
             .get(stat.rfind(')')? + 1..)?
             .split_ascii_whitespace()
@@ -97,7 +96,7 @@ impl Figures {
     }
 }
 
-/// The number that follows `start` on the line that begins with it.
+/// The number after `start` on the line that begins with it.
 fn number_after(text: &str, start: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(start))?;
     line.split_ascii_whitespace().next()?.parse().ok()

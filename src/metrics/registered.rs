@@ -46,7 +46,7 @@ pub(super) struct ApiLabels {
     pub(super) code: String,
 }
 
-/// Every family, and the registry that exposes them.
+/// All families, and the registry that exposes them.
 pub(super) struct Registered {
     pub(super) registry: Registry,
     pub(super) objects: Arc<Objects>,
@@ -65,7 +65,7 @@ pub(super) struct Registered {
 }
 
 fn request_duration_histogram() -> Histogram {
-    // Up to the total deadline of a vendor request.
+    // Up to the total timeout of a vendor request.
     Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
 }
 

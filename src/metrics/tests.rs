@@ -1,4 +1,4 @@
-//! What is exposed, as text.
+//! Tests of the exposed text.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ const NEED: Option<Need> = Some(Need {
     seconds: 24,
 });
 
-/// Every metric with at least one series.
+/// Metrics with a series in each family.
 fn filled() -> Metrics {
     let metrics = Metrics::new();
     metrics.object_observed(&labels("a"), true, time(1_800_000_000), time(1_799_999_000), NEED);
@@ -52,7 +52,7 @@ fn series(text: &str, start: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_documented_metric_is_there_with_its_labels() {
+fn each_documented_metric_is_exposed_with_its_labels() {
     let text = filled().encode().unwrap();
     for line in [
         r#"vendortoken_ready{namespace="appsec",name="a",vendor="Picus"} 1"#,
@@ -85,7 +85,7 @@ fn every_documented_metric_is_there_with_its_labels() {
 }
 
 #[test]
-fn the_series_of_an_object_vanish_with_it_and_others_stay() {
+fn only_the_series_of_the_removed_object_vanish() {
     let metrics = filled();
     metrics.object_observed(&labels("b"), false, None, time(5), None);
     metrics.object_removed("appsec", "a");
@@ -120,7 +120,7 @@ fn an_object_that_changes_its_vendor_has_one_series() {
 }
 
 #[test]
-fn a_limit_that_is_off_has_no_series() {
+fn a_vendor_without_a_limit_has_no_budget_series() {
     let metrics = filled();
     metrics.vendor_budget(Vendor::Mapiq, None);
     let text = metrics.encode().unwrap();
@@ -128,7 +128,7 @@ fn a_limit_that_is_off_has_no_series() {
 }
 
 #[test]
-fn a_process_that_stands_down_shows_no_object() {
+fn a_process_that_steps_down_shows_no_object() {
     let metrics = filled();
     metrics.all_objects_removed();
     metrics.watch_event("secrets", Timestamp::UNIX_EPOCH);
@@ -146,7 +146,7 @@ fn a_process_that_stands_down_shows_no_object() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_process_is_described() {
+fn the_figures_of_the_process_are_plausible() {
     let text = filled().encode().unwrap();
     let value = |name: &str| -> f64 {
         let line = series(&text, &format!("{name} "))
@@ -163,9 +163,9 @@ fn the_process_is_described() {
     assert!((-2.0..86_400.0).contains(&age), "{age}");
 }
 
-/// The rules `promtool check metrics` applies, and those of OpenMetrics 1.0 that scrapers stumble over.
+/// The rules of `promtool check metrics`, and those of OpenMetrics 1.0 on which scrapers insist.
 #[test]
-fn the_text_passes_a_lint() {
+fn the_exposed_text_passes_a_lint() {
     let text = filled().encode().unwrap();
     assert!(text.ends_with("# EOF\n"));
     let mut kinds: BTreeMap<String, String> = BTreeMap::new();

@@ -1,8 +1,8 @@
-//! Until when vendors have asked to wait. A series is there while that time is to come.
+//! Times until which vendors have asked to wait. A series exists until its time has passed.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
@@ -11,7 +11,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// By vendor, seconds since 1970.
+use crate::sync::lock;
+
+/// Ends of waits, by vendor, in seconds since 1970.
 #[derive(Debug)]
 pub(super) struct Throttles {
     until: Mutex<BTreeMap<&'static str, i64>>,
@@ -29,7 +31,7 @@ impl Default for Throttles {
 
 impl Throttles {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, i64>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.until)
     }
 
     pub(super) fn note(&self, vendor: &'static str, until: Timestamp) {
@@ -74,7 +76,7 @@ mod tests {
     static NOW: AtomicI64 = AtomicI64::new(1_800_000_000);
 
     #[test]
-    fn of_several_waits_the_latest_is_shown_until_it_is_over() {
+    fn the_latest_of_several_waits_is_shown_until_it_is_over() {
         let throttles = Arc::new(Throttles {
             until: Mutex::default(),
             now: || Timestamp::from_second(NOW.load(Ordering::Relaxed)).unwrap(),

@@ -6,11 +6,8 @@ use super::schedule::{later, upwards};
 use crate::failure::{Failure, FailureClass};
 
 /// What is not expected to pass by itself is probed this often: a rejected credential, where the vendor's accounts cannot
-/// be locked by it, and an error that lasts.
+/// be locked by it.
 const PROBE_SECONDS: i64 = 3600;
-
-/// After so many tries an error that the vendor's application explains is no passing trouble.
-const EXPLAINED_TRIES: i32 = 5;
 
 /// No deadline lies farther ahead than this: an hour, its jitter, and some more. One that does was made while the clock
 /// was wrong, or by somebody else, and would hold a grant for as long as the clock was off.
@@ -55,7 +52,6 @@ pub fn next_attempt(
         },
         FailureClass::Refused => doubling(300, 3600),
         FailureClass::Throttled => 60,
-        FailureClass::Transient if failure.explained && count >= EXPLAINED_TRIES => PROBE_SECONDS,
         FailureClass::Transient => doubling(5, 300),
         FailureClass::Malformed => doubling(60, 300),
     };
@@ -119,19 +115,6 @@ mod tests {
     fn a_rejected_checkmarx_password_is_never_tried_again_by_itself() {
         assert_eq!(wait(FailureClass::Rejected, 1, Probe::Never, 0), None);
         assert!(wait(FailureClass::Refused, 1, Probe::Never, 0).is_some());
-    }
-
-    #[rstest]
-    #[case::the_first_four_tries_as_any_trouble(4, 40)]
-    #[case::the_fifth_is_the_last_of_them(5, 3600)]
-    #[case::hourly_from_then_on(40, 3600)]
-    fn a_server_error_with_the_vendors_own_envelope_is_asked_hourly_after_five_tries(
-        #[case] count: i32,
-        #[case] expected: i64,
-    ) {
-        let failure = Failure::new(FailureClass::Transient, "").with_explanation();
-        let next = next_attempt(&failure, count, Probe::Hourly, 0, now()).unwrap();
-        assert_eq!(next, later(now(), expected));
     }
 
     #[test]

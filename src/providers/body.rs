@@ -1,4 +1,4 @@
-//! The body of a response, taken apart into JSON members that are wiped on drop.
+//! The body of a response as JSON members that are wiped on drop.
 //!
 //! serde_json's own `Value` is not used because it leaves the token behind in freed memory. (serde_json keeps a
 //! string with escapes in a buffer of its own while parsing; tokens have none.)
@@ -9,12 +9,12 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-/// What is read of a body at most; `http` cuts it there as well.
-const LIMIT: usize = 1024 * 1024;
+/// The largest body that is read, in bytes; `http` receives no more.
+const BODY_LIMIT: usize = 1024 * 1024;
 
-/// A body by what it turned out to be.
+/// A body by its kind.
 pub(super) enum Body {
-    /// Nothing, or white space.
+    /// No bytes, or white space alone.
     Empty,
     /// A JSON object.
     Object(Members),
@@ -29,9 +29,9 @@ pub(super) enum Body {
 }
 
 impl Body {
-    /// `content_type` decides only where the bytes do not.
+    /// Takes the kind from the bytes, and from `content_type` (in lower case) where the bytes leave it open.
     pub(super) fn parse(bytes: &[u8], content_type: Option<&str>) -> Self {
-        if bytes.len() > LIMIT {
+        if bytes.len() > BODY_LIMIT {
             return Self::TooLong;
         }
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
@@ -58,10 +58,10 @@ fn is_markup(content_type: &str) -> bool {
     content_type.contains("html") || content_type.contains("xml")
 }
 
-/// The members of a JSON object in their order.
+/// The members of a JSON object, in order.
 pub(super) struct Members(Vec<(Zeroizing<String>, Node)>);
 
-/// A JSON value. Arrays are not kept: no vendor has one where it matters.
+/// A JSON value. The items of an array are not kept: no vendor sends one in a member that is read.
 pub(super) enum Node {
     Null,
     Bool(bool),
@@ -72,8 +72,8 @@ pub(super) enum Node {
 }
 
 impl Members {
-    /// The member of this name. Of duplicates the last one counts, as RFC 7519 section 4 has it and most JSON
-    /// libraries do. `null` counts as absent.
+    /// The member of this name. Of duplicates the last one counts, as in RFC 7519 section 4 and most JSON libraries.
+    /// `null` counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&Node> {
         let (_, node) = self.0.iter().rev().find(|(key, _)| key.as_str() == name)?;
         (!matches!(node, Node::Null)).then_some(node)
@@ -97,15 +97,15 @@ impl Members {
         matches!(self.get(name), Some(Node::Bool(found)) if *found == value)
     }
 
-    /// A number above zero, also where it is written as a text (`"3600"`, as Azure does) or with a fraction, which
-    /// is cut. Nothing for zero, negative numbers and other texts.
+    /// A whole number above zero, also from a text (`"3600"`, as Azure sends it). A fraction is cut off. `None` for zero,
+    /// negative numbers and other texts.
     pub(super) fn positive(&self, name: &str) -> Option<i64> {
         let number = match self.get(name)? {
             Node::Number(number) => *number,
             Node::Text(text) => text.trim().parse().ok()?,
             _ => return None,
         };
-        // The cast saturates, far beyond any time that is credible.
+        // The cast saturates, far beyond any credible time.
         (number.is_finite() && number >= 1.0).then_some(number as i64)
     }
 }
@@ -200,7 +200,7 @@ mod tests {
     #[case("true", None)]
     #[case("[3600]", None)]
     #[case(r#"{"seconds":3600}"#, None)]
-    fn numbers_are_read_however_they_are_written(#[case] json: &str, #[case] number: Option<i64>) {
+    fn numbers_are_read_in_each_notation(#[case] json: &str, #[case] number: Option<i64>) {
         assert_eq!(
             object(&format!(r#"{{"expires_in":{json}}}"#)).positive("expires_in"),
             number
@@ -209,7 +209,7 @@ mod tests {
 
     // edge case 37
     #[test]
-    fn of_duplicate_keys_the_last_counts() {
+    fn the_last_of_duplicate_keys_counts() {
         assert_eq!(object(r#"{"a":"first","a":"last"}"#).text("a"), Some("last"));
     }
 
@@ -224,8 +224,12 @@ mod tests {
     #[case::cut(b"{\"access_token\":\"a", None, "other")]
     #[case::two_values(b"{}{}", None, "other")]
     #[case::array(b"[{}]", None, "other json")]
-    #[case::too_long(&[b' '; LIMIT + 1], None, "too long")]
-    fn a_body_is_told_by_its_bytes(#[case] bytes: &[u8], #[case] kind: Option<&str>, #[case] found: &str) {
+    #[case::too_long(&[b' '; BODY_LIMIT + 1], None, "too long")]
+    fn the_kind_of_a_body_follows_from_its_bytes(
+        #[case] bytes: &[u8],
+        #[case] kind: Option<&str>,
+        #[case] found: &str,
+    ) {
         let name = match Body::parse(bytes, kind) {
             Body::Empty => "empty",
             Body::Object(_) => "object",
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_ends_in_an_error_not_in_the_stack() {
+    fn deep_nesting_is_an_error_and_no_stack_overflow() {
         let deep = format!("{}1{}", "{\"a\":".repeat(150_000), "}".repeat(150_000));
         assert!(matches!(Body::parse(deep.as_bytes(), None), Body::Other));
     }

@@ -1,5 +1,5 @@
-//! What went wrong, from an answer that holds no token: the class and one sentence. The body decides before the
-//! status (design, section 3 "Failure classes").
+//! Classification of an answer that holds no token: the failure's class and one sentence. An error code in the body
+//! (RFC 6749 section 5.2) counts more than the status, which proxies and some vendors set otherwise.
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, LOCATION};
@@ -12,41 +12,33 @@ use super::provider::Profile;
 use super::throttle;
 use crate::failure::{Failure, FailureClass};
 
-/// What to do about a malformed answer.
+/// Cures of a malformed answer.
 pub(super) const CHECK_ENDPOINT: &str = "check --endpoint and any proxy in between; it is tried again";
 pub(super) const CHECK_CLOCK: &str = "check the clock of the operator's nodes; it is tried again";
 pub(super) const ASK_SUPPORT: &str = "it is tried again; if this lasts, ask the vendor's support";
 
-/// Headers that carry an id for the vendor's support.
+/// Headers with a request id that the vendor's support asks for.
 const REQUEST_ID_HEADERS: [&str; 4] = [
     "x-request-id",
     "request-id",
     "x-correlation-id",
     "x-ms-request-id",
 ];
-/// How much of a body is searched for API Management's words about its quota, in bytes.
-const QUOTA_SEARCHED: usize = 4 * 1024;
-/// The longest sentence of a vendor that is shown, and the longest word in it, in characters.
+/// The part of a body that is searched for API Management's words about its quota, in bytes.
+const QUOTA_SEARCH_LIMIT: usize = 4 * 1024;
+/// Limits of a vendor's sentence that is shown, and of each word in it, in characters.
 const LONGEST_SENTENCE: usize = 80;
 const LONGEST_WORD: usize = 20;
-/// The longest host of a redirect that is shown, in characters.
+/// Limit of a redirect's host that is shown, in characters.
 const LONGEST_HOST: usize = 80;
 
 /// The failure in an answer with a status other than 2xx.
 pub(super) fn failure(profile: &Profile, response: &TokenResponse, body: &Body) -> Failure {
-    let members = body.members();
-    Answer {
-        profile,
-        response,
-        body,
-        members,
-        status: response.status,
-    }
-    .failure()
+    Answer::new(profile, response, body).failure()
 }
 
-/// The failure in an answer with a 2xx status that tells an error inside, as "some unorthodox servers" do: an OAuth
-/// `error`, `success: false`, or a status of its own and no token.
+/// The failure inside an answer with a 2xx status: an OAuth `error`, `success: false`, or a status of the body's own and
+/// no token.
 pub(super) fn failure_inside(
     profile: &Profile,
     response: &TokenResponse,
@@ -61,17 +53,12 @@ pub(super) fn failure_inside(
     };
     let inner = inner_status(members);
     let unauthorised = members.is("unAuthorizedRequest", true);
-    let told = error || unauthorised || members.is("success", false) || members.get("error_type").is_some();
-    if !told && (has_token || inner.is_none()) {
+    let is_error =
+        error || unauthorised || members.is("success", false) || members.get("error_type").is_some();
+    if !is_error && (has_token || inner.is_none()) {
         return None;
     }
-    let answer = Answer {
-        profile,
-        response,
-        body,
-        members: Some(members),
-        status: response.status,
-    };
+    let answer = Answer::new(profile, response, body);
     let code = oauth::code(members);
     Some(match (code, inner) {
         (Some(code), _) => answer.by_code(&code),
@@ -81,26 +68,18 @@ pub(super) fn failure_inside(
     })
 }
 
-/// The failure of an answer that is not what the vendor documents: `what` it is instead, and what to do.
+/// The failure of an answer that the vendor does not document. `found` names the answer, `advice` the cure.
 pub(super) fn malformed(
     profile: &Profile,
     response: &TokenResponse,
     body: &Body,
-    what: &str,
+    found: &str,
     advice: &str,
 ) -> Failure {
-    let members = body.members();
-    Answer {
-        profile,
-        response,
-        body,
-        members,
-        status: response.status,
-    }
-    .malformed(what, advice)
+    Answer::new(profile, response, body).malformed(found, advice)
 }
 
-/// The failure of an answer with a token of which nobody can tell until when it is good.
+/// The failure of an answer whose token has no known end.
 pub(super) fn clock_stepped(profile: &Profile) -> Failure {
     let message = format!(
         "{} answered while the clock of the operator's node was set, or the node slept, so that the end of its token is \
@@ -110,7 +89,7 @@ pub(super) fn clock_stepped(profile: &Profile) -> Failure {
     Failure::new(FailureClass::Transient, &message)
 }
 
-/// The media type of an answer, where it is a usual one.
+/// The media type of an answer; `None` for an unusual one, which is not shown.
 pub(super) fn media_type(headers: &HeaderMap) -> Option<&'static str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let essence = value.split(';').next()?.trim();
@@ -126,7 +105,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<&'static str> {
     .find(|known| known.eq_ignore_ascii_case(essence))
 }
 
-/// An HTTP error status inside of the answer: Stytch's `status_code`, API Management's `statusCode`, Picus' and
+/// An HTTP error status in the body: Stytch's `status_code`, API Management's `statusCode`, Picus' and
 /// ASP.NET Boilerplate's `code`.
 fn inner_status(members: &Members) -> Option<u16> {
     let nested = members.object("error").and_then(|error| error.positive("code"));
@@ -146,7 +125,17 @@ struct Answer<'a> {
     status: u16,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    fn new(profile: &'a Profile, response: &'a TokenResponse, body: &'a Body) -> Self {
+        Self {
+            profile,
+            response,
+            body,
+            members: body.members(),
+            status: response.status,
+        }
+    }
+
     fn failure(&self) -> Failure {
         let code = self.members.and_then(oauth::code);
         match self.status {
@@ -162,8 +151,8 @@ impl Answer<'_> {
         }
     }
 
-    /// An unknown code counts as a verdict on the credential: extensions have codes of their own (RFC 6749 section
-    /// 8.5), and to ask again with a rejected password locks accounts.
+    /// An unknown code counts as a rejected credential: extensions add codes (RFC 6749 section 8.5), and asking again with
+    /// a rejected password locks accounts.
     fn by_code(&self, code: &Code) -> Failure {
         let advice = &self.profile.advice;
         match code.verdict {
@@ -211,7 +200,7 @@ impl Answer<'_> {
                 "refused the form of the request",
                 "check --endpoint and any proxy in between",
             ),
-            500..=599 if self.has_error_envelope() => self.explained(),
+            500..=599 if self.has_error_envelope() => self.trouble_with_its_cause(),
             500..=599 => self.trouble(code),
             _ => self.malformed("a status that is none of HTTP's final ones", CHECK_ENDPOINT),
         }
@@ -235,25 +224,25 @@ impl Answer<'_> {
         )
     }
 
-    /// ASP.NET Boilerplate answers 500 to every error that is not one of authorization, validation or a missing entity,
-    /// a wrong credential possibly among them.
-    fn explained(&self) -> Failure {
-        let told = self
+    /// ASP.NET Boilerplate answers 500 to all errors but those of authorization, validation and missing entities; a wrong
+    /// credential may be among them. So its sentence is shown.
+    fn trouble_with_its_cause(&self) -> Failure {
+        let cause = self
             .members
             .and_then(|members| members.object("error")?.text("message"))
             .and_then(shown_sentence)
             .map(|sentence| format!(", \"{sentence}\""))
             .unwrap_or_default();
         let message = format!(
-            "{} is in trouble (HTTP {}{told}): {}",
+            "{} is in trouble (HTTP {}{cause}): {}",
             self.vendor(),
             self.status,
             self.profile.advice.trouble
         );
-        self.finish(FailureClass::Transient, &message).with_explanation()
+        self.finish(FailureClass::Transient, &message)
     }
 
-    /// Whether the answer is ASP.NET Boilerplate's envelope of an error.
+    /// True for ASP.NET Boilerplate's envelope of an error.
     fn has_error_envelope(&self) -> bool {
         self.members
             .is_some_and(|members| members.is("success", false) && members.object("error").is_some())
@@ -294,9 +283,9 @@ impl Answer<'_> {
         self.finish(FailureClass::Transient, &message)
     }
 
-    fn malformed(&self, what: &str, advice: &str) -> Failure {
+    fn malformed(&self, found: &str, advice: &str) -> Failure {
         let message = format!(
-            "{} answered with {what} (HTTP {}): {advice}",
+            "{} answered with {found} (HTTP {}): {advice}",
             self.vendor(),
             self.status
         );
@@ -304,20 +293,20 @@ impl Answer<'_> {
     }
 
     fn fail(&self, class: FailureClass, words: &str, code: Option<&Code>, advice: &str) -> Failure {
-        let mut told = format!("HTTP {}", self.status);
+        let mut details = format!("HTTP {}", self.status);
         for text in code
             .into_iter()
             .flat_map(|code| [Some(&code.text), code.detail.as_ref()])
             .flatten()
         {
-            told.push_str(&format!(", \"{text}\""));
+            details.push_str(&format!(", \"{text}\""));
         }
-        self.finish(class, &format!("{} {words} ({told}): {advice}", self.vendor()))
+        self.finish(class, &format!("{} {words} ({details}): {advice}", self.vendor()))
     }
 
     fn finish(&self, class: FailureClass, message: &str) -> Failure {
         let deadline = (class == FailureClass::Transient)
-            .then(|| throttle::told_deadline(self.response))
+            .then(|| throttle::stated_deadline(self.response))
             .flatten();
         Failure::new(class, message)
             .with_deadline(deadline)
@@ -325,7 +314,7 @@ impl Answer<'_> {
             .withholding(|text| self.repeats_token(text))
     }
 
-    /// Whether `text` is or contains the token of an answer that failed all the same.
+    /// True when `text` contains the token of this answer: a failed one may hold a token all the same.
     fn repeats_token(&self, text: &str) -> bool {
         let envelope = self.profile.envelope.and_then(|name| self.members?.object(name));
         let text = text.to_ascii_lowercase();
@@ -340,7 +329,7 @@ impl Answer<'_> {
         self.profile.display_name
     }
 
-    /// API Management's quota is a 403 and has nothing to do with authorization. Its sentence may come alone.
+    /// API Management answers 403 to a used-up quota, which is no verdict on the credential. Its sentence may come alone.
     fn is_out_of_quota(&self) -> bool {
         if matches!(self.body, Body::Markup) {
             return false;
@@ -348,7 +337,7 @@ impl Answer<'_> {
         let start = self
             .response
             .body
-            .get(..QUOTA_SEARCHED)
+            .get(..QUOTA_SEARCH_LIMIT)
             .unwrap_or(&self.response.body);
         let text = Zeroizing::new(String::from_utf8_lossy(start).to_ascii_lowercase());
         text.contains("quota") && (text.contains("replenished") || text.contains("out of call volume"))
@@ -372,8 +361,8 @@ impl Answer<'_> {
     }
 }
 
-/// A sentence of the vendor that may be shown: of plain words only, so that it can be neither a token nor different at
-/// every attempt.
+/// A sentence of the vendor, where it may be shown: plain words alone can neither hold a token nor differ at every
+/// attempt.
 fn shown_sentence(text: &str) -> Option<&str> {
     let text = text.trim();
     let plain = |word: &str| {
@@ -386,7 +375,7 @@ fn shown_sentence(text: &str) -> Option<&str> {
     shown.then_some(text)
 }
 
-/// The host of a redirect, without anything that could carry more than a name.
+/// The host of a redirect; `None` where it has other characters than a name or an address.
 fn redirect_host(headers: &HeaderMap) -> Option<String> {
     let location = headers.get(LOCATION)?.to_str().ok()?;
     let host = url::Url::parse(location).ok()?.host_str()?.to_owned();
@@ -405,7 +394,7 @@ mod tests {
     use jiff::Timestamp;
 
     #[test]
-    fn a_sentence_is_shown_when_it_is_of_plain_words() {
+    fn only_a_sentence_of_plain_words_is_shown() {
         let shown = "An internal error occurred during your request!";
         assert_eq!(shown_sentence(&format!(" {shown} ")), Some(shown));
         for text in [
@@ -422,7 +411,7 @@ mod tests {
         }
     }
 
-    /// The longest codes that are shown must not push the advice out of the message.
+    /// The longest codes must not push the advice out of the message.
     #[test]
     fn every_advice_fits_into_the_message() {
         let response = TokenResponse {
@@ -443,13 +432,7 @@ mod tests {
         ];
         for vendor in Vendor::ALL {
             let profile = vendor.profile();
-            let answer = Answer {
-                profile,
-                response: &response,
-                body: &Body::Empty,
-                members: None,
-                status: 422,
-            };
+            let answer = Answer::new(profile, &response, &Body::Empty);
             for verdict in verdicts {
                 let code = Code {
                     verdict,
@@ -468,12 +451,12 @@ mod tests {
                 "error": { "message": "so long that it just fits ".repeat(3).trim() },
             });
             let body = Body::parse(envelope.to_string().as_bytes(), None);
-            let explained = Answer {
+            let answer = Answer {
                 status: 500,
                 members: body.members(),
                 ..answer
             };
-            let message = explained.failure().message;
+            let message = answer.failure().message;
             assert!(message.contains("just fits"), "{vendor}: {message}");
             assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
         }

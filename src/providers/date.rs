@@ -1,27 +1,23 @@
-//! HTTP dates (RFC 9110 section 5.6.7): the form in use and the two old ones that a recipient must accept.
+//! HTTP dates (RFC 9110 section 5.6.7): the present form and the two obsolete ones that a recipient must accept.
 
 use http::HeaderMap;
 use http::header::DATE;
 use jiff::Timestamp;
-use jiff::fmt::{rfc2822, strtime};
-use jiff::tz::TimeZone;
+use jiff::fmt::rfc2822;
 
-/// A date as in `Sun, 06 Nov 1994 08:49:37 GMT`; nothing where the text is no HTTP date.
+use crate::times::parse_utc;
+
+/// Reads a date, as in `Sun, 06 Nov 1994 08:49:37 GMT`; `None` for any other text.
 pub(super) fn parse(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     rfc2822::DateTimeParser::new()
         .parse_timestamp(text)
         .ok()
-        .or_else(|| in_utc("%A, %d-%b-%y %H:%M:%S GMT", text))
-        .or_else(|| in_utc("%a %b %e %H:%M:%S %Y", text))
+        .or_else(|| parse_utc("%A, %d-%b-%y %H:%M:%S GMT", text))
+        .or_else(|| parse_utc("%a %b %e %H:%M:%S %Y", text))
 }
 
-fn in_utc(format: &str, text: &str) -> Option<Timestamp> {
-    let time = strtime::parse(format, text).ok()?.to_datetime().ok()?;
-    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
-}
-
-/// The time of the `Date` header, where there is a sound one.
+/// Reads the `Date` header.
 pub(super) fn of(headers: &HeaderMap) -> Option<Timestamp> {
     parse(headers.get(DATE)?.to_str().ok()?)
 }
@@ -36,7 +32,7 @@ mod tests {
     #[case::rfc_850("Sunday, 06-Nov-94 08:49:37 GMT")]
     #[case::asctime("Sun Nov  6 08:49:37 1994")]
     #[case::with_an_offset("Sun, 06 Nov 1994 09:49:37 +0100")]
-    fn every_form_of_a_date_is_read(#[case] text: &str) {
+    fn each_form_of_a_date_is_read(#[case] text: &str) {
         assert_eq!(parse(text), Some(Timestamp::from_second(784_111_777).unwrap()));
     }
 

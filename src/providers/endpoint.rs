@@ -1,4 +1,4 @@
-//! Where a token endpoint is: a scheme, a host and a port.
+//! The origin of a token endpoint: scheme, host and port.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{UnknownVendor, Vendor};
 
-/// Scheme, host and port of a token endpoint: the key of budgets and pauses.
+/// Scheme, host and port of a token endpoint. Budgets and pauses are kept for each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// As in `https://api.stytch.com`: scheme `https`, host, and a port only where it is not 443. No path.
@@ -19,7 +19,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Why a replacement of a vendor's endpoint is refused.
+/// Error in a replacement of a vendor's endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     #[error("write the endpoint as VENDOR=URL, as in SixMap=https://sixmap.example.com")]
@@ -44,8 +44,8 @@ impl Endpoint {
         Ok((vendor, Self::parse(vendor, url)?))
     }
 
-    /// Reads the URL of a replacement: `https://host[:port]`, nothing else. Hosts that are known to be another
-    /// service of the vendor are refused with the right one.
+    /// Reads the URL of a replacement, `https://host[:port]`. Refuses any further part, and the known hosts of the
+    /// vendor's other services with a hint at the right one.
     pub fn parse(vendor: Vendor, text: &str) -> Result<Self, EndpointError> {
         if text
             .chars()
@@ -57,7 +57,7 @@ impl Endpoint {
         if url.scheme() != "https" {
             return Err(EndpointError::NotHttps);
         }
-        // `https://@host` has a user part that the parser drops.
+        // The parser drops the empty user part of `https://@host`.
         let part = if !url.username().is_empty() || url.password().is_some() || text.contains('@') {
             Some("user or password")
         } else if url.query().is_some() {

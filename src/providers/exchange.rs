@@ -1,4 +1,4 @@
-//! One request to a token endpoint and what came back, as data.
+//! One request to a token endpoint and its response, as data.
 
 use std::fmt;
 
@@ -10,15 +10,15 @@ use zeroize::Zeroizing;
 
 use crate::token::{ClientCertificate, SecretString};
 
-/// One POST to a token endpoint. `Debug` shows neither headers' values nor the body.
+/// One request to a token endpoint. `Debug` shows neither the values of headers nor the body.
 pub struct TokenRequest {
-    /// The full URL. Never carries a secret.
+    /// The full URL. Holds no secret.
     pub url: String,
-    /// Header names and values; a value may be a secret. Each value can stand in a header as it is.
+    /// Header names and values. A value may be a secret; each is a valid header value.
     pub headers: Vec<(HeaderName, SecretString)>,
-    /// The body; empty for 6clicks (sent with `Content-Length: 0`).
+    /// The body; empty for 6clicks, which needs `Content-Length: 0`.
     pub body: SecretString,
-    /// For mutual TLS.
+    /// The client certificate for mutual TLS.
     pub client_certificate: Option<ClientCertificate>,
 }
 
@@ -38,20 +38,20 @@ impl fmt::Debug for TokenRequest {
     }
 }
 
-/// What came back. `Debug` shows the status only.
+/// The response to a request. `Debug` shows the status only.
 pub struct TokenResponse {
     /// The HTTP status.
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
-    /// At most 1 MiB.
+    /// The body, at most 1 MiB.
     pub body: Zeroizing<Vec<u8>>,
-    /// When the request was sent, by the local clock.
+    /// Time of the request by the local clock.
     pub sent: Timestamp,
-    /// When the response head arrived, by the local clock.
+    /// Arrival of the response's head by the local clock.
     pub received: Timestamp,
-    /// How far the local clock was set ahead (negative: back) between the request and the end of the answer; where the
-    /// machine slept meanwhile, for how long. As exact as the two clocks are.
+    /// Step of the local clock between the request and the end of the response: ahead, or back where negative. Sleep of
+    /// the machine counts as a step ahead.
     pub clock_step: SignedDuration,
 }
 
@@ -64,8 +64,8 @@ impl fmt::Debug for TokenResponse {
     }
 }
 
-/// An `application/x-www-form-urlencoded` body. Made in memory of exactly its size, so that no part of it is left
-/// behind when a buffer grows or shrinks.
+/// Makes an `application/x-www-form-urlencoded` body, in memory of exactly its size: a buffer that grows leaves copies of
+/// secrets behind.
 pub(super) fn form(pairs: &[(&str, &str)]) -> SecretString {
     let pieces = || {
         pairs.iter().enumerate().flat_map(|(index, (name, value))| {
@@ -82,7 +82,7 @@ pub(super) fn form(pairs: &[(&str, &str)]) -> SecretString {
     SecretString::from(body)
 }
 
-/// A JSON body, also in memory of exactly its size. Nothing where `value` cannot be JSON.
+/// Makes a JSON body, in memory of exactly its size as well. `None` where `value` has no JSON form.
 pub(super) fn json(value: &impl Serialize) -> Option<SecretString> {
     let mut size = Size(0);
     serde_json::to_writer(&mut size, value).ok()?;
@@ -93,7 +93,7 @@ pub(super) fn json(value: &impl Serialize) -> Option<SecretString> {
         .map(SecretString::from)
 }
 
-/// Counts what is written.
+/// A writer that counts bytes.
 struct Size(usize);
 
 impl std::io::Write for Size {

@@ -1,32 +1,32 @@
-//! When a token expires: the earliest time that one of its sources credibly gives.
+//! The expiry of a token: the earliest credible time among its sources.
 //!
-//! A relative time (`expires_in`) needs no clock but ours. An absolute one (`expires_on`, `expire_at`, `exp`) is by
-//! the vendor's clock, and the `Date` header tells how far that is from ours.
+//! A relative time (`expires_in`) needs the local clock alone. An absolute one (`expires_on`, `expire_at`, `exp`) is by the
+//! vendor's clock; the `Date` header shows its offset from the local one.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::date;
 use super::exchange::TokenResponse;
 
-/// No token is taken to live longer than this, in seconds.
-pub(super) const LONGEST_LIFE: i64 = 400 * 24 * 60 * 60;
-/// A `Date` header farther off than this is no measure of anything, in seconds.
-const CREDIBLE_OFFSET: i64 = 86_400;
-/// A `Date` header farther off than this means that a clock is wrong, in seconds.
-const CLOCK_TOLERANCE: i64 = 60;
-/// Sources farther apart than this disagree, in seconds.
-const SOURCE_TOLERANCE: i64 = 120;
-/// Epoch times from here on are in milliseconds: as seconds this is the year 5138.
-const MILLISECONDS_FROM: i64 = 100_000_000_000;
+/// Upper limit of a token's life, in seconds.
+pub(super) const LONGEST_LIFE_SECONDS: i64 = 400 * 24 * 60 * 60;
+/// Largest offset of the vendor's clock that its `Date` header proves, in seconds.
+const LARGEST_CREDIBLE_OFFSET_SECONDS: i64 = 86_400;
+/// Largest offset of a clock that counts as right, in seconds.
+const CLOCK_TOLERANCE_SECONDS: i64 = 60;
+/// Largest distance of sources that agree, in seconds.
+const SOURCE_TOLERANCE_SECONDS: i64 = 120;
+/// Smallest epoch time that counts as milliseconds: in seconds it is the year 5138.
+const SMALLEST_MILLISECONDS: i64 = 100_000_000_000;
 
-/// What an answer says about the life of its token.
+/// Times in an answer that bound the life of its token.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    /// Seconds from the request.
+    /// The life, in seconds from the request.
     pub(super) relative: Option<i64>,
-    /// Seconds, or milliseconds by their magnitude, since the epoch.
+    /// Ends, in seconds or milliseconds since the epoch.
     pub(super) absolute: Vec<i64>,
-    /// The token is not to be used before any of these.
+    /// Begins, in seconds or milliseconds since the epoch.
     pub(super) not_before: Vec<i64>,
 }
 
@@ -40,38 +40,38 @@ pub(super) struct Life {
     pub(super) not_before: Option<Timestamp>,
 }
 
-/// Why a token is of no use.
+/// Reason to refuse a token.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Useless {
-    /// It has expired on arrival.
+pub(super) enum UnusableToken {
+    /// Expired on arrival.
     Expired,
-    /// It expires before it may be used.
+    /// Expires before it becomes valid.
     NeverValid,
 }
 
-/// How far the clock may be set while a vendor answers, before nothing is believed of the life of its token. Half of the
-/// shortest life is left at a refresh, and this is small beside it.
-const STEP_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+/// Largest step of the local clock during an exchange after which the token's life is still believed. It is small beside
+/// the time that a refresh leaves of the shortest life.
+const CLOCK_STEP_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
-/// Whether the clock was set while the vendor answered: by then the time of the request says nothing about now. That the
-/// machine slept looks the same, and the token is then as old as it slept long.
+/// True when the local clock was set, or the machine slept, during the exchange: the token's age cannot be computed from
+/// the time of the request.
 pub(super) fn clock_was_set(response: &TokenResponse) -> bool {
-    response.clock_step > STEP_TOLERANCE || response.clock_step < -STEP_TOLERANCE
+    response.clock_step > CLOCK_STEP_TOLERANCE || response.clock_step < -CLOCK_STEP_TOLERANCE
 }
 
-/// Settles the life of the token that came with `response`; `default_life` (seconds) where nothing credible is said.
+/// Computes the life of the token in `response`: from `sources`, else `default_life` in seconds.
 pub(super) fn settle(
     response: &TokenResponse,
     sources: &Sources,
     default_life: i64,
-) -> Result<Life, Useless> {
+) -> Result<Life, UnusableToken> {
     let sent = response.sent.as_second();
     let now = response.received.as_second().max(sent);
     let latest = sent
         .min(response.received.as_second())
-        .saturating_add(LONGEST_LIFE);
+        .saturating_add(LONGEST_LIFE_SECONDS);
     let offset = clock_offset(response);
-    let clock_is_off = offset.is_some_and(|offset| offset.abs() > CLOCK_TOLERANCE);
+    let clock_is_off = offset.is_some_and(|offset| offset.abs() > CLOCK_TOLERANCE_SECONDS);
     let correction = if clock_is_off { offset.unwrap_or(0) } else { 0 };
     let to_local = |time: i64| epoch_seconds(time).saturating_sub(correction);
 
@@ -82,9 +82,9 @@ pub(super) fn settle(
         .map(|time| to_local(*time))
         .filter(|time| *time <= latest)
         .collect();
-    // A time that has passed is proof only by a clock that was compared; else our own may be the wrong one.
-    // A clock that is off by more than a day proves nothing.
-    let is_compared = offset.is_some_and(|offset| offset.abs() <= CREDIBLE_OFFSET);
+    // A time in the past proves something only after the clocks were compared; else the local one may be wrong. A clock
+    // that is off by more than a day proves nothing.
+    let is_compared = offset.is_some_and(|offset| offset.abs() <= LARGEST_CREDIBLE_OFFSET_SECONDS);
     let unproven = !is_compared && relative.is_some_and(|time| time > now);
     let credible = |time: &&i64| !unproven || **time > now;
     let candidates: Vec<i64> = relative
@@ -99,7 +99,7 @@ pub(super) fn settle(
         .copied()
         .unwrap_or(sent.saturating_add(default_life));
     if expires <= now {
-        return Err(Useless::Expired);
+        return Err(UnusableToken::Expired);
     }
     let spread = candidates
         .iter()
@@ -116,19 +116,20 @@ pub(super) fn settle(
         .max();
     let never_valid = not_before.is_some_and(|time| time >= expires);
     if never_valid && !unproven {
-        return Err(Useless::NeverValid);
+        return Err(UnusableToken::NeverValid);
     }
     let not_before = not_before.filter(|time| *time > now && !never_valid);
     Ok(Life {
         issued: at(sent),
         expires: at(expires),
         assumed: candidates.is_empty(),
-        clock_skew_suspected: clock_is_off || ignored || never_valid || spread > SOURCE_TOLERANCE,
+        clock_skew_suspected: clock_is_off || ignored || never_valid || spread > SOURCE_TOLERANCE_SECONDS,
         not_before: not_before.map(at),
     })
 }
 
-/// How far the vendor's clock is ahead of ours, in seconds: zero where its `Date` lies between request and answer.
+/// Offset of the vendor's clock from the local one in seconds, positive where it is ahead, and zero for a `Date` between
+/// request and response.
 pub(super) fn clock_offset(response: &TokenResponse) -> Option<i64> {
     let date = date::of(&response.headers)?.as_second();
     let (sent, received) = (response.sent.as_second(), response.received.as_second());
@@ -141,9 +142,9 @@ pub(super) fn clock_offset(response: &TokenResponse) -> Option<i64> {
     })
 }
 
-/// Brings an epoch time to seconds: Picus documents `expire_at` in both units.
+/// Converts an epoch time to seconds: Picus documents `expire_at` in both units.
 pub(super) fn epoch_seconds(time: i64) -> i64 {
-    if time >= MILLISECONDS_FROM {
+    if time >= SMALLEST_MILLISECONDS {
         time / 1000
     } else {
         time
@@ -152,12 +153,6 @@ pub(super) fn epoch_seconds(time: i64) -> i64 {
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
-}
-
-/// `time` and a number of seconds more.
-pub(super) fn after(time: Timestamp, seconds: i64) -> Timestamp {
-    time.saturating_add(SignedDuration::from_secs(seconds))
-        .unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -170,7 +165,7 @@ mod tests {
     const SENT: i64 = 1_700_000_000;
     const DAY: i64 = 24 * 60 * 60;
 
-    /// An answer after two seconds; `offset` is how far the vendor's clock is ahead, where it sends a `Date`.
+    /// A response after two seconds. `offset` is that of the vendor's clock in seconds; without one there is no `Date`.
     fn response(offset: Option<i64>) -> TokenResponse {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut headers = HeaderMap::new();
@@ -202,7 +197,7 @@ mod tests {
     #[case::relative(None, Some(3600), &[], 3600, false, false)]
     #[case::absolute(None, None, &[7200], 7200, false, false)]
     #[case::the_earliest_of_all(None, Some(3600), &[3590, 3700], 3590, false, false)]
-    #[case::nothing_told(None, None, &[], 1000, true, false)]
+    #[case::no_source(None, None, &[], 1000, true, false)]
     #[case::huge_is_cut(None, Some(i64::MAX), &[], 400 * DAY, false, false)]
     #[case::beyond_400_days_is_not_credible(None, None, &[400 * DAY + 1], 1000, true, false)]
     #[case::four_hundred_days_are(None, None, &[400 * DAY], 400 * DAY, false, false)]
@@ -236,20 +231,20 @@ mod tests {
     #[case::absolute_by_a_compared_clock(Some(0), Some(3600), &[-3600])]
     #[case::one_of_two(None, None, &[7200, -1])]
     #[case::gone_while_it_was_on_its_way(None, Some(2), &[])]
-    fn an_expired_token_is_useless(
+    fn an_expired_token_is_refused(
         #[case] offset: Option<i64>,
         #[case] relative: Option<i64>,
         #[case] absolute: &[i64],
     ) {
         assert_eq!(
             settle(&response(offset), &sources(relative, absolute), 1000),
-            Err(Useless::Expired)
+            Err(UnusableToken::Expired)
         );
     }
 
     // edge case 18
     #[test]
-    fn milliseconds_are_told_by_their_magnitude() {
+    fn milliseconds_are_recognised_by_their_magnitude() {
         for time in [SENT + 7200, (SENT + 7200) * 1000 + 155] {
             let sources = Sources {
                 absolute: vec![time],
@@ -266,12 +261,12 @@ mod tests {
     #[case::in_the_future(None, &[60, -300], Ok(Some(60)))]
     #[case::by_the_vendors_clock(Some(7201), &[7199], Ok(None))]
     #[case::not_credible(None, &[400 * DAY + 1], Ok(None))]
-    #[case::never(Some(0), &[3600], Err(Useless::NeverValid))]
+    #[case::never(Some(0), &[3600], Err(UnusableToken::NeverValid))]
     #[case::by_our_clock_alone(None, &[7200], Ok(None))]
-    fn a_token_may_have_to_wait(
+    fn a_token_may_become_valid_later(
         #[case] offset: Option<i64>,
         #[case] not_before: &[i64],
-        #[case] expected: Result<Option<i64>, Useless>,
+        #[case] expected: Result<Option<i64>, UnusableToken>,
     ) {
         let not_before = not_before.iter().map(|time| SENT + time).collect();
         let sources = Sources {
@@ -292,14 +287,14 @@ mod tests {
     #[case::back(-6, true)]
     #[case::as_long_as_any_machine_sleeps(i64::MAX, true)]
     #[case::to_the_beginning(i64::MIN, true)]
-    fn a_clock_may_be_set_by_seconds_while_a_vendor_answers(#[case] step: i64, #[case] expected: bool) {
+    fn a_step_of_the_clock_by_up_to_five_seconds_is_tolerated(#[case] step: i64, #[case] expected: bool) {
         let mut response = response(None);
         response.clock_step = SignedDuration::from_secs(step);
         assert_eq!(clock_was_set(&response), expected);
     }
 
     #[test]
-    fn a_clock_that_was_set_back_meanwhile_does_no_harm() {
+    fn a_clock_that_is_set_back_lengthens_no_life() {
         let mut response = response(None);
         response.received = Timestamp::from_second(SENT - 500).unwrap();
         let life = settle(&response, &sources(Some(i64::MAX), &[]), 1000).unwrap();

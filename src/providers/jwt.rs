@@ -1,5 +1,5 @@
-//! The times in a JSON Web Token (RFC 7519). The signature is not checked: the token is another's to trust, and
-//! only its life matters here.
+//! Times in a JSON Web Token (RFC 7519). The signature is not checked: the token's receiver verifies it, and only its life
+//! matters here.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
@@ -15,7 +15,7 @@ pub(super) struct Claims {
     pub(super) not_before: Option<i64>,
 }
 
-/// Padding is forbidden by RFC 7515 section 2 and sent all the same.
+/// RFC 7515 section 2 forbids padding; some issuers send it.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -23,7 +23,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Reads `exp` and `nbf`. An opaque or encrypted token has no claims, which is no error.
+/// Reads `exp` and `nbf`. An opaque or encrypted token has no readable claims, which is no error.
 pub(super) fn claims(token: &str) -> Claims {
     decode(token).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
-//! Mapiq: the client credentials grant, as of Azure AD B2C behind Azure API Management.
+//! Mapiq: the client credentials grant of Azure AD B2C behind Azure API Management.
 //!
-//! Page: Mapiq API v2 "Getting Started". Version 1 (password grant at `api.mapiq.com`) is retired.
+//! Vendor's page: Mapiq API v2 "Getting Started". Version 1 (password grant at `api.mapiq.com`) is retired.
 
 use super::provider::{Advice, Payload, Profile, Provider, credential};
 use crate::failure::Failure;

@@ -1,9 +1,9 @@
-//! The five vendors' token grants: builds a request, reads a response. No I/O, no clock, no Kubernetes.
+//! The token grants of the five vendors: building a request, reading a response. No I/O, no clock, no Kubernetes.
 //!
-//! May use: `token`, `failure`.
+//! May use: `token`, `failure`, `times`.
 //!
-//! A new vendor is a file that has a `PROFILE` and implements `Provider`, an arm of [`Vendor`] and [`Grant`], and a
-//! folder of recorded exchanges in `tests/fixtures`.
+//! A new vendor needs a file with a `PROFILE` and a `Provider`, an arm of [`Vendor`] and of [`Grant`], and a folder of
+//! recorded exchanges in `tests/fixtures`.
 
 mod body;
 mod checkmarx;
@@ -34,7 +34,7 @@ use self::provider::{Profile, Provider};
 use crate::failure::{Failure, FailureClass};
 use crate::token::{AccessToken, Credentials, ExposeSecret, SecretString};
 
-/// The vendors.
+/// A vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Vendor {
     SixMap,
@@ -44,13 +44,13 @@ pub enum Vendor {
     Picus,
 }
 
-/// A text that names no vendor.
+/// Error for a text that names no vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown vendor: use SixMap, SixClicks, CheckmarxSCA, Mapiq or Picus")]
 pub struct UnknownVendor;
 
 impl Vendor {
-    /// All of them, in the order of the documentation.
+    /// All vendors, in the order of the documentation.
     pub const ALL: [Self; 5] = [
         Self::SixMap,
         Self::SixClicks,
@@ -69,42 +69,42 @@ impl Vendor {
         }
     }
 
-    /// The name as in `spec.vendor`, on the command line and in metric labels.
+    /// The name in `spec.vendor`, on the command line and in metric labels.
     pub const fn as_str(self) -> &'static str {
         self.profile().name
     }
 
-    /// The name as the vendor writes it, for messages.
+    /// The vendor's spelling of its name, for messages.
     pub const fn display_name(self) -> &'static str {
         self.profile().display_name
     }
 
-    /// How long the vendor documents its tokens to live: what is assumed where an answer does not tell.
+    /// The documented life of a token, which is assumed where an answer states none.
     pub const fn default_life(self) -> Duration {
         Duration::from_secs(self.profile().default_life.unsigned_abs())
     }
 
-    /// Canonical keys that the credentials Secret must hold.
+    /// Canonical keys of the credentials Secret.
     pub const fn credential_keys(self) -> &'static [&'static str] {
         self.profile().credential_keys
     }
 
-    /// Requests a minute to one endpoint of this vendor, unless the administrator says otherwise.
+    /// Requests a minute to one endpoint of this vendor, unless the administrator sets another limit.
     pub const fn requests_per_minute(self) -> u32 {
         self.profile().requests_per_minute
     }
 
-    /// The vendor's limits are per endpoint and per address, so a 429 of one grant is a 429 for all.
+    /// True where the vendor limits an endpoint or an address, so that a 429 of one grant holds for all.
     pub const fn is_limited_as_a_whole(self) -> bool {
         self.profile().limited_as_a_whole
     }
 
-    /// Failed attempts can lock an account at this vendor.
+    /// True where failed attempts can lock an account at this vendor.
     pub const fn locks_accounts(self) -> bool {
         self.profile().account.is_some()
     }
 
-    /// What to write instead, where `host` is known to be another service of this vendor.
+    /// A hint at the right host, for a `host` of another service of this vendor.
     fn wrong_host(self, host: &str) -> Option<&'static str> {
         (self.profile().wrong_host)(host)
     }
@@ -127,20 +127,19 @@ impl FromStr for Vendor {
     }
 }
 
-/// Checkmarx SCA's two regions.
+/// A region of Checkmarx SCA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CheckmarxRegion {
     Us,
     Eu,
 }
 
-/// What is asked of which vendor: the part of a spec that reaches the token endpoint, credentials apart.
+/// A vendor with the parameters of its grant: the part of a spec that reaches the token endpoint, without credentials.
 ///
-/// The constructors check the parameters; so does [`Grant::check`], for a grant that was put together by hand, and
-/// [`Grant::request`] before anything is sent.
+/// [`Grant::check`] checks the parameters; [`Grant::request`] does so too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Grant {
-    /// `scopes`: none asks for all that the client has.
+    /// `scopes`: an empty list asks for all scopes of the client.
     SixMap {
         scopes: Vec<String>,
     },
@@ -158,49 +157,17 @@ pub enum Grant {
     Picus,
 }
 
-/// A parameter of a grant that cannot be used: names the field of the spec and the cure.
+/// Error in a parameter of a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("spec.{field} {problem}")]
 pub struct InvalidGrant {
-    /// The path in the spec, as in `checkmarxSCA.tenant`.
+    /// The field of the spec, as in `checkmarxSCA.tenant`.
     pub field: &'static str,
-    /// What is wrong and what to write.
+    /// The fault and its cure.
     pub problem: &'static str,
 }
 
 impl Grant {
-    /// A grant of SixMap's.
-    pub fn six_map(scopes: Vec<String>) -> Result<Self, InvalidGrant> {
-        Self::SixMap { scopes }.checked()
-    }
-
-    /// A grant of 6clicks'.
-    pub fn six_clicks(region: impl Into<String>) -> Result<Self, InvalidGrant> {
-        Self::SixClicks {
-            region: region.into(),
-        }
-        .checked()
-    }
-
-    /// A grant of Checkmarx SCA's.
-    pub fn checkmarx_sca(
-        region: CheckmarxRegion,
-        tenant: impl Into<String>,
-        scopes: Vec<String>,
-    ) -> Result<Self, InvalidGrant> {
-        Self::CheckmarxSca {
-            region,
-            tenant: tenant.into(),
-            scopes,
-        }
-        .checked()
-    }
-
-    fn checked(self) -> Result<Self, InvalidGrant> {
-        self.check()?;
-        Ok(self)
-    }
-
     fn provider(&self) -> Box<dyn Provider + '_> {
         match self {
             Self::SixMap { scopes } => Box::new(sixmap::SixMap { scopes }),
@@ -219,7 +186,7 @@ impl Grant {
         }
     }
 
-    /// Whose grant it is.
+    /// The vendor of this grant.
     pub const fn vendor(&self) -> Vendor {
         match self {
             Self::SixMap { .. } => Vendor::SixMap,
@@ -230,18 +197,18 @@ impl Grant {
         }
     }
 
-    /// Whether the parameters can be used.
+    /// Checks the parameters.
     pub fn check(&self) -> Result<(), InvalidGrant> {
         self.provider().check()
     }
 
-    /// Keys that the credentials Secret must hold.
+    /// Canonical keys of the credentials Secret.
     pub const fn credential_keys(&self) -> &'static [&'static str] {
         self.vendor().credential_keys()
     }
 
-    /// Tenant and user of the account that failed attempts with these credentials could lock; `None` where the vendor locks
-    /// none.
+    /// Tenant and user of the account that failed attempts with these credentials could lock; `None` at a vendor that locks
+    /// no accounts.
     pub fn account(&self, credentials: &Credentials) -> Option<[String; 2]> {
         let user = credentials.values.get(self.vendor().profile().account?)?;
         Some([
@@ -250,23 +217,24 @@ impl Grant {
         ])
     }
 
-    /// The compiled-in endpoint of this grant. Only of use where [`Grant::check`] passes.
+    /// The compiled-in endpoint of this grant; meaningless unless [`Grant::check`] passes.
     pub fn endpoint(&self) -> Endpoint {
         Endpoint {
             origin: self.provider().origin(),
         }
     }
 
-    /// Parameters as one canonical, unambiguous text (JSON): goes into the fingerprint. The vendor is the first
-    /// part of it; the endpoint is not in it where it does not follow from the parameters.
+    /// Vendor and parameters as one canonical, unambiguous text (JSON) for the fingerprint. A replaced endpoint is not in
+    /// it.
     pub fn canonical(&self) -> String {
         serde_json::json!([self.vendor().as_str(), self.provider().parameters()]).to_string()
     }
 
     /// Builds the request for `endpoint` (the vendor's own, or an administrator's replacement).
     ///
-    /// Fails, before anything is sent, where a parameter cannot be used (`Refused`), or a credential is missing or
-    /// cannot stand in a header (`Rejected`).
+    /// # Errors
+    /// `Refused` for a parameter that fails [`Grant::check`], `Rejected` for a credential that is missing or is no header
+    /// value.
     pub fn request(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<TokenRequest, Failure> {
         let provider = self.provider();
         provider
@@ -297,26 +265,56 @@ impl Grant {
         })
     }
 
-    /// Reads the response.
+    /// Reads the token in the response. Its expiry lies within 400 days after `response.received`.
     ///
-    /// A token's expiry lies after `response.received` and at most 400 days after it. The failure is to be passed
-    /// through [`scrub`], which needs the credentials that were sent.
+    /// # Errors
+    /// The failure may quote the vendor: pass it through [`scrub`] with the credentials of the request.
     pub fn read(&self, response: &TokenResponse) -> Result<AccessToken, Failure> {
         read::read(self.vendor().profile(), response)
     }
 }
 
-/// Visible ASCII with blanks inside: what passes through HTTP unchanged (RFC 9110 section 5.5).
+/// True for visible ASCII with blanks inside, which passes through HTTP unchanged (RFC 9110 section 5.5).
 fn fits_header(value: &str) -> bool {
     let inside = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     inside && !value.is_empty() && !value.starts_with(' ') && !value.ends_with(' ')
 }
 
-/// Takes out of a failure what repeats one of the credentials. Every failure goes through here before anyone else
-/// sees it: a vendor, or whoever answers in its place, may send back what it was sent.
+/// Removes repeated credentials from a failure: a vendor, or a proxy in its place, may send back the request. Each failure
+/// passes here before it is stored or shown.
 #[must_use]
 pub fn scrub(failure: Failure, credentials: &Credentials) -> Failure {
     failure.withholding(|text| credentials.repeated_in(text))
+}
+
+/// Constructors for tests, which check the parameters.
+#[cfg(test)]
+impl Grant {
+    pub(crate) fn six_map(scopes: Vec<String>) -> Result<Self, InvalidGrant> {
+        Self::SixMap { scopes }.checked()
+    }
+
+    pub(crate) fn six_clicks(region: impl Into<String>) -> Result<Self, InvalidGrant> {
+        let region = region.into();
+        Self::SixClicks { region }.checked()
+    }
+
+    pub(crate) fn checkmarx_sca(
+        region: CheckmarxRegion,
+        tenant: impl Into<String>,
+        scopes: Vec<String>,
+    ) -> Result<Self, InvalidGrant> {
+        Self::CheckmarxSca {
+            region,
+            tenant: tenant.into(),
+            scopes,
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Self, InvalidGrant> {
+        self.check().map(|()| self)
+    }
 }
 
 #[cfg(test)]
@@ -346,7 +344,11 @@ mod tests {
     #[case(Vendor::CheckmarxSca, "CheckmarxSCA", 3600)]
     #[case(Vendor::Mapiq, "Mapiq", 3600)]
     #[case(Vendor::Picus, "Picus", 7200)]
-    fn a_vendors_constants_are_its_own(#[case] vendor: Vendor, #[case] name: &str, #[case] life: u64) {
+    fn each_vendor_has_its_name_and_its_tokens_life(
+        #[case] vendor: Vendor,
+        #[case] name: &str,
+        #[case] life: u64,
+    ) {
         assert_eq!(
             (vendor.as_str(), vendor.default_life()),
             (name, Duration::from_secs(life))
@@ -373,13 +375,13 @@ mod tests {
         for (grant, origin) in origins {
             let grant = grant.unwrap();
             assert_eq!(grant.endpoint().origin, origin);
-            // What is compiled in passes the rules for a replacement.
+            // The compiled-in endpoint passes the rules for a replacement.
             assert_eq!(Endpoint::parse(grant.vendor(), origin), Ok(grant.endpoint()));
         }
     }
 
     #[test]
-    fn a_canonical_text_tells_grants_apart_and_nothing_else() {
+    fn a_canonical_text_is_the_same_for_the_same_grant_only() {
         let canonical = |grant: Result<Grant, InvalidGrant>| grant.unwrap().canonical();
         let scopes = |scopes: &[&str]| scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>();
         assert_eq!(
@@ -413,10 +415,7 @@ mod tests {
     #[case(checkmarx(CheckmarxRegion::Us, "acme", &[]), "checkmarxSCA.scopes")]
     #[case(checkmarx(CheckmarxRegion::Us, "acme", &["openid"]), "checkmarxSCA.scopes")]
     #[case(Grant::six_map(vec![String::new()]), "sixMap.scopes")]
-    fn a_parameter_that_cannot_be_used_is_named(
-        #[case] grant: Result<Grant, InvalidGrant>,
-        #[case] field: &str,
-    ) {
+    fn an_error_names_the_parameter(#[case] grant: Result<Grant, InvalidGrant>, #[case] field: &str) {
         assert_eq!(grant.unwrap_err().field, field);
     }
 
@@ -424,7 +423,7 @@ mod tests {
     #[case("au")]
     #[case("eu-2")]
     #[case("abcdefghijklmno")]
-    fn a_region_is_taken(#[case] region: &str) {
+    fn a_region_is_up_to_15_letters_digits_and_dashes(#[case] region: &str) {
         assert!(Grant::six_clicks(region).is_ok());
     }
 

@@ -1,33 +1,32 @@
-//! What the five have of OAuth 2.0 in common: scopes and error codes (RFC 6749 sections 3.3 and 5.2), with the
-//! codes of Stytch and Azure AD B2C.
+//! Scopes and error codes of OAuth 2.0 (RFC 6749 sections 3.3 and 5.2), with the codes of Stytch and Azure AD B2C.
 
 use std::borrow::Cow;
 
 use super::body::Members;
 
-/// What an error code says.
+/// Meaning of an error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The credential is wrong.
     Credential,
-    /// The scopes are.
+    /// The scopes are wrong.
     Scope,
-    /// This client may not ask so.
+    /// The client may not use this grant.
     Client,
     /// The server is in trouble.
     Trouble,
     /// Too many requests.
     Throttle,
-    /// A code that is not known, of the form that such codes have.
+    /// An unknown code in the form of one.
     Unknown,
 }
 
-/// An error code that is safe to show: a known one, or one of a strict form.
+/// An error code that is safe to show: known, or of a strict form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Code {
     pub(super) verdict: Verdict,
     pub(super) text: Cow<'static, str>,
-    /// A known code inside of the description, which says more.
+    /// A more exact code from the description, if it is a known one.
     pub(super) detail: Option<Cow<'static, str>>,
 }
 
@@ -58,17 +57,17 @@ const KNOWN: [(&str, Verdict); 24] = [
     ("quota_exceeded", Verdict::Throttle),
 ];
 
-/// Descriptions of IdentityServer that are codes.
+/// Codes that IdentityServer sends as descriptions.
 const KNOWN_DETAILS: [&str; 3] = [
     "invalid_username_or_password",
     "invalid_credential",
     "user_locked_out",
 ];
 
-/// Prefix and number of digits of Microsoft's error codes.
+/// Prefixes and numbers of digits of Microsoft's error codes.
 const NUMBERED_DETAILS: [(&str, std::ops::RangeInclusive<usize>); 2] = [("AADB2C", 5..=6), ("AADSTS", 5..=7)];
 
-/// The longest code that is shown.
+/// Limit of a code that is shown, in bytes.
 const LONGEST_CODE: usize = 40;
 
 /// The error code of an answer: OAuth's `error`, Stytch's other dialect `error_type`, or a `code` in words.
@@ -120,7 +119,7 @@ fn detail(members: &Members) -> Option<Cow<'static, str>> {
     })
 }
 
-/// Whether this is a `scope-token` of RFC 6749 section 3.3.
+/// True for a `scope-token` of RFC 6749 section 3.3.
 pub(super) fn is_scope(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -128,7 +127,7 @@ pub(super) fn is_scope(text: &str) -> bool {
             .all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
-/// The scopes as one parameter: each once, in the given order.
+/// The scopes as one parameter: without repetition, in the given order.
 pub(super) fn scope_parameter(scopes: &[String]) -> String {
     let mut unique: Vec<&str> = Vec::with_capacity(scopes.len());
     for scope in scopes {
@@ -139,7 +138,7 @@ pub(super) fn scope_parameter(scopes: &[String]) -> String {
     unique.join(" ")
 }
 
-/// The scopes for a fingerprint: their order means nothing.
+/// The scopes for a fingerprint: without repetition, sorted, since their order has no meaning.
 pub(super) fn canonical_scopes(scopes: &[String]) -> Vec<&str> {
     let mut sorted: Vec<&str> = scopes.iter().map(String::as_str).collect();
     sorted.sort_unstable();
@@ -229,10 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_asked_for_once_and_fingerprinted_in_any_order() {
-        let scopes = ["b", "a", "b"].map(str::to_owned);
-        assert_eq!(scope_parameter(&scopes), "b a");
-        assert_eq!(canonical_scopes(&scopes), ["a", "b"]);
+    fn a_parameter_holds_each_scope_once_in_the_given_order() {
+        assert_eq!(scope_parameter(&["b", "a", "b"].map(str::to_owned)), "b a");
+    }
+
+    #[test]
+    fn canonical_scopes_are_sorted_without_repetition() {
+        assert_eq!(canonical_scopes(&["b", "a", "b"].map(str::to_owned)), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_scope_has_no_blank_and_no_quote() {
         assert!(is_scope("read:hosts") && is_scope("https://api.example.com/.default"));
         assert!(!is_scope("") && !is_scope("a b") && !is_scope("a\"") && !is_scope("ä"));
     }

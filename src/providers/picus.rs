@@ -1,7 +1,7 @@
-//! Picus: a refresh token of six months for an access token of two hours.
+//! Picus: an access token of two hours, in exchange for a refresh token of six months.
 //!
-//! Page: Picus "Authentication Details". Only `/v1/auth/token` is called: `/v1/auth/refresh` invalidates the refresh
-//! token that the user stored.
+//! Vendor's page: Picus "Authentication Details". Only `/v1/auth/token` is called: `/v1/auth/refresh` invalidates the refresh
+//! token in the user's Secret.
 
 use serde::Serialize;
 

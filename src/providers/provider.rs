@@ -1,4 +1,4 @@
-//! What a vendor's file has to say about itself.
+//! The parts of a vendor's file: constants, and a grant with its parameters.
 
 use http::HeaderName;
 
@@ -8,56 +8,55 @@ use crate::token::{ClientCertificate, Credentials, ExposeSecret, SecretString};
 
 /// The constants of a vendor.
 pub(super) struct Profile {
-    /// As in `spec.vendor`.
+    /// The name in `spec.vendor`.
     pub(super) name: &'static str,
-    /// As the vendor writes it.
+    /// The vendor's spelling of its name.
     pub(super) display_name: &'static str,
     /// Canonical keys of the credentials Secret.
     pub(super) credential_keys: &'static [&'static str],
     /// The documented life of a token, in seconds.
     pub(super) default_life: i64,
-    /// Requests a minute to one endpoint, unless the administrator says otherwise.
+    /// Requests a minute to one endpoint, unless the administrator sets another limit.
     pub(super) requests_per_minute: u32,
-    /// The limits are per endpoint and per address, so a 429 of one grant is a 429 for all.
+    /// True where the vendor limits an endpoint or an address, so that a 429 of one grant holds for all.
     pub(super) limited_as_a_whole: bool,
-    /// The credential that names the account which failed attempts could lock.
+    /// The credential with the name of the account that failed attempts could lock.
     pub(super) account: Option<&'static str>,
-    /// An object of the answer that may hold the members below instead of the answer itself.
+    /// An object of the answer that may hold the members below in place of the answer.
     pub(super) envelope: Option<&'static str>,
-    /// The member that holds the token.
+    /// The member with the token.
     pub(super) token: &'static str,
-    /// The member that holds its life in seconds.
+    /// The member with its life in seconds.
     pub(super) relative_expiry: Option<&'static str>,
-    /// The member that holds its end in seconds or milliseconds since the epoch.
+    /// The member with its end in seconds or milliseconds since the epoch.
     pub(super) absolute_expiry: Option<&'static str>,
-    /// The member that holds the time before which it must not be used, in seconds since the epoch.
+    /// The member with the begin of its validity in seconds since the epoch.
     pub(super) not_before: Option<&'static str>,
-    /// What to write instead, where a host is known to be another service of the vendor.
+    /// A hint at the right host, for a host of another service of the vendor.
     pub(super) wrong_host: fn(&str) -> Option<&'static str>,
-    /// What to do about a failure.
     pub(super) advice: Advice,
 }
 
-/// What to do about a failure, in the vendor's own terms; short enough to fit into a message behind its head.
+/// Cures of failures in the vendor's own terms, short enough for the limit of a message.
 pub(super) struct Advice {
-    /// The credential was rejected.
+    /// Of a rejected credential.
     pub(super) credential: &'static str,
-    /// The scopes were.
+    /// Of rejected scopes.
     pub(super) scope: &'static str,
-    /// This client may not ask in this way.
+    /// Of a client that may not use the grant.
     pub(super) client: &'static str,
-    /// The path was not found.
+    /// Of a 404.
     pub(super) not_found: &'static str,
-    /// 402.
+    /// Of a 402.
     pub(super) payment: &'static str,
-    /// 5xx, beyond waiting.
+    /// Of a 5xx.
     pub(super) trouble: &'static str,
 }
 
-/// What differs between requests, as a vendor's file makes it.
+/// The part of a request that a vendor's file makes.
 pub(super) struct Payload {
     pub(super) path: &'static str,
-    /// Beside `Accept` and `Content-Type`.
+    /// Headers beside `Accept` and `Content-Type`.
     pub(super) headers: Vec<(HeaderName, SecretString)>,
     pub(super) content_type: Option<&'static str>,
     pub(super) body: SecretString,
@@ -93,29 +92,29 @@ impl Payload {
 
 /// A grant with its parameters.
 pub(super) trait Provider {
-    /// Whether the parameters can be used.
+    /// Checks the parameters.
     fn check(&self) -> Result<(), InvalidGrant> {
         Ok(())
     }
 
-    /// Scheme and host.
+    /// Scheme and host of the compiled-in endpoint.
     fn origin(&self) -> String;
 
-    /// The parameters, for the fingerprint.
+    /// The parameters for the fingerprint, in a canonical form.
     fn parameters(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
 
-    /// The tenant that an account belongs to, where the vendor has such.
+    /// The tenant of an account; empty where the vendor has no tenants.
     fn tenant(&self) -> &str {
         ""
     }
 
-    /// The parts of the request.
+    /// Makes the vendor's part of the request.
     fn payload(&self, credentials: &Credentials) -> Result<Payload, Failure>;
 }
 
-/// The value of a credential. One that is missing or empty is no request: an empty password counts as a wrong one.
+/// The value of a credential. A missing or empty one fails before a request: an empty password counts as a wrong one.
 pub(super) fn credential<'a>(credentials: &'a Credentials, key: &'static str) -> Result<&'a str, Failure> {
     let value = credentials.values.get(key).map(ExposeSecret::expose_secret);
     value.filter(|value| !value.is_empty()).ok_or_else(|| {

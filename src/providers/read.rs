@@ -1,4 +1,4 @@
-//! Reads the token out of an answer.
+//! The token in a response.
 
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -6,13 +6,13 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use super::body::{Body, Members, Node};
 use super::classify::{self, ASK_SUPPORT, CHECK_CLOCK, CHECK_ENDPOINT};
 use super::exchange::TokenResponse;
-use super::expiry::{self, Sources, Useless};
+use super::expiry::{self, Sources, UnusableToken};
 use super::jwt;
 use super::provider::Profile;
 use crate::failure::Failure;
 use crate::token::{AccessToken, SecretString};
 
-/// The longest token, in bytes: a header or a Secret with more is of no use to anyone.
+/// Limit of a token, in bytes: neither a header nor a Secret is of use with more.
 const LONGEST_TOKEN: usize = 64 * 1024;
 
 pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<AccessToken, Failure> {
@@ -25,7 +25,7 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
     if !(200..300).contains(&response.status) {
         return Err(classify::failure(profile, response, &body));
     }
-    let malformed = |what: &str, advice: &str| classify::malformed(profile, response, &body, what, advice);
+    let malformed = |found: &str, advice: &str| classify::malformed(profile, response, &body, found, advice);
 
     let members = body
         .members()
@@ -43,8 +43,8 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
         Some(_) => return Err(malformed("a token that is not a text", ASK_SUPPORT)),
         None => return Err(malformed("JSON that holds no token", CHECK_ENDPOINT)),
     };
-    if let Some(what) = unfit(token) {
-        return Err(malformed(what, ASK_SUPPORT));
+    if let Some(problem) = unfit(token) {
+        return Err(malformed(problem, ASK_SUPPORT));
     }
     let token_type =
         token_type(holder).ok_or_else(|| malformed("a token of a type other than bearer", ASK_SUPPORT))?;
@@ -53,9 +53,9 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
         return Err(classify::clock_stepped(profile));
     }
     let life = expiry::settle(response, &sources(profile, holder, token), profile.default_life);
-    let life = life.map_err(|useless| match useless {
-        Useless::Expired => malformed("a token that has already expired", CHECK_CLOCK),
-        Useless::NeverValid => malformed("a token that expires before it becomes valid", CHECK_CLOCK),
+    let life = life.map_err(|unusable| match unusable {
+        UnusableToken::Expired => malformed("a token that has already expired", CHECK_CLOCK),
+        UnusableToken::NeverValid => malformed("a token that expires before it becomes valid", CHECK_CLOCK),
     })?;
     Ok(AccessToken {
         value: SecretString::from(token),
@@ -84,7 +84,7 @@ fn sources(profile: &Profile, holder: &Members, token: &str) -> Sources {
     }
 }
 
-/// What is wrong with a token as the value of a header; nothing is stripped in silence.
+/// The fault of a token that cannot be the value of a header. Nothing is stripped in silence.
 fn unfit(token: &str) -> Option<&'static str> {
     if token.trim().is_empty() {
         Some("an empty token")
@@ -107,8 +107,8 @@ fn unfit(token: &str) -> Option<&'static str> {
     }
 }
 
-/// The type in the vendor's own spelling; `Bearer` where it sends none, as 6clicks and Picus do. Nothing where it is
-/// another type: that is not for an `Authorization: Bearer` header.
+/// The type in the vendor's own spelling, or `Bearer` where it sends none, as 6clicks and Picus do. `None` for a type that
+/// an `Authorization: Bearer` header cannot carry.
 fn token_type(holder: &Members) -> Option<String> {
     match holder.get("token_type") {
         None => Some("Bearer".to_owned()),
@@ -143,7 +143,7 @@ mod tests {
 
     // edge case 36
     #[test]
-    fn a_token_of_64_kib_is_the_longest() {
+    fn a_token_has_at_most_64_kib() {
         assert_eq!(unfit(&"a".repeat(LONGEST_TOKEN)), None);
         assert_eq!(
             unfit(&"a".repeat(LONGEST_TOKEN + 1)),
@@ -153,7 +153,7 @@ mod tests {
 
     // edge case 36
     #[test]
-    fn what_cannot_be_a_token_is_told() {
+    fn a_text_that_fits_no_header_is_no_token() {
         for text in [
             "",
             " ",
@@ -170,6 +170,11 @@ mod tests {
         ] {
             assert!(unfit(text).is_some(), "{text:?}");
         }
+    }
+
+    // edge case 36
+    #[test]
+    fn a_token_may_contain_a_reserved_word() {
         for text in ["nullable", "bearertoken", "a.b-c_d~e+f/g=", "x"] {
             assert_eq!(unfit(text), None, "{text:?}");
         }

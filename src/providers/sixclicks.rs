@@ -1,6 +1,6 @@
-//! 6clicks: an API key for a JWT, by a POST without a body.
+//! 6clicks: a JWT in exchange for an API key, by a POST without a body.
 //!
-//! Page: 6clicks "Developer API". The platform appears to run on ASP.NET Boilerplate, whose envelope is read too.
+//! Vendor's page: 6clicks "Developer API". The platform appears to run on ASP.NET Boilerplate, whose envelope is read too.
 
 use http::HeaderName;
 use http::header::CONTENT_LENGTH;
@@ -82,7 +82,7 @@ impl Provider for SixClicks<'_> {
         let key = credential(credentials, "api-key")?;
         Ok(Payload {
             path: PATH,
-            // Without a length IIS and Azure answer 411 to a POST (RFC 9110 section 8.6).
+            // IIS and Azure answer 411 to a POST without a length (RFC 9110 section 8.6).
             headers: vec![
                 (API_KEY, SecretString::from(key)),
                 (CONTENT_LENGTH, SecretString::from("0")),

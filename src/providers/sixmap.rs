@@ -1,6 +1,6 @@
 //! SixMap: the client credentials grant of Stytch M2M, in JSON.
 //!
-//! Pages: SixMap "SixMap API, Get started"; Stytch "Get M2M access token".
+//! Vendors' pages: SixMap "SixMap API, Get started"; Stytch "Get M2M access token".
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::provider::{Advice, Payload, Profile, Provider, credential};
 use crate::failure::Failure;
 use crate::token::Credentials;
 
-/// The project is SixMap's own, the same for all of its customers.
+/// The path names SixMap's own project, the same for all its customers.
 const PATH: &str = "/v1/public/project-live-da664296-f5e5-4302-872d-9824683c3c42/oauth2/token";
 
 pub(super) static PROFILE: Profile = Profile {

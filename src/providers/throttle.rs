@@ -1,4 +1,4 @@
-//! Until when a vendor asks to wait.
+//! Waits that a vendor asks for.
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
@@ -6,46 +6,49 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::date;
 use super::exchange::TokenResponse;
-use super::expiry::{after, clock_offset, clock_was_set, epoch_seconds};
+use super::expiry::{clock_offset, clock_was_set, epoch_seconds};
+use crate::times::{later, whole_seconds, whole_seconds_up};
 
-/// Bounds of a wait, and the wait where none is told, in seconds.
-const SHORTEST: i64 = 1;
-const LONGEST: i64 = 60 * 60;
-const UNTOLD: i64 = 60;
-/// A reset up to here is seconds to wait, as in the IETF draft, not a time since the epoch.
-const LARGEST_DELTA: i64 = 24 * 60 * 60;
-/// How much of a body is searched for a wait.
-const SEARCHED: usize = 16 * 1024;
+/// Bounds of a wait.
+const SHORTEST_WAIT_SECONDS: i64 = 1;
+const LONGEST_WAIT_SECONDS: i64 = 60 * 60;
+/// Wait after a 429 that states none.
+const DEFAULT_WAIT_SECONDS: i64 = 60;
+/// Largest reset that is a wait, as in the IETF's draft of RateLimit headers; a larger one is a time since the epoch.
+const LARGEST_RELATIVE_RESET_SECONDS: i64 = 24 * 60 * 60;
+/// The part of a body that is searched for a wait, in bytes.
+const SEARCH_LIMIT: usize = 16 * 1024;
 
-/// The end of the wait after a 429: `Retry-After`, the text of the body, `X-Ratelimit-Reset`, else 60 s.
+/// End of the wait after a 429: by `Retry-After`, the text of the body or `X-Ratelimit-Reset`, else after 60 s.
 pub(super) fn deadline(response: &TokenResponse) -> Timestamp {
     let wait = retry_after(response)
         .or_else(|| text_wait(&response.body))
         .or_else(|| rate_limit_reset(response))
-        .unwrap_or(UNTOLD);
+        .unwrap_or(DEFAULT_WAIT_SECONDS);
     end(response, wait)
 }
 
-/// The end of the wait where an answer that is not about throttling (a 503) tells one.
-pub(super) fn told_deadline(response: &TokenResponse) -> Option<Timestamp> {
+/// End of the wait that another answer than a 429 states (a 503, say).
+pub(super) fn stated_deadline(response: &TokenResponse) -> Option<Timestamp> {
     let wait = retry_after(response).or_else(|| text_wait(&response.body))?;
     Some(end(response, wait))
 }
 
 fn end(response: &TokenResponse, wait: i64) -> Timestamp {
-    let time = after(response.received, wait.clamp(SHORTEST, LONGEST));
-    // Whole seconds, as the status keeps them; up, so that nobody is early.
-    let whole = Timestamp::from_second(time.as_second()).unwrap_or(time);
-    let up = if whole < time { after(whole, 1) } else { whole };
-    if up.duration_since(response.received) > SignedDuration::from_secs(LONGEST) {
-        whole
+    let time = later(
+        response.received,
+        wait.clamp(SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
+    );
+    let up = whole_seconds_up(time);
+    if up.duration_since(response.received) > SignedDuration::from_secs(LONGEST_WAIT_SECONDS) {
+        whole_seconds(time)
     } else {
         up
     }
 }
 
-/// Seconds to wait by `Retry-After` (RFC 9110 section 10.2.3). Of several values the longest counts; a date that
-/// has passed means now; anything else counts as absent.
+/// Seconds to wait by `Retry-After` (RFC 9110 section 10.2.3). Of several values the longest counts; a past date means
+/// now; any other value counts as absent.
 fn retry_after(response: &TokenResponse) -> Option<i64> {
     values(&response.headers, RETRY_AFTER.as_str())
         .filter_map(|value| {
@@ -60,7 +63,7 @@ fn rate_limit_reset(response: &TokenResponse) -> Option<i64> {
     values(&response.headers, "x-ratelimit-reset")
         .filter_map(delta_seconds)
         .map(|reset| {
-            if reset <= LARGEST_DELTA {
+            if reset <= LARGEST_RELATIVE_RESET_SECONDS {
                 reset
             } else {
                 wait_until(response, epoch_seconds(reset))
@@ -70,13 +73,13 @@ fn rate_limit_reset(response: &TokenResponse) -> Option<i64> {
         .max()
 }
 
-/// From the vendor's own time of the answer where it tells that, else from ours.
+/// Seconds from the response to `time`, by the vendor's clock where its `Date` shows that, else by the local one.
 fn wait_until(response: &TokenResponse, time: i64) -> i64 {
-    // Over a clock that was set meanwhile, any time lies between request and answer.
-    let told = clock_was_set(response)
+    // After a step of the local clock any `Date` may lie between request and response.
+    let date = clock_was_set(response)
         .then(|| date::of(&response.headers))
         .flatten();
-    let answered = told.map_or_else(
+    let answered = date.map_or_else(
         || {
             let received = response.received.as_second();
             received.saturating_add(clock_offset(response).unwrap_or(0))
@@ -93,7 +96,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a st
         .filter_map(|value| value.to_str().ok())
 }
 
-/// RFC 9110's `delta-seconds`: digits only; more of them than fit are as good as for ever.
+/// RFC 9110's `delta-seconds`: digits only. A number beyond `i64` counts as its maximum.
 fn delta_seconds(text: &str) -> Option<i64> {
     let text = text.trim();
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -103,7 +106,7 @@ fn delta_seconds(text: &str) -> Option<i64> {
 /// Seconds to wait by the texts of Azure API Management: "Try again in 289 seconds.", "Quota will be replenished in
 /// 00:06:46.", "… in 2.12 days."
 fn text_wait(body: &[u8]) -> Option<i64> {
-    let body = body.get(..SEARCHED).unwrap_or(body);
+    let body = body.get(..SEARCH_LIMIT).unwrap_or(body);
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     ["try again in ", "replenished in "].iter().find_map(|marker| {
         let (_, rest) = text.split_once(marker)?;
@@ -197,13 +200,13 @@ mod tests {
     #[case::fraction("1.5", 60)]
     #[case::empty("", 60)]
     #[case::garbage("soon", 60)]
-    fn retry_after_is_seconds_or_a_date_and_clamped(#[case] value: &'static str, #[case] expected: i64) {
+    fn each_retry_after_gives_a_wait_within_its_bounds(#[case] value: &'static str, #[case] expected: i64) {
         assert_eq!(wait(&response(&[("retry-after", value)], "")), expected);
     }
 
     // edge case 28
     #[test]
-    fn of_several_retry_after_headers_the_longest_counts() {
+    fn the_longest_of_several_retry_after_headers_counts() {
         let headers = [
             ("retry-after", "10"),
             ("retry-after", "Sun, 06 Nov 1994 08:51:37 GMT"),
@@ -232,7 +235,7 @@ mod tests {
     #[case::cut("Try again in ", 60)]
     #[case::huge("Try again in 99999999999999999999999 seconds", 3600)]
     #[case::huge_time("replenished in 99999999999999999999.99999999999999999999:00:00", 3600)]
-    fn the_text_of_the_body_tells_the_wait(#[case] body: &str, #[case] expected: i64) {
+    fn the_wait_is_read_from_the_text_of_the_body(#[case] body: &str, #[case] expected: i64) {
         assert_eq!(wait(&response(&[], body)), expected);
     }
 
@@ -257,42 +260,48 @@ mod tests {
     #[rstest]
     #[case("retry-after", "Sun, 06 Nov 1994 07:51:37 GMT")]
     #[case("x-ratelimit-reset", "784108297")]
-    fn absolute_times_are_by_the_vendors_clock(#[case] name: &'static str, #[case] value: &'static str) {
+    fn absolute_times_are_compared_with_the_vendors_clock(
+        #[case] name: &'static str,
+        #[case] value: &'static str,
+    ) {
         let headers = [("date", "Sun, 06 Nov 1994 07:49:37 GMT"), (name, value)];
         assert_eq!(wait(&response(&headers, "")), 120);
     }
 
     // edge case 21
     #[test]
-    fn a_clock_that_is_set_while_a_vendor_answers_shortens_no_wait_until_a_date() {
+    fn a_step_of_the_clock_shortens_no_wait_until_a_date() {
         let headers = [
             ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
             ("retry-after", "Sun, 06 Nov 1994 08:59:37 GMT"),
         ];
         let mut response = response(&headers, "");
         response.clock_step = SignedDuration::from_hours(1);
-        response.received = after(response.sent, 3601);
-        assert_eq!(deadline(&response), after(response.received, 600));
+        response.received = later(response.sent, 3601);
+        assert_eq!(deadline(&response), later(response.received, 600));
     }
 
     #[test]
-    fn a_deadline_is_a_whole_second_and_never_early() {
+    fn a_deadline_is_rounded_up_to_a_whole_second() {
         let mut response = response(&[("retry-after", "10")], "");
         response.received = Timestamp::new(NOW, 500_000_000).unwrap();
         assert_eq!(deadline(&response), Timestamp::from_second(NOW + 11).unwrap());
-        response
-            .headers
-            .insert("retry-after", HeaderValue::from_static("3600"));
+    }
+
+    #[test]
+    fn no_rounded_deadline_is_more_than_an_hour_ahead() {
+        let mut response = response(&[("retry-after", "3600")], "");
+        response.received = Timestamp::new(NOW, 500_000_000).unwrap();
         assert_eq!(deadline(&response), Timestamp::from_second(NOW + 3600).unwrap());
     }
 
     #[test]
-    fn only_a_told_wait_is_a_deadline_of_a_503() {
+    fn a_503_has_a_deadline_only_where_it_states_a_wait() {
         assert_eq!(
-            told_deadline(&response(&[("x-ratelimit-reset", "784111977")], "down")),
+            stated_deadline(&response(&[("x-ratelimit-reset", "784111977")], "down")),
             None
         );
-        let told = told_deadline(&response(&[("retry-after", "30")], "down")).unwrap();
-        assert_eq!(told.as_second() - NOW, 30);
+        let stated = stated_deadline(&response(&[("retry-after", "30")], "down")).unwrap();
+        assert_eq!(stated.as_second() - NOW, 30);
     }
 }

@@ -1,23 +1,24 @@
-//! What the probes report.
+//! The state of health that the probes report.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The scheduler is stuck when it has not ticked for this long.
+use crate::sync::lock;
+
+/// A scheduler without a tick for this long is stuck.
 const TICK_LIMIT: Duration = Duration::from_secs(60);
-/// A watch task is stuck when it has shown no sign of life for this long: longer than the longest time between two
-/// of them in health, a watch of 290 s that nothing happens on, and its retry.
+/// A watch task without a sign of life for this long is stuck. A healthy one shows a sign at least after a silent watch of
+/// 290 s and its retry.
 const WATCH_LIMIT: Duration = Duration::from_secs(330);
 
-/// The process' state of health, shared between those who know it and the server. Clones share the state.
+/// The health of the process. Clones share the state.
 ///
-/// *Ready*: every named check was set to `Ok`. A standby is ready. *Live*: the scheduler and the watch tasks show
-/// signs of life; whether what they try succeeds is not asked, so that an outage of the API server never becomes a
-/// loop of restarts.
+/// *Ready*: all named checks are `Ok`, as on a standby. *Live*: the scheduler and the watch tasks show signs of life, with
+/// or without success, so that an outage of the API server causes no restarts.
 #[derive(Clone, Debug)]
 pub struct Health {
     state: Arc<Mutex<State>>,
@@ -27,12 +28,12 @@ pub struct Health {
 struct State {
     checks: BTreeMap<&'static str, Result<(), String>>,
     ticked: Instant,
-    /// By the watch and its scope.
+    /// Time of the last sign of life, by watch and scope.
     watches: BTreeMap<(&'static str, String), Instant>,
 }
 
 impl Health {
-    /// With these readiness checks, all of them not ready ("starting"), and the scheduler as if it ticked just now.
+    /// Makes a state with these readiness checks, none of them ready ("starting"), and a scheduler that has just ticked.
     pub fn new(checks: &[&'static str]) -> Self {
         let starting = |check: &&'static str| (*check, Err("starting".to_owned()));
         let checks = checks.iter().map(starting).collect();
@@ -46,24 +47,24 @@ impl Health {
         }
     }
 
-    /// Sets (or adds) a readiness check; the text of an `Err` says what is missing, and holds no secret.
+    /// Sets or adds a readiness check. The text of an `Err` names the missing part, and holds no secret.
     pub fn set_ready(&self, check: &'static str, state: Result<(), String>) {
         self.lock().checks.insert(check, state);
     }
 
-    /// The scheduler has come round; on a standby too.
+    /// Notes a tick of the scheduler; a standby calls it too.
     pub fn tick(&self) {
         self.lock().ticked = Instant::now();
     }
 
-    /// The task of this watch in this scope (a namespace, or empty for all) has received something, waits, or has tried
-    /// again. The first call makes it known.
+    /// Notes a sign of life (an event, a wait, a retry) of the task of this watch in this scope: a namespace, or empty for all.
+    /// The first call adds the task.
     pub fn watch_alive(&self, watch: &'static str, scope: &str) {
         let watch = (watch, scope.to_owned());
         self.lock().watches.insert(watch, Instant::now());
     }
 
-    /// All watch tasks have ended on purpose, and no sign of life is expected any more.
+    /// Removes all watch tasks after they have ended on purpose.
     pub fn watches_ended(&self) {
         self.lock().watches.clear();
     }
@@ -103,12 +104,11 @@ impl Health {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change is one assignment, so a poisoned lock holds a whole state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
-/// In the form of the API server's own probes: one line a check, the verdict last.
+/// Writes a report in the form of the API server's own probes: a line a check, the verdict last.
 fn report(probe: &str, checks: impl Iterator<Item = (String, Result<(), String>)>) -> Result<String, String> {
     let (mut text, mut failed) = (String::new(), false);
     for (check, state) in checks {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_has_not_retried_for_330_s_is_dead_unless_it_ended() {
+    async fn a_watch_without_a_sign_of_life_for_330_s_is_dead() {
         let health = Health::new(&[]);
         health.watch_alive("secrets", "");
         tokio::time::advance(Duration::from_secs(329)).await;
@@ -177,12 +177,20 @@ mod tests {
                 .unwrap_err()
                 .contains("[-]secrets failed: no sign of life for 330 s")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_has_ended_is_not_dead() {
+        let health = Health::new(&[]);
+        health.watch_alive("secrets", "");
+        tokio::time::advance(Duration::from_secs(330)).await;
+        health.tick();
         health.watches_ended();
         assert!(health.live().is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_is_stuck_in_one_namespace_is_not_hidden_by_another() {
+    async fn a_live_watch_hides_no_dead_one_in_another_namespace() {
         let health = Health::new(&[]);
         health.watch_alive("secrets", "a");
         health.watch_alive("secrets", "b");

@@ -1,7 +1,7 @@
-//! Two small HTTP servers: `/metrics`, and `/livez` with `/readyz`. They keep answering whatever clients do: headers
-//! must come in time, connections have an age, and there is a bound on how many are open.
+//! Two small HTTP servers: `/metrics`, and `/livez` with `/readyz`. Limits on headers, on the age and on the number of
+//! connections keep them answering under any behaviour of clients.
 //!
-//! May use: `metrics`.
+//! May use: `metrics`, `sync`.
 
 mod health;
 
@@ -27,16 +27,16 @@ pub use health::Health;
 
 use crate::metrics::{self, Metrics};
 
-/// Bounds on what clients may hold.
+/// Limits of a client's use of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// A request's head must arrive within this time; an unused connection is closed after it.
+    /// Time limit for a request's head; an unused connection is closed after it.
     pub header_read_timeout: Duration,
-    /// The age at which a connection is told to close.
+    /// Age at which a connection is closed gracefully.
     pub connection_age: Duration,
-    /// What a response under way gets, after that age and at shutdown, before its connection is cut.
+    /// Time for a response under way, after that age and at shutdown, before its connection is cut.
     pub grace: Duration,
-    /// Open connections; more wait unaccepted.
+    /// Number of open connections; further ones wait unaccepted.
     pub connections: usize,
 }
 
@@ -51,25 +51,25 @@ impl Default for ServerLimits {
     }
 }
 
-/// Why a server could not start.
+/// Error in starting a server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The port is taken, or the address is not this machine's.
+    /// The port is taken, or the address belongs to another machine.
     #[error("failed to bind {purpose} address {address}: choose another with {flag}")]
     Bind {
         /// `metrics` or `health`.
         purpose: &'static str,
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
         /// The flag that sets it.
         flag: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// A server whose port is open: clients can connect, and are answered once it runs.
+/// A server with an open port: clients can connect, and get answers from [`Server::serve`].
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -79,7 +79,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `/metrics` as OpenMetrics text. Port 0 takes a free one.
+    /// Opens a server of `/metrics` as OpenMetrics text. Port 0 takes a free one.
     pub async fn metrics(address: SocketAddr, metrics: Metrics) -> Result<Self, ServerError> {
         let router = Router::new()
             .route("/metrics", get(show_metrics))
@@ -87,7 +87,7 @@ impl Server {
         Self::bind("metrics", "--metrics-bind-address", address, router).await
     }
 
-    /// `/livez` and `/readyz` as plain text with reasons: 200, or 503. Port 0 takes a free one.
+    /// Opens a server of `/livez` and `/readyz` as plain text: 200, or 503 with reasons. Port 0 takes a free one.
     pub async fn health(address: SocketAddr, health: Health) -> Result<Self, ServerError> {
         let router = Router::new()
             .route("/livez", get(show_live))
@@ -118,18 +118,18 @@ impl Server {
         })
     }
 
-    /// The address with its real port.
+    /// The address with the port in use.
     pub fn local_address(&self) -> SocketAddr {
         self.address
     }
 
-    /// With other bounds than the default ones.
+    /// The same with other limits than the default.
     #[must_use]
     pub fn with_limits(self, limits: ServerLimits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Serves until `shutdown` is done, then lets responses under way end within the grace period.
+    /// Serves until `shutdown` completes; then responses under way may end within the grace period.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let Self {
             listener,
@@ -154,7 +154,7 @@ impl Server {
                             serve_connection(stream, router, limits, stopped).await;
                         });
                     }
-                    // Out of file descriptors, or a client that is gone already: neither is a reason to spin or stop.
+                    // File descriptors have run out, or the client is gone: no reason to spin or stop.
                     Err(error) => {
                         tracing::warn!(%error, "failed to accept a connection");
                         sleep(Duration::from_millis(100)).await;
@@ -187,13 +187,13 @@ async fn serve_connection(
     let mut connection = std::pin::pin!(connection);
     let close_at = Instant::now() + limits.connection_age;
     tokio::select! {
-        // What a client does wrong is its own matter.
+        // An error here is the client's.
         _ = connection.as_mut() => return,
         () = sleep_until(close_at) => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
     connection.as_mut().graceful_shutdown();
-    // At the end of the grace period the connection is dropped, and thereby cut.
+    // After the grace period the connection is dropped and thereby cut.
     let _ = tokio::time::timeout(limits.grace, connection).await;
 }
 

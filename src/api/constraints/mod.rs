@@ -1,10 +1,10 @@
 //! Bounds and CEL rules of the schema, one function for each kind of field.
 //!
-//! A rule's message says what must be, and what to do where that is not plain; literals stand in single quotes
-//! and fields in back quotes, as the API conventions of Kubernetes ask. Rules are evaluated by the API server
-//! within a cost budget, which is estimated from the bounds: that is one reason why everything has a bound.
+//! A rule's message names the requirement, and the cure where it is not plain; literals stand in single quotes and fields
+//! in back quotes, as Kubernetes' API conventions ask. The API server evaluates rules within a cost budget that it
+//! estimates from the bounds, so every field has a bound.
 //!
-//! The rules at the root of the object (they read `metadata.name`) are in `crd`.
+//! The rules at the root of the object, which read `metadata.name`, are in `crd`.
 
 mod spec;
 mod status;
@@ -21,14 +21,14 @@ pub(super) use vendor_members::{
     checkmarx_scopes, checkmarx_tenant, refresh_token_expiration_time, six_clicks_region, six_map_scopes,
 };
 
-/// Longest name of a Secret, and longest key in one.
+/// Limit of a Secret's name and of a key in it, in characters.
 const NAME_LENGTH: u32 = 253;
 
 /// A CEL rule (`x-kubernetes-validations`).
 pub(super) struct Rule {
     pub(super) rule: &'static str,
     pub(super) message: &'static str,
-    /// Field below the rule's place that is reported, as in `.target.name`.
+    /// The field that an error names, below the place of the rule, as in `.target.name`.
     pub(super) field_path: Option<&'static str>,
     pub(super) reason: Option<&'static str>,
 }
@@ -43,7 +43,7 @@ impl Rule {
         }
     }
 
-    /// The rule is broken by a field that is not there.
+    /// The same, for a rule that an absent field breaks.
     const fn required(self, field_path: &'static str) -> Self {
         Self {
             field_path: Some(field_path),
@@ -52,7 +52,7 @@ impl Rule {
         }
     }
 
-    /// The rule is broken by a field that must not be there.
+    /// The same, for a rule that a present field breaks.
     const fn forbidden(self, field_path: &'static str) -> Self {
         Self {
             field_path: Some(field_path),
@@ -92,12 +92,12 @@ fn rules(schema: &mut Schema, rules: &[Rule]) {
     set(schema, &[("x-kubernetes-validations", json!(rules))]);
 }
 
-/// A reference is replaced as a whole: two appliers that each own half of one would make a third.
+/// Makes an apply replace a reference as a whole: halves of two appliers would make a third reference.
 pub(super) fn atomic(schema: &mut Schema) {
     set(schema, &[("x-kubernetes-map-type", json!("atomic"))]);
 }
 
-/// Fields in it have defaults, so that an empty object is enough.
+/// Sets an empty object as default, so that the defaults of its fields apply.
 pub(super) fn default_empty_object(schema: &mut Schema) {
     set(schema, &[("default", json!({}))]);
 }
@@ -130,7 +130,7 @@ fn string_map(schema: &mut Schema, max_properties: u32, value: Value) {
     );
 }
 
-/// A time. The length is a second fence, for readers that do not know the format.
+/// A time. The length is for readers that ignore the format.
 pub(super) fn time(schema: &mut Schema) {
     set(
         schema,

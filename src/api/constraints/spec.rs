@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{NAME_LENGTH, Rule, rules, string_map};
 
-/// Members match `vendor`, and keys of the credentials are those of that vendor.
+/// Rules that the members and the credentials' keys belong to `vendor`.
 pub(in crate::api) fn spec(schema: &mut Schema) {
     rules(
         schema,
@@ -77,7 +77,7 @@ pub(in crate::api) fn spec(schema: &mut Schema) {
     );
 }
 
-/// Canonical key to key in the Secret. Which keys are canonical depends on the vendor: see [`spec`].
+/// Map from canonical key to key in the Secret. The canonical keys depend on the vendor: see [`spec`].
 pub(in crate::api) fn credential_keys(schema: &mut Schema) {
     string_map(
         schema,
@@ -95,7 +95,7 @@ pub(in crate::api) fn credential_keys(schema: &mut Schema) {
     );
 }
 
-/// One way to say when, not two.
+/// Rule against two refresh times.
 pub(in crate::api) fn refresh(schema: &mut Schema) {
     rules(
         schema,

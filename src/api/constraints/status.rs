@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::set;
 
-/// A generation; −1 stands for "not looked at". 2^53 − 1 is the largest integer that every JSON reader keeps.
+/// A generation; −1 before the operator has seen the object. 2^53 − 1 is the largest integer that all JSON readers keep.
 pub(in crate::api) fn observed_generation(schema: &mut Schema) {
     set(
         schema,
@@ -16,7 +16,7 @@ pub(in crate::api) fn observed_generation(schema: &mut Schema) {
     );
 }
 
-/// `metav1.Condition` with its own bounds, as list-map by type.
+/// `metav1.Condition` with its own bounds, as a list-map by type.
 pub(in crate::api) fn conditions(schema: &mut Schema) {
     set(
         schema,

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{NAME_LENGTH, Rule, atomic, rules, set, string_map};
 
-/// The type of the target. The two refused types make the cluster's own controllers act on the Secret: one fills
-/// it with a ServiceAccount's token, the other admits nodes.
+/// The type of the target. The cluster's own controllers act on the two refused types: one is filled with a
+/// ServiceAccount's token, the other admits nodes.
 pub(in crate::api) fn target_type(schema: &mut Schema) {
     set(
         schema,
@@ -39,7 +39,7 @@ pub(in crate::api) fn target_data(schema: &mut Schema) {
         }),
     );
     set(schema, &[("minProperties", json!(1))]);
-    // Replaced as a whole: the key of the default is owned by nobody, and would stay beside those that an apply names.
+    // An apply replaces the whole map: the key of the default has no owner, and would stay beside the applied keys.
     atomic(schema);
     rules(
         schema,
@@ -84,7 +84,7 @@ pub(in crate::api) fn target_labels(schema: &mut Schema) {
     );
 }
 
-/// Annotations of the target. The part before the `/` may have upper-case letters, unlike that of a label.
+/// Annotations of the target. Unlike a label's prefix, that of an annotation may have upper-case letters.
 pub(in crate::api) fn target_annotations(schema: &mut Schema) {
     string_map(
         schema,

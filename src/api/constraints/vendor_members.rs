@@ -31,14 +31,14 @@ pub(in crate::api) fn six_map_scopes(schema: &mut Schema) {
     );
 }
 
-/// The part of the tenant's host after `app-`. It becomes part of a host name, so nothing else may pass.
+/// The part of the tenant's host after `app-`. It becomes part of a host name, hence the strict form.
 pub(in crate::api) fn six_clicks_region(schema: &mut Schema) {
     set(
         schema,
         &[
             ("minLength", json!(1)),
             ("maxLength", json!(15)),
-            // Said twice: the pattern for editors and linters that know no CEL, the rule for people.
+            // The pattern is for editors and linters without CEL, the rule below for its message.
             ("pattern", json!("^[a-z][a-z0-9-]{0,14}$")),
         ],
     );
@@ -52,7 +52,7 @@ pub(in crate::api) fn six_clicks_region(schema: &mut Schema) {
     );
 }
 
-/// The tenant becomes one word of `acr_values`, which is separated by white space, after the prefix `Tenant:`.
+/// The tenant. With the prefix `Tenant:` it becomes one word of `acr_values`, whose words white space separates.
 pub(in crate::api) fn checkmarx_tenant(schema: &mut Schema) {
     set(schema, &[("minLength", json!(1)), ("maxLength", json!(128))]);
     rules(
@@ -72,7 +72,7 @@ pub(in crate::api) fn checkmarx_tenant(schema: &mut Schema) {
     );
 }
 
-/// One or both of Checkmarx' two scopes.
+/// One or both scopes of Checkmarx.
 pub(in crate::api) fn checkmarx_scopes(schema: &mut Schema) {
     set(
         schema,
@@ -84,10 +84,10 @@ pub(in crate::api) fn checkmarx_scopes(schema: &mut Schema) {
     );
 }
 
-/// A time that a person copies from the Picus console: a year out of reach is a typing mistake.
+/// A time that a person copies from the Picus console: a year far away is a typing mistake.
 pub(in crate::api) fn refresh_token_expiration_time(schema: &mut Schema) {
     time(schema);
-    // The format alone lets through what stricter readers refuse: a decimal comma, ten and more decimals.
+    // The format alone accepts a decimal comma and ten decimals, which stricter readers refuse.
     set(
         schema,
         &[

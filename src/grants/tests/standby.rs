@@ -10,7 +10,7 @@ async fn what_was_queued_at_the_loss_of_the_lease_is_not_sent_afterwards() {
         32,
         |_| token("t", 3600),
         |clock| {
-            let (leadership, leads) = Leadership::in_a_test(clock);
+            let (leadership, leads) = Leadership::switchable(clock);
             set = Some(leads);
             leadership
         },

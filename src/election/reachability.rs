@@ -1,0 +1,179 @@
+//! Reachability of the API server. No vendor is asked while it does not answer: the token could not be published, and a
+//! credential that was changed or deleted meanwhile would still be used.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kube::Client;
+use tokio::time::Instant;
+use tower::BoxError;
+use tower::util::MapResultLayer;
+
+use crate::sync::lock;
+
+/// An answer proves for this long that the API server can be reached.
+const ANSWER_VALIDITY: Duration = Duration::from_secs(1);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a question without an answer.
+const QUESTION_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time of the API server's last answer; `None` since a call had none. Clones share the time.
+#[derive(Clone, Debug, Default)]
+pub struct LastAnswer(Arc<Mutex<Option<Instant>>>);
+
+impl LastAnswer {
+    /// A layer for kube's client that notes how each call ended. It belongs outside of the call deadline, which ends a call
+    /// without an answer, and inside of [`super::writes_need_leadership`], which sends no call at all.
+    pub fn layer<R>(
+        &self,
+    ) -> MapResultLayer<impl Fn(Result<R, BoxError>) -> Result<R, BoxError> + Clone + use<R>> {
+        let last_answer = self.clone();
+        MapResultLayer::new(move |result: Result<R, BoxError>| {
+            let answered = result.is_ok().then(Instant::now);
+            *lock(&last_answer.0) = answered;
+            result
+        })
+    }
+}
+
+/// Reachability of the API server, from the answers to all calls of a client.
+#[derive(Clone)]
+pub struct ApiServerReachability {
+    last_answer: LastAnswer,
+    client: Client,
+}
+
+impl ApiServerReachability {
+    /// `client` must have the layer of `last_answer`.
+    pub fn new(last_answer: LastAnswer, client: Client) -> Self {
+        Self { last_answer, client }
+    }
+
+    /// True when the API server answered a call within the last second and no later call went without an answer. A refusal
+    /// is an answer.
+    pub fn is_reachable(&self) -> bool {
+        let answered = *lock(&self.last_answer.0);
+        answered.is_some_and(|answered| answered.elapsed() < ANSWER_VALIDITY)
+    }
+
+    /// Asks the API server for its version. Returns after the answer, or a second after the question has failed, so that a
+    /// caller who repeats it does not hammer.
+    pub async fn ask(&self) {
+        // The layer notes the outcome.
+        let _ = tokio::time::timeout(QUESTION_TIMEOUT, self.client.apiserver_version()).await;
+        if !self.is_reachable() {
+            tokio::time::sleep(QUESTION_PAUSE).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for ApiServerReachability {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_tuple("ApiServerReachability")
+            .field(&self.last_answer)
+            .finish()
+    }
+}
+
+/// An API server of tests, which refuses each call, or answers none.
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use http::{Request, Response};
+    use kube::client::{Body, ClientBuilder};
+    use tower::service_fn;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct FakeApiServer {
+        silent: AtomicBool,
+        calls: AtomicUsize,
+    }
+
+    impl FakeApiServer {
+        pub(crate) fn set_silent(&self, silent: bool) {
+            self.silent.store(silent, Ordering::Relaxed);
+        }
+
+        /// Number of calls, with and without an answer.
+        pub(crate) fn calls(&self) -> usize {
+            self.calls.load(Ordering::Relaxed)
+        }
+
+        pub(crate) fn reachability(self: &Arc<Self>) -> ApiServerReachability {
+            let server = Arc::clone(self);
+            let service = service_fn(move |_: Request<Body>| {
+                server.calls.fetch_add(1, Ordering::Relaxed);
+                let silent = server.silent.load(Ordering::Relaxed);
+                async move {
+                    if silent {
+                        return Err(BoxError::from("nobody is there"));
+                    }
+                    Ok(Response::builder().status(403).body(Body::empty())?)
+                }
+            });
+            let last_answer = LastAnswer::default();
+            let client = ClientBuilder::new(service, "default")
+                .with_layer(&last_answer.layer())
+                .build();
+            ApiServerReachability::new(last_answer, client)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::FakeApiServer;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_is_reachable_once_it_has_refused_a_call() {
+        let reachability = Arc::new(FakeApiServer::default()).reachability();
+        assert!(!reachability.is_reachable(), "no call was made");
+        reachability.ask().await;
+        assert!(reachability.is_reachable());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_counts_for_one_second() {
+        let reachability = Arc::new(FakeApiServer::default()).reachability();
+        reachability.ask().await;
+        tokio::time::advance(Duration::from_millis(999)).await;
+        assert!(reachability.is_reachable());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!reachability.is_reachable());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_an_answer_ends_reachability_at_once() {
+        let server = Arc::new(FakeApiServer::default());
+        let reachability = server.reachability();
+        reachability.ask().await;
+        server.set_silent(true);
+        assert!(reachability.client.apiserver_version().await.is_err());
+        assert!(!reachability.is_reachable());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_an_answer_takes_a_second() {
+        let server = Arc::new(FakeApiServer::default());
+        server.set_silent(true);
+        let asked = Instant::now();
+        server.reachability().ask().await;
+        assert_eq!(asked.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_back_is_reachable_after_one_question() {
+        let server = Arc::new(FakeApiServer::default());
+        let reachability = server.reachability();
+        server.set_silent(true);
+        reachability.ask().await;
+        server.set_silent(false);
+        reachability.ask().await;
+        assert!(reachability.is_reachable());
+    }
+}

@@ -1,0 +1,66 @@
+//! Requests to vendors while the API server is silent.
+
+use super::*;
+use crate::election::FakeApiServer;
+
+fn bench_beside(server: &Arc<FakeApiServer>) -> Bench {
+    bench_led(
+        &[(Vendor::Mapiq, 1)],
+        32,
+        |_| token("t", 3600),
+        |clock| Leadership::always(clock).with_reachability(server.reachability()),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_vendor_is_asked_while_the_api_server_is_silent() {
+    let server = Arc::new(FakeApiServer::default());
+    server.set_silent(true);
+    let bench = bench_beside(&server);
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.pass(60).await;
+    assert_eq!(bench.calls().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_api_server_is_asked_once_a_second() {
+    let server = Arc::new(FakeApiServer::default());
+    server.set_silent(true);
+    let bench = bench_beside(&server);
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.pass(60).await;
+    assert!((59..=61).contains(&server.calls()), "{}", server.calls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_request_is_sent_once_the_api_server_is_back() {
+    let server = Arc::new(FakeApiServer::default());
+    server.set_silent(true);
+    let bench = bench_beside(&server);
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.pass(60).await;
+    server.set_silent(false);
+    bench.pass(2).await;
+    assert_eq!(bench.calls().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_api_server_is_asked_before_a_request_that_waited_for_its_slot() {
+    let server = Arc::new(FakeApiServer::default());
+    let bench = bench_beside(&server);
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.ask("b", 2, Vendor::Mapiq);
+    bench.settle().await;
+    assert_eq!((bench.calls().len(), server.calls()), (1, 1));
+    bench.pass(70).await;
+    assert_eq!((bench.calls().len(), server.calls()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_api_server_is_not_asked_without_a_waiting_request() {
+    let server = Arc::new(FakeApiServer::default());
+    let bench = bench_beside(&server);
+    bench.pass(300).await;
+    assert_eq!(server.calls(), 0);
+    assert_eq!(bench.calls().len(), 0);
+}
