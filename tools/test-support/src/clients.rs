@@ -1,4 +1,4 @@
-//! The control plane's clients, and the requests that tests make by them.
+//! The control plane's clients: who asks it, and for what.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -9,7 +9,8 @@ use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 
 use crate::certificates::write_private;
-use crate::kubeconfig::{Proof, config_from, render};
+use crate::connection::config_from;
+use crate::kubeconfig::{Proof, render};
 use crate::{ApiProxy, ControlPlane, Error, apply, assets};
 
 const TOKEN_LIFETIME_SECONDS: i64 = 24 * 3600;

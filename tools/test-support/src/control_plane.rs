@@ -9,11 +9,10 @@ use kube::Config;
 use kube::api::Api;
 
 use crate::audit::{AuditLog, Cut};
+use crate::connection::{config_from, get};
 use crate::folder::Folder;
-use crate::kubeconfig::config_from;
 use crate::launch::Layout;
 use crate::process::Process;
-use crate::request::get;
 use crate::{Error, assets, ports, wait_for};
 
 const ETCD: &str = "etcd";

@@ -10,6 +10,7 @@ mod assets;
 mod audit;
 mod certificates;
 mod clients;
+mod connection;
 mod control_plane;
 mod error;
 mod folder;
@@ -20,7 +21,6 @@ mod paths;
 mod ports;
 mod process;
 mod proxy;
-mod request;
 mod shared;
 mod wait;
 
