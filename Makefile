@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-# Objects of the cold start benchmark, and how often each program is measured.
+# VendorTokens of the cold start benchmark, and measurements of each program.
 N ?= 1000
 REPEAT ?= 3
 IMAGE ?= vendor-token-operator:latest
@@ -14,11 +14,11 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## Show the operator at work on a local control plane (KEEP=1 leaves it running, DEMO_KUBECONFIG=… uses another)
+demo: ## Show the operator at work on a local control plane (KEEP=1: leave it running; DEMO_KUBECONFIG=FILE: use that cluster)
 	@hack/demo
 
 .PHONY: test
-test: ## Check format, lints and generated files, and run all tests, with one summary
+test: ## Check format, lints and generated files, and run all tests, with the time of each part
 	@hack/test
 
 .PHONY: generate
@@ -26,7 +26,7 @@ generate: require-cargo ## Write the CRD into crds/ from the Rust types
 	@hack/generate
 
 .PHONY: control-plane
-control-plane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl for the tests and the demo
+control-plane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl, which the tests need
 	@hack/build-control-plane
 
 .PHONY: fmt
@@ -35,10 +35,8 @@ fmt: require-cargo ## Format the code
 	cargo fmt --all
 
 .PHONY: lint
-lint: require-cargo ## Check format and lints
-	@hack/require cargo-fmt cargo-clippy
-	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+lint: ## Check format and lints
+	@hack/test format lints
 
 .PHONY: deny
 deny: require-cargo ## Check the dependencies' licences, advisories and sources (needs cargo-deny)

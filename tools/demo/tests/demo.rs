@@ -1,4 +1,4 @@
-//! The demo as a program: what it leaves behind, what it prints, how it ends.
+//! The demo as a program: its output, its end, the state that it leaves.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -47,7 +47,7 @@ async fn end(child: Child) -> (Option<i32>, String, String) {
     )
 }
 
-/// A control plane of its own, that ends the namespaces which are deleted.
+/// A control plane of its own, with the controller that ends deleted namespaces.
 async fn plane() -> ControlPlane {
     ControlPlane::start(Options {
         controller_manager: true,
@@ -57,7 +57,7 @@ async fn plane() -> ControlPlane {
     .unwrap()
 }
 
-/// What the demo would have left: the namespace, the definition.
+/// The presence of the demo's namespace and of the definition.
 async fn left(plane: &ControlPlane) -> (bool, bool) {
     let client = plane.admin().unwrap();
     let namespace = Api::<Namespace>::all(client.clone())
@@ -117,11 +117,12 @@ async fn an_interrupted_demo_leaves_nothing_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beside_an_operator_and_in_a_namespace_of_others_the_demo_refuses_and_touches_nothing() {
+async fn beside_an_operator_the_demo_refuses_and_touches_nothing() {
     let plane = plane().await;
-    let client = plane.admin().unwrap();
-    let deploy = demo::workspace().join("deploy");
-    apply_kustomization(client.clone(), &deploy).await.unwrap();
+    let deploy = test_support::workspace().join("deploy");
+    apply_kustomization(plane.admin().unwrap(), &deploy)
+        .await
+        .unwrap();
     let (code, out, err) = end(demo(&plane.admin_kubeconfig())).await;
     assert_eq!(code, Some(1), "{out}\n{err}");
     assert!(
@@ -129,15 +130,15 @@ async fn beside_an_operator_and_in_a_namespace_of_others_the_demo_refuses_and_to
         "{err}"
     );
     assert_eq!(left(&plane).await, (false, true));
+}
 
-    let deployments =
-        Api::<k8s_openapi::api::apps::v1::Deployment>::namespaced(client.clone(), "vendor-token-operator");
-    deployments
-        .delete("vendor-token-operator", &Default::default())
-        .await
-        .unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_refuses_a_namespace_that_is_not_its_own() {
+    let plane = plane().await;
+    let definition = test_support::workspace().join("crds/vendortokens.yaml");
+    plane.apply_file("default", &definition).await.unwrap();
     let namespace: Namespace = serde_json::from_value(json!({ "metadata": { "name": NAMESPACE } })).unwrap();
-    Api::all(client.clone())
+    Api::all(plane.admin().unwrap())
         .create(&PostParams::default(), &namespace)
         .await
         .unwrap();

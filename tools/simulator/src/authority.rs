@@ -12,14 +12,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixT
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
-use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256;
 use crate::error::Error;
 
-/// What a vendor's listener presents and asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The certificate that a vendor's listener presents and the one that it asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsMode {
     /// A good certificate; a client certificate is optional, and a missing one is a 401 where a key needs it.
     #[default]
@@ -35,14 +33,13 @@ pub enum TlsMode {
 }
 
 /// A client certificate for mutual TLS.
-#[derive(Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone)]
 pub struct ClientCertificate {
     /// The certificate, PEM.
     pub certificate_pem: String,
     /// Its private key, PKCS #8 PEM.
     pub key_pem: String,
-    /// SHA-256 of the certificate in hexadecimal: what a credential is registered with.
+    /// SHA-256 of the certificate in hexadecimal, as a credential is registered with it.
     pub fingerprint: String,
 }
 
@@ -122,10 +119,6 @@ impl Authority {
 
     pub(crate) fn ca_pem(&self) -> &str {
         &self.servers.pem
-    }
-
-    pub(crate) fn client_ca_pem(&self) -> &str {
-        &self.clients.pem
     }
 
     /// Mints a client certificate, by the client authority or, `stranger`, by one that nobody trusts.

@@ -2,28 +2,15 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
-
 /// A limit of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Requests that are answered within any one window.
     pub requests: u32,
     /// Length of the window in seconds.
-    #[serde(default = "sixty")]
     pub window_seconds: u32,
-    /// Whether a 429 carries `Retry-After`. Picus sends `X-Ratelimit-*` headers either way.
-    #[serde(default = "yes")]
+    /// A 429 carries `Retry-After`. Picus sends `X-Ratelimit-*` headers either way.
     pub retry_after_header: bool,
-}
-
-fn sixty() -> u32 {
-    60
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Budget {
@@ -35,10 +22,10 @@ impl Budget {
     };
 }
 
-/// What the window says about one request.
+/// The window's judgement of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Whether the request is within the budget.
+    /// The request is within the budget.
     pub(crate) allowed: bool,
     pub(crate) limit: u32,
     pub(crate) remaining: u32,

@@ -1,17 +1,14 @@
-//! The credentials that the simulator knows, and Checkmarx' count of failures.
+//! The credentials that the simulator knows, and its judgement of those presented.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::digest::fingerprint;
 use crate::vendor::Vendor;
 
-/// A credential as registered. The secret is never shown: not by `Debug`, not by the admin API.
-#[derive(Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// A credential as registered. `Debug` does not show the secret.
+#[derive(Clone)]
 pub struct Credential {
     /// `client_id` for SixMap and Mapiq, the user name for Checkmarx; for 6clicks and Picus, whose requests
     /// carry a secret only, a name of the caller's choice.
@@ -19,17 +16,13 @@ pub struct Credential {
     /// `client_secret`, password, API key or refresh token.
     pub secret: String,
     /// Checkmarx: the tenant, without the prefix.
-    #[serde(default)]
     pub tenant: Option<String>,
     /// SixMap, Checkmarx: the scopes that may be asked for; `None` is any (SixMap), both (Checkmarx).
-    #[serde(default)]
     pub scopes: Option<Vec<String>>,
     /// Lifetime of its tokens in seconds, instead of the vendor's.
-    #[serde(default)]
     pub lifetime_seconds: Option<u64>,
     /// 6clicks: the fingerprint of the client certificate registered with the key, which a request must then
     /// present (see `Simulator::client_certificate`).
-    #[serde(default)]
     pub client_certificate: Option<String>,
 }
 
@@ -92,7 +85,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// What a request presented.
+/// The credential that a request presented.
 #[derive(Default)]
 pub(crate) struct Presented {
     pub(crate) id: Option<String>,
@@ -103,7 +96,7 @@ pub(crate) struct Presented {
     pub(crate) certificate: Option<Arc<str>>,
 }
 
-/// A registered credential with what the simulator remembers of it.
+/// A registered credential, with its history.
 pub(crate) struct Known {
     pub(crate) credential: Credential,
     /// Picus: `/v1/auth/refresh` was called with it.
@@ -121,7 +114,7 @@ pub(crate) struct Credentials {
     pub(crate) wildcard: bool,
 }
 
-/// What the vendor thinks of a credential, the account's lockout apart.
+/// The vendor's judgement of a credential; the account's lockout is judged apart.
 pub(crate) enum Judgement {
     Accepted { lifetime_seconds: Option<u64> },
     UnknownId,
@@ -152,9 +145,9 @@ impl Credentials {
         );
     }
 
-    pub(crate) fn remove(&mut self, ledger_id: &str) -> bool {
+    fn remove(&mut self, ledger_id: &str) {
         self.by_secret.retain(|_, id| &**id != ledger_id);
-        self.by_ledger_id.remove(ledger_id).is_some()
+        self.by_ledger_id.remove(ledger_id);
     }
 
     pub(crate) fn clear(&mut self) {
@@ -166,26 +159,7 @@ impl Credentials {
         self.by_ledger_id.get_mut(ledger_id)
     }
 
-    pub(crate) fn list(&self) -> Vec<CredentialView> {
-        let mut list: Vec<_> = self
-            .by_ledger_id
-            .iter()
-            .map(|(ledger_id, known)| CredentialView {
-                ledger_id: ledger_id.to_string(),
-                id: known.credential.id.clone(),
-                tenant: known.credential.tenant.clone(),
-                scopes: known.credential.scopes.clone(),
-                lifetime_seconds: known.credential.lifetime_seconds,
-                client_certificate: known.credential.client_certificate.clone(),
-                revoked: known.revoked,
-            })
-            .collect();
-        list.sort_by(|left, right| left.ledger_id.cmp(&right.ledger_id));
-        list
-    }
-
-    /// The name of what was presented, for the ledger. A secret that is not registered is named by its
-    /// fingerprint.
+    /// The ledger id of the credential presented. A secret that is not registered is named by its fingerprint.
     pub(crate) fn ledger_id(&self, vendor: Vendor, presented: &Presented) -> Option<Arc<str>> {
         if carries_secret_only(vendor) {
             let print = fingerprint(presented.secret.as_deref()?.as_bytes());
@@ -228,87 +202,5 @@ impl Credentials {
         Judgement::Accepted {
             lifetime_seconds: credential.lifetime_seconds,
         }
-    }
-}
-
-/// A registered credential as the admin API shows it: without the secret.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CredentialView {
-    /// See [`Credential::ledger_id`].
-    pub ledger_id: String,
-    /// As registered.
-    pub id: String,
-    /// As registered.
-    pub tenant: Option<String>,
-    /// As registered.
-    pub scopes: Option<Vec<String>>,
-    /// As registered.
-    pub lifetime_seconds: Option<u64>,
-    /// As registered.
-    pub client_certificate: Option<String>,
-    /// Picus: `/v1/auth/refresh` has ended it.
-    pub revoked: bool,
-}
-
-/// A Checkmarx account (tenant and user) that had failures.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Account {
-    /// `tenant/user`.
-    pub id: String,
-    /// Failures since the last success or lockout.
-    pub failures: u32,
-    /// How often it was locked.
-    pub lockouts: u32,
-    /// Unix milliseconds until which it is locked; 0 when it never was.
-    pub locked_until_ms: u64,
-}
-
-/// Failures after which an account is locked, as ASP.NET Identity does by default.
-const FAILURES_TO_LOCK: u32 = 5;
-
-/// Failures by account.
-#[derive(Debug, Default)]
-pub(crate) struct Accounts {
-    accounts: HashMap<String, Account>,
-}
-
-impl Accounts {
-    pub(crate) fn locked(&self, id: &str, now_ms: u64) -> bool {
-        self.accounts
-            .get(id)
-            .is_some_and(|account| account.locked_until_ms > now_ms)
-    }
-
-    pub(crate) fn failed(&mut self, id: &str, now_ms: u64, lockout_ms: u64) {
-        let account = self.accounts.entry(id.to_owned()).or_insert_with(|| Account {
-            id: id.to_owned(),
-            failures: 0,
-            lockouts: 0,
-            locked_until_ms: 0,
-        });
-        account.failures += 1;
-        if account.failures >= FAILURES_TO_LOCK {
-            account.failures = 0;
-            account.lockouts += 1;
-            account.locked_until_ms = now_ms + lockout_ms;
-        }
-    }
-
-    pub(crate) fn succeeded(&mut self, id: &str) {
-        if let Some(account) = self.accounts.get_mut(id) {
-            account.failures = 0;
-        }
-    }
-
-    pub(crate) fn list(&self) -> Vec<Account> {
-        let mut list: Vec<_> = self.accounts.values().cloned().collect();
-        list.sort_by(|left, right| left.id.cmp(&right.id));
-        list
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.accounts.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! One request to a vendor's listener: read, decided, answered, with what faults change about the answer.
+//! One request to a vendor's listener: read, decided, answered, with the changes that faults make to the answer.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -14,10 +14,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::body::{Body, Step, gzip};
-use crate::core::{Core, Plan};
+use crate::body::{Body, Step};
+use crate::core::Core;
+use crate::decide::Plan;
 use crate::dialect::{Answer, envelope};
 use crate::fault::Effect;
+use crate::gzip::gzip;
 use crate::rules::MOST_BODY_BYTES;
 use crate::vendor::Vendor;
 
@@ -44,7 +46,7 @@ pub(crate) async fn serve(
         }
     };
     let plan = core.decide(vendor, &head, body.as_deref(), certificate.as_ref());
-    let mut delay = core.latency;
+    let mut delay = Duration::ZERO;
     for effect in &plan.effects.changes {
         if let Effect::DelayHead { milliseconds } = effect {
             delay += Duration::from_millis(*milliseconds);

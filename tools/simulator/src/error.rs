@@ -1,4 +1,4 @@
-//! What can go wrong with the simulator itself.
+//! Failures of the simulator itself.
 
 use std::io;
 

@@ -1,23 +1,19 @@
 //! Scripted misbehaviour.
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::vendor::Vendor;
 
-/// A fault: at which vendor, for which credential, how often, and what.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// A fault: vendor, credential, number of requests, effect.
+#[derive(Clone, Debug)]
 pub struct Fault {
     /// The vendor whose answers are changed.
     pub vendor: Vendor,
     /// Only requests with this credential (its ledger id); `None` is all requests.
-    #[serde(default)]
     pub credential: Option<String>,
-    /// How many requests it acts on; `None` until it is cleared.
-    #[serde(default)]
+    /// Number of requests that it acts on; `None`: all until it is cleared.
     pub times: Option<u32>,
-    /// What happens.
+    /// Its effect.
     pub effect: Effect,
 }
 
@@ -45,14 +41,8 @@ impl Fault {
     }
 }
 
-/// What a fault does. The first that *replaces* the answer wins; those that *change* the answer add up.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(
-    tag = "kind",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase",
-    deny_unknown_fields
-)]
+/// The effect of a fault. The first that *replaces* the answer wins; those that *change* the answer add up.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Effect {
     /// Replaces: this status, these headers and this body, verbatim.
@@ -60,20 +50,16 @@ pub enum Effect {
         /// The status.
         status: u16,
         /// Header names and values, in this order.
-        #[serde(default)]
         headers: Vec<(String, String)>,
         /// The body.
-        #[serde(default)]
         body: String,
     },
     /// Replaces: the vendor's 429, with this text as `Retry-After` (any text; `None` for no such header) and
     /// this many seconds in the body's text and in `X-Ratelimit-Reset`.
     Throttle {
         /// The value of `Retry-After`.
-        #[serde(default)]
         retry_after: Option<String>,
         /// The seconds that the body names, where the vendor's body names any.
-        #[serde(default = "sixty")]
         seconds: u64,
     },
     /// Replaces: a redirect to the trap, or to `location`.
@@ -81,7 +67,6 @@ pub enum Effect {
         /// 301, 302, 303, 307 or 308.
         status: u16,
         /// The value of `Location` instead of the trap's.
-        #[serde(default)]
         location: Option<String>,
     },
     /// Replaces: the request is accepted and never answered.
@@ -90,12 +75,12 @@ pub enum Effect {
     Close,
     /// Changes: waits before the head of the answer.
     DelayHead {
-        /// How long.
+        /// The wait.
         milliseconds: u64,
     },
     /// Changes: sends the head and half of the body, waits, sends the rest.
     DelayBody {
-        /// How long.
+        /// The wait.
         milliseconds: u64,
     },
     /// Changes: sends the body byte by byte.
@@ -126,16 +111,13 @@ pub enum Effect {
         /// Seconds; positive is ahead.
         seconds: i64,
         /// Only the `Date` header is off.
-        #[serde(default)]
         header_only: bool,
     },
     /// Changes: the members of a success are set or removed.
     Members {
         /// Members to set.
-        #[serde(default)]
         set: Map<String, Value>,
         /// Members to remove.
-        #[serde(default)]
         remove: Vec<String>,
     },
     /// Changes: numbers in a success are written as text, as Azure AD v1 does.
@@ -148,10 +130,6 @@ pub enum Effect {
     OpaqueToken,
     /// Changes: the token that this registered credential got last is given again.
     SameToken,
-}
-
-fn sixty() -> u64 {
-    60
 }
 
 impl Effect {
@@ -168,14 +146,12 @@ impl Effect {
 }
 
 /// A fault that is in force.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ScriptedFault {
-    /// What clears it.
-    pub id: u64,
-    /// The fault; `times` is what is left of it.
-    #[serde(flatten)]
-    pub fault: Fault,
+#[derive(Debug)]
+pub(crate) struct ScriptedFault {
+    /// The number that clears it.
+    pub(crate) id: u64,
+    /// The fault; `times` counts down.
+    pub(crate) fault: Fault,
 }
 
 /// The effects that apply to one request.
@@ -191,7 +167,7 @@ impl Effects {
     }
 }
 
-/// Takes what applies to a request out of the script of one vendor.
+/// Takes the effects that apply to a request out of the script of one vendor.
 pub(crate) fn take(script: &mut Vec<ScriptedFault>, credential: Option<&str>) -> Effects {
     let mut effects = Effects::default();
     if script.is_empty() {

@@ -1,16 +1,13 @@
-//! What was asked: calls, counts, connections, and the tokens that were issued.
+//! The ledger: calls, counts, connections, and the tokens that were issued.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::digest::fingerprint_number;
 use crate::vendor::Vendor;
 
-/// What the ledger keeps of calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The part of the calls that the ledger keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
     /// Each call, the newest 200 000 of them, and the counts.
     #[default]
@@ -26,14 +23,13 @@ const TOKENS_KEPT: usize = 1_000_000;
 
 /// One request to a vendor's listener. Recorded when the request has been read, so a call that is still
 /// being delayed is in the ledger already.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Counts from 1 over all vendors, without a gap.
     pub sequence: u64,
     /// When, in Unix milliseconds.
     pub time_ms: u64,
-    /// Whose listener.
+    /// The vendor of the listener.
     pub vendor: Vendor,
     /// The credential's ledger id (never the secret), where one could be read.
     pub credential: Option<String>,
@@ -43,19 +39,18 @@ pub struct Call {
     pub path: String,
     /// The status answered; `None` where a fault answered nothing.
     pub status: Option<u16>,
-    /// What the vendor's page does not allow about the request.
+    /// The breach of the vendor's page, where there is one.
     pub violation: Option<String>,
     /// The fingerprint of the token issued (see [`crate::fingerprint`]).
     pub token: Option<String>,
-    /// Whether a scripted fault had a part in the answer.
+    /// A scripted fault had a part in the answer.
     pub fault: bool,
-    /// Whether the client presented a certificate.
+    /// The client presented a certificate.
     pub client_certificate: bool,
 }
 
 /// Counts of one vendor, or of one credential.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// All calls.
     pub calls: u64,
@@ -77,11 +72,9 @@ impl Counts {
 }
 
 /// Counts of one vendor, with its connections and credentials.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VendorCounts {
     /// All calls of the vendor.
-    #[serde(flatten)]
     pub total: Counts,
     /// TCP connections accepted.
     pub connections: u64,
@@ -91,11 +84,10 @@ pub struct VendorCounts {
     pub credentials: BTreeMap<String, Counts>,
 }
 
-/// What [`crate::Simulator::validate`] says of a token.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// The answer of [`crate::Simulator::validate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validation {
-    /// Whether this vendor issued it.
+    /// This vendor issued it.
     pub known: bool,
     /// Known, not expired, not revoked.
     pub valid: bool,
@@ -107,9 +99,8 @@ pub struct Validation {
     pub expires_ms: u64,
 }
 
-/// What came to the second host of a redirect.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// The connections and requests at the second host of a redirect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrapRecord {
     /// TCP connections accepted.
     pub connections: u64,
@@ -118,8 +109,7 @@ pub struct TrapRecord {
 }
 
 /// A request that followed a redirect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrapRequest {
     /// Unix milliseconds.
     pub time_ms: u64,
@@ -149,7 +139,7 @@ struct VendorLedger {
     failed_handshakes: u64,
 }
 
-/// What one call adds.
+/// One call, as it is recorded.
 pub(crate) struct Entry<'a> {
     pub(crate) time_ms: u64,
     pub(crate) vendor: Vendor,
@@ -328,7 +318,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Forgets calls, counts and what the trap saw. Issued tokens stay known and the sequence goes on.
+    /// Forgets calls, counts and the trap's record. Issued tokens stay known and the sequence goes on.
     pub(crate) fn clear(&mut self) {
         self.calls.clear();
         self.vendors = Default::default();

@@ -1,5 +1,5 @@
 //! The five vendors' token endpoints as a real TLS server: strict about requests, with distinct tokens, a ledger
-//! of calls and scripted faults. For the demo, the tests and the benchmark; see the README for the admin API.
+//! of calls and scripted faults. For the demo, the tests and the benchmark.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), vendor_simulator::Error> {
@@ -15,18 +15,21 @@
 //! # }
 //! ```
 
-mod admin;
+mod accounts;
 mod authority;
 mod body;
 mod budget;
+mod control;
 mod core;
 mod credential;
+mod decide;
 mod dialect;
 mod digest;
 mod endpoint;
 mod error;
 mod fault;
 mod form;
+mod gzip;
 mod ledger;
 mod listener;
 mod options;
@@ -36,13 +39,14 @@ mod token;
 mod trap;
 mod vendor;
 
+pub use accounts::Account;
 pub use authority::{ClientCertificate, TlsMode};
 pub use budget::Budget;
-pub use credential::{Account, Credential, CredentialView};
+pub use credential::Credential;
 pub use digest::fingerprint;
 pub use error::Error;
-pub use fault::{Effect, Fault, ScriptedFault};
+pub use fault::{Effect, Fault};
 pub use ledger::{Call, Counts, Detail, TrapRecord, TrapRequest, Validation, VendorCounts};
 pub use options::Options;
-pub use simulator::{Control, Origins, Simulator};
+pub use simulator::{Origins, Simulator};
 pub use vendor::{UnknownVendor, Vendor};

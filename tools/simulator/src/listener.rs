@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::trap;
 use crate::vendor::Vendor;
 
-/// Who answers at a listener.
+/// The service behind a listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Role {
     Vendor(Vendor),
@@ -62,14 +62,10 @@ fn bind(port: u16) -> io::Result<TcpSocket> {
 }
 
 impl Listener {
-    pub(crate) fn start(
-        role: Role,
-        core: Arc<Core>,
-        port: u16,
-        tls: Arc<ServerConfig>,
-    ) -> Result<Self, Error> {
-        let failed = |source| Error::Listen { port, source };
-        let listener = bind(port)
+    /// Listens on a free port.
+    pub(crate) fn start(role: Role, core: Arc<Core>, tls: Arc<ServerConfig>) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { port: 0, source };
+        let listener = bind(0)
             .and_then(|socket| socket.listen(BACKLOG))
             .map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

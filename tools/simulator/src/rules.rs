@@ -1,4 +1,4 @@
-//! What each vendor's page allows in a request. Everything else is a violation.
+//! The requests that each vendor's page allows. Everything else is a violation.
 
 use http::request::Parts;
 use http::{HeaderMap, Method, header};
@@ -28,7 +28,7 @@ pub(crate) enum Refusal {
     Rotated,
 }
 
-/// What was read of a request.
+/// A request after its examination.
 #[derive(Default)]
 pub(crate) struct Examined {
     pub(crate) presented: Presented,

@@ -79,5 +79,5 @@ pub(crate) fn mint(
     )
 }
 
-/// What Mapiq names as `resource`.
+/// Mapiq's `resource`.
 pub(crate) const RESOURCE: &str = "5d1b7c60-0000-4000-8000-6d6170697100";

@@ -1,21 +1,16 @@
-//! The five vendors and what is fixed about each.
+//! The five vendors: name, path, lifetime of tokens.
 
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-/// A vendor. Written in JSON and on the command line as the member of a VendorToken's spec: `sixMap`,
-/// `sixClicks`, `checkmarxSCA`, `mapiq`, `picus`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A vendor, written as in `spec.vendor` of a VendorToken: `SixMap`, `SixClicks`, `CheckmarxSCA`, `Mapiq`, `Picus`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Vendor {
     /// SixMap, whose tokens are issued by Stytch.
     SixMap,
     /// The 6clicks Developer API.
     SixClicks,
     /// Checkmarx SCA, both regions.
-    #[serde(rename = "checkmarxSCA")]
     CheckmarxSca,
     /// Mapiq.
     Mapiq,
@@ -24,7 +19,7 @@ pub enum Vendor {
 }
 
 impl Vendor {
-    /// All of them, in the order used everywhere.
+    /// All vendors, in the order of the documentation.
     pub const ALL: [Vendor; 5] = [
         Vendor::SixMap,
         Vendor::SixClicks,
@@ -33,14 +28,14 @@ impl Vendor {
         Vendor::Picus,
     ];
 
-    /// The name in JSON and on the command line.
+    /// The name, as `spec.vendor` and the operator's `--endpoint` write it.
     pub fn name(self) -> &'static str {
         match self {
-            Vendor::SixMap => "sixMap",
-            Vendor::SixClicks => "sixClicks",
-            Vendor::CheckmarxSca => "checkmarxSCA",
-            Vendor::Mapiq => "mapiq",
-            Vendor::Picus => "picus",
+            Vendor::SixMap => "SixMap",
+            Vendor::SixClicks => "SixClicks",
+            Vendor::CheckmarxSca => "CheckmarxSCA",
+            Vendor::Mapiq => "Mapiq",
+            Vendor::Picus => "Picus",
         }
     }
 
@@ -55,7 +50,7 @@ impl Vendor {
         }
     }
 
-    /// How long the vendor's tokens live, in seconds.
+    /// Lifetime of the vendor's tokens in seconds.
     pub fn default_lifetime_seconds(self) -> u64 {
         match self {
             Vendor::SixMap | Vendor::CheckmarxSca | Vendor::Mapiq => 3600,
@@ -77,13 +72,13 @@ impl fmt::Display for Vendor {
 
 /// A name that is no vendor's.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown vendor: one of sixMap, sixClicks, checkmarxSCA, mapiq, picus is expected")]
+#[error("unknown vendor: one of SixMap, SixClicks, CheckmarxSCA, Mapiq, Picus is expected")]
 pub struct UnknownVendor;
 
 impl FromStr for Vendor {
     type Err = UnknownVendor;
 
-    /// Reads a name in any case, so that the operator's `CheckmarxSCA` works too.
+    /// Reads a name in any case.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Vendor::ALL
             .into_iter()

@@ -1,9 +1,9 @@
-//! Where the binaries of the control plane are.
+//! The binaries of the control plane.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::Error;
+use crate::{Error, paths};
 
 /// The folder named by `KUBEBUILDER_ASSETS`, or the one that `hack/build-control-plane` fills.
 fn folder() -> PathBuf {
@@ -13,10 +13,8 @@ fn folder() -> PathBuf {
     let target = env::var_os("CARGO_TARGET_DIR")
         .filter(|value| !value.is_empty())
         .map(PathBuf::from);
-    // Cargo gives tests their own package as the working folder, so this one is found by the package's place.
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // An absolute folder replaces what it is joined to.
-    workspace
+    // From the root: Cargo gives tests their own package as the working folder. An absolute folder replaces the root.
+    paths::workspace()
         .join(target.unwrap_or_else(|| "target".into()))
         .join("control-plane")
 }
@@ -33,7 +31,10 @@ pub(crate) fn binary(name: &'static str) -> Result<PathBuf, Error> {
 }
 
 /// The path of kubectl: the one built with the control plane, else the one on the `PATH`.
-pub(crate) fn kubectl() -> Result<PathBuf, Error> {
+///
+/// # Errors
+/// When there is neither.
+pub fn kubectl() -> Result<PathBuf, Error> {
     if let Ok(path) = binary("kubectl") {
         return Ok(path);
     }

@@ -1,7 +1,6 @@
 //! The control plane: start, stop, clients.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use kube::Config;
 use kube::api::Api;
 
 use crate::audit::{AuditLog, Cut};
-use crate::clients::{config_from, get};
+use crate::connection::{config_from, get};
 use crate::folder::Folder;
 use crate::launch::Layout;
 use crate::process::Process;
@@ -22,10 +21,10 @@ const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
 /// Another process may take a port between our choosing it and the program's listening on it.
 const START_ATTEMPTS: u32 = 3;
-/// How long a program may take to end by itself; the data is thrown away, so not long.
+/// Time for a program to end by itself; short, as the data is thrown away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What to start.
+/// Settings of a new control plane.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Start kube-controller-manager too, with the garbage collector and the namespace controller only. It learns of
@@ -34,7 +33,7 @@ pub struct Options {
     pub controller_manager: bool,
     /// More arguments for kube-apiserver. Default: none.
     pub api_server_arguments: Vec<String>,
-    /// How long the start may take. Default: 2 minutes; on two idle cores it takes about 5 seconds.
+    /// Deadline for the start. Default: 2 minutes; on two idle cores it takes about 5 seconds.
     pub start_deadline: Duration,
 }
 
@@ -46,17 +45,6 @@ impl Default for Options {
             start_deadline: Duration::from_secs(120),
         }
     }
-}
-
-/// What runs on after [`ControlPlane::leave_running`].
-#[derive(Clone, Debug)]
-pub struct LeftRunning {
-    /// The kubeconfig of the administrator.
-    pub admin_kubeconfig: PathBuf,
-    /// The folder with all files; to be removed when the programs have been stopped.
-    pub folder: PathBuf,
-    /// Process ids by program.
-    pub pids: BTreeMap<&'static str, u32>,
 }
 
 #[derive(Debug, Default)]
@@ -320,29 +308,6 @@ impl ControlPlane {
     pub async fn stop(self) {
         // Blocks until the programs are gone.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
-    }
-
-    /// Lets everything run on when our process ends, for a person to look around.
-    pub fn leave_running(mut self) -> LeftRunning {
-        let pids = self.pids();
-        let admin_kubeconfig = self.admin_kubeconfig();
-        let mut programs = std::mem::take(&mut *self.programs());
-        for process in [
-            programs.etcd.take(),
-            programs.api_server.take(),
-            programs.controller_manager.take(),
-        ]
-        .into_iter()
-        .flatten()
-        {
-            process.leave_running();
-        }
-        let folder = self.folder.leave();
-        LeftRunning {
-            admin_kubeconfig,
-            folder,
-            pids,
-        }
     }
 }
 

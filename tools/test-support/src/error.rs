@@ -1,22 +1,22 @@
-//! What can go wrong while a control plane is started or asked.
+//! Failures of the control plane, of the operator's process, and of the programs that use them.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why something of the test control plane failed.
+/// A failure of the control plane, of a process, or of a step of the demo or the benchmark.
 ///
 /// Its `Debug` text is for people too (the message and its causes, with line breaks), as tests mostly `unwrap`.
 #[derive(thiserror::Error)]
 pub enum Error {
     /// A binary of the control plane is not there.
     #[error(
-        "failed to find {binary} in {}: build it with `make control-plane`, or set KUBEBUILDER_ASSETS to a folder that has it",
+        "failed to find {binary} in {}: build it with `hack/build-control-plane {binary}`, or set KUBEBUILDER_ASSETS to a folder that has it",
         folder.display()
     )]
     BinaryMissing { binary: &'static str, folder: PathBuf },
     /// There is no kubectl to call.
-    #[error("failed to find kubectl: build it with `make control-plane`")]
+    #[error("failed to find kubectl: build it with `hack/build-control-plane kubectl`")]
     KubectlMissing,
     /// A file, a folder or a process.
     #[error("failed to {action}")]
@@ -49,6 +49,15 @@ pub enum Error {
     /// A manifest that cannot be applied.
     #[error("failed to read {what}: {reason}")]
     Manifest { what: String, reason: String },
+    /// A step that another library refused.
+    #[error("failed to {action}")]
+    Step {
+        action: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another reason, as a sentence.
+    #[error("{0}")]
+    Other(String),
     /// A condition did not come true.
     #[error("failed to see \"{description}\" within {seconds:.1} s; the last state was: {last_state}")]
     Timeout {
@@ -59,6 +68,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err` of any other error, as in `Error::step("read the kubeconfig")`.
+    pub fn step<E>(action: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let action = action.into();
+        move |source| Self::Step {
+            action,
+            source: source.into(),
+        }
+    }
+
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }
@@ -75,12 +96,17 @@ impl Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{self}")?;
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            write!(formatter, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        formatter.write_str(&with_causes(self))
     }
+}
+
+/// An error's message and those of its causes.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    text
 }

@@ -1,6 +1,5 @@
 //! The control plane's temporary folder, which goes with our process, however that ends.
 
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,8 +12,7 @@ const KEEP: &str = "TEST_CONTROL_PLANE_KEEP";
 /// Waits for the end of its input, which comes also when our process is killed, then removes the folder; again, as
 /// programs that are just being killed may still write into it.
 const REMOVE_AT_THE_END: &str = r#"
-read -r word
-if [ "$word" = LEAVE ]; then exit; fi
+read -r _
 attempt=0
 while [ -e "$1" ] && [ "$attempt" -lt 100 ]; do
     rm -rf -- "$1" 2>/dev/null || sleep 0.1
@@ -57,14 +55,6 @@ impl Folder {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Keeps the folder when our process ends.
-    pub(crate) fn leave(&mut self) -> PathBuf {
-        if let Some(input) = self.remover.as_mut().and_then(|remover| remover.stdin.as_mut()) {
-            let _ = writeln!(input, "LEAVE");
-        }
-        self.path.clone()
-    }
 }
 
 impl Drop for Folder {
@@ -87,12 +77,5 @@ mod tests {
         std::fs::write(path.join("file"), "content").unwrap();
         drop(folder);
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_folder_that_was_left_stays() {
-        let path = Folder::new().unwrap().leave();
-        assert!(path.exists());
-        std::fs::remove_dir_all(path).unwrap();
     }
 }

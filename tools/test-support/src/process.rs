@@ -24,7 +24,6 @@ child=$!
 echo "$child"
 (
     while read -r signal <&3; do
-        if [ "$signal" = LEAVE ]; then exit; fi
         kill -s "$signal" "$child" 2>/dev/null
         echo done
     done
@@ -98,7 +97,7 @@ impl Process {
         self.pid
     }
 
-    /// How the program ended, or nothing while it runs.
+    /// The program's exit status, or nothing while it runs.
     ///
     /// A program that a signal ended shows as the exit code 128 + signal, as in a shell.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
@@ -148,17 +147,7 @@ impl Process {
         let _ = self.supervisor.wait();
     }
 
-    /// Lets the program run on when our process ends.
-    pub(crate) fn leave_running(mut self) {
-        if let Some(mut commands) = self.commands.take() {
-            let _ = writeln!(commands, "LEAVE");
-            // The line must arrive before the end of the pipe is seen as our own end: a pipe keeps that order.
-            drop(commands);
-        }
-        std::mem::forget(self);
-    }
-
-    /// The error that tells why the program did not come up, with the end of its log.
+    /// The error of a program that did not come up, with the end of its log.
     pub fn not_started(&self, reason: String) -> Error {
         Error::NotStarted {
             program: self.program,
@@ -265,20 +254,5 @@ mod tests {
         process.signal("STOP").unwrap();
         process.stop(Duration::from_secs(20));
         assert!(!is_alive(process.pid));
-    }
-
-    #[test]
-    fn a_process_that_was_left_runs_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let process = start(&["-c", "exec sleep 1000"], &folder.path().join("log"));
-        let pid = process.pid;
-        process.leave_running();
-        thread::sleep(Duration::from_millis(200));
-        assert!(is_alive(pid));
-        Command::new("kill")
-            .args(["-s", "KILL", &pid.to_string()])
-            .status()
-            .unwrap();
-        wait_until("the end", || !is_alive(pid));
     }
 }

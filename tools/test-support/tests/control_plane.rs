@@ -232,7 +232,7 @@ async fn kubectl_works_with_the_administrators_kubeconfig() {
 }
 
 #[tokio::test]
-async fn the_api_server_can_be_restarted_and_frozen_and_nothing_is_left_at_the_end() {
+async fn a_restarted_api_server_keeps_its_data_and_its_audit_log() {
     let control_plane = ControlPlane::start(Options::default()).await.unwrap();
     let client = control_plane.admin().unwrap();
     let mark = control_plane.audit().mark().await.unwrap();
@@ -263,6 +263,14 @@ async fn the_api_server_can_be_restarted_and_frozen_and_nothing_is_left_at_the_e
         2,
         "the log spans the restarts"
     );
+}
+
+#[tokio::test]
+async fn a_frozen_api_server_answers_again_after_the_thaw() {
+    let control_plane = ControlPlane::start(Options::default()).await.unwrap();
+    let client = control_plane.admin().unwrap();
+    make_config_map(&client, "default", named("kept")).await;
+    let api = Api::<ConfigMap>::namespaced(client, "default");
 
     control_plane.freeze_api_server().unwrap();
     let frozen = tokio::time::timeout(Duration::from_millis(500), api.get("kept")).await;
@@ -271,7 +279,11 @@ async fn the_api_server_can_be_restarted_and_frozen_and_nothing_is_left_at_the_e
     wait_for("an answer after the thaw", DEADLINE, || api.get("kept"))
         .await
         .unwrap();
+}
 
+#[tokio::test]
+async fn a_stopped_control_plane_leaves_no_process_and_no_folder() {
+    let control_plane = ControlPlane::start(Options::default()).await.unwrap();
     let pids = control_plane.pids();
     let folder = control_plane.folder().to_owned();
     assert_eq!(pids.len(), 2);
