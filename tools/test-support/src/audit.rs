@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::{Client, Config};
 use serde::Deserialize;
 
-use crate::clients::get;
+use crate::connection::get;
 use crate::{Error, wait_for};
 
 /// How long a request may take that was sent before [`AuditLog::since`]; the API server cuts others off at 60 s.

@@ -10,7 +10,7 @@ use kube::Config;
 use kube::api::Api;
 
 use crate::audit::{AuditLog, Cut};
-use crate::clients::{config_from, get};
+use crate::connection::{config_from, get};
 use crate::folder::Folder;
 use crate::launch::Layout;
 use crate::process::Process;

@@ -9,6 +9,7 @@ mod assets;
 mod audit;
 mod certificates;
 mod clients;
+mod connection;
 mod control_plane;
 mod error;
 mod folder;
