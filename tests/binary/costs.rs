@@ -11,7 +11,7 @@ use test_support::{AuditEntries, wait_for};
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::VendorToken;
 
-use crate::support::{Account, Operator, PATIENCE, World};
+use crate::world::{Account, PATIENCE, Program, World};
 
 /// Requests by verb and resource, to be compared whole.
 fn costs(entries: &AuditEntries) -> BTreeMap<String, usize> {
@@ -30,7 +30,7 @@ fn of(expected: &[(&str, usize)]) -> BTreeMap<String, usize> {
 }
 
 /// Waits until the operator has finished at least `more` reconciles since `before`.
-async fn reconciled(operator: &Operator, before: u64, more: u64) {
+async fn reconciled(operator: &Program, before: u64, more: u64) {
     wait_for(&format!("{more} reconciles"), PATIENCE, || async {
         let count = operator.count("vendortoken_reconcile_total").await;
         if count >= before + more {
@@ -46,12 +46,14 @@ async fn reconciled(operator: &Operator, before: u64, more: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_publish_costs_one_read_and_two_writes_and_a_record_where_an_account_could_be_locked() {
     let world = World::new("first").await;
-    let _operator = world.operator().await;
+    let _operator = world.program().await;
     let mark = world.plane.audit().mark().await.unwrap();
     // One after the other: what takes more than 2 s gets a first status, which is one write more.
     for vendor in Vendor::ALL {
         let name = format!("{vendor}").to_lowercase();
-        world.create(&name, &Account::new(vendor, "id", "secret")).await;
+        world
+            .create_with(&name, &Account::new(vendor, "id", "secret"))
+            .await;
         world.ready(&name, "True Published").await;
     }
     let found = costs(&world.requests_since(mark).await);
@@ -69,10 +71,10 @@ async fn a_first_publish_costs_one_read_and_two_writes_and_a_record_where_an_acc
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_costs_two_writes_and_reads_no_secret_that_is_unchanged() {
     let world = World::new("refresh").await;
-    let operator = world.operator().await;
+    let operator = world.program().await;
     world.simulator.set_lifetime(Vendor::Picus, 12);
     world
-        .create("picus", &Account::new(Vendor::Picus, "id", "secret"))
+        .create_with("picus", &Account::new(Vendor::Picus, "id", "secret"))
         .await;
     let first = world.ready("picus", "True Published").await.status.unwrap();
     let value = world.data("picus", "token").await.unwrap();
@@ -98,7 +100,7 @@ async fn a_refresh_costs_two_writes_and_reads_no_secret_that_is_unchanged() {
         found,
         of(&[("patch secrets", 1), ("patch vendortokens/status", 1)])
     );
-    assert_eq!(world.calls(), 2);
+    assert_eq!(world.all_calls(), 2);
     assert_eq!(
         operator.count("vendortoken_refresh_lateness_seconds_count").await,
         1
@@ -108,9 +110,9 @@ async fn a_refresh_costs_two_writes_and_reads_no_secret_that_is_unchanged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reconcile_that_changes_nothing_writes_nothing() {
     let world = World::new("touch").await;
-    let operator = world.operator().await;
+    let operator = world.program().await;
     world
-        .create("mapiq", &Account::new(Vendor::Mapiq, "id", "secret"))
+        .create_with("mapiq", &Account::new(Vendor::Mapiq, "id", "secret"))
         .await;
     world.ready("mapiq", "True Published").await;
     let label = |value: &str| Patch::Merge(json!({ "metadata": { "labels": { "touched": value } } }));
@@ -140,7 +142,7 @@ async fn a_reconcile_that_changes_nothing_writes_nothing() {
         };
         assert_eq!(costs(&found), expected, "{what}");
     }
-    assert_eq!(world.calls(), 1);
+    assert_eq!(world.all_calls(), 1);
 }
 
 /// Silence can only be heard by listening for a while.
@@ -149,9 +151,9 @@ const QUIET: Duration = Duration::from_secs(6);
 #[tokio::test(flavor = "multi_thread")]
 async fn quiet_objects_cost_nothing_whatever_their_state() {
     let world = World::new("quiet").await;
-    let _operator = world.operator().await;
+    let _operator = world.program().await;
     let picus = |id: &str| Account::new(Vendor::Picus, id, &format!("secret-of-{id}"));
-    world.create("published", &picus("published")).await;
+    world.create_with("published", &picus("published")).await;
     world
         .create_unregistered("rejected", &picus("rejected"), json!({}))
         .await;
@@ -176,7 +178,7 @@ async fn quiet_objects_cost_nothing_whatever_their_state() {
     };
     world.simulator.add_fault(Fault::new(Vendor::Mapiq, throttle));
     world
-        .create("throttled", &Account::new(Vendor::Mapiq, "id", "secret"))
+        .create_with("throttled", &Account::new(Vendor::Mapiq, "id", "secret"))
         .await;
 
     world.ready("published", "True Published").await;
@@ -204,8 +206,8 @@ async fn quiet_objects_cost_nothing_whatever_their_state() {
     .await
     .unwrap();
 
-    let (calls, mark) = (world.calls(), world.plane.audit().mark().await.unwrap());
+    let (calls, mark) = (world.all_calls(), world.plane.audit().mark().await.unwrap());
     tokio::time::sleep(QUIET).await;
     assert_eq!(costs(&world.requests_since(mark).await), of(&[]));
-    assert_eq!(world.calls(), calls);
+    assert_eq!(world.all_calls(), calls);
 }

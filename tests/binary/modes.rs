@@ -6,7 +6,8 @@ use serde_json::json;
 use test_support::{AuditEntries, Mark, wait_for};
 use vendor_simulator::Vendor;
 
-use crate::support::{Account, OPERATOR, PATIENCE, World, get, root};
+use crate::world::process::get;
+use crate::world::{Account, OPERATOR, PATIENCE, World, root};
 
 /// The namespace that the overlay serves.
 const SERVED: &str = "appsec";

@@ -10,7 +10,8 @@ use serde_json::json;
 use test_support::wait_for;
 use vendor_simulator::Vendor;
 
-use crate::support::{Account, OPERATOR, PATIENCE, World, get};
+use crate::world::process::get;
+use crate::world::{Account, OPERATOR, PATIENCE, Running as _, World};
 
 /// The scheduler counts as stuck after this long.
 const TICK_LIMIT: Duration = Duration::from_secs(60);
@@ -92,7 +93,7 @@ async fn it_is_ready_when_the_key_and_the_lists_are_there_and_not_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_stays_alive_for_long_with_nothing_to_do_and_with_nothing_that_it_may_do() {
     let world = World::new("idle").await;
-    let idle = world.operator().await;
+    let idle = world.program().await;
     let kubeconfig = world.service_account("nobody").await;
     let powerless = world.start_as(&kubeconfig, &world.namespace, &[]).await;
     // The probes of a kubelet, for longer than the scheduler may be silent.
@@ -111,10 +112,10 @@ async fn it_stays_alive_for_long_with_nothing_to_do_and_with_nothing_that_it_may
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_no_series_of_a_deleted_object() {
     let world = World::new("series").await;
-    let operator = world.operator().await;
+    let operator = world.program().await;
     for name in ["kept", "deleted"] {
         world
-            .create(name, &Account::new(Vendor::Mapiq, name, "secret"))
+            .create_with(name, &Account::new(Vendor::Mapiq, name, "secret"))
             .await;
     }
     for name in ["kept", "deleted"] {
@@ -125,7 +126,7 @@ async fn metrics_have_no_series_of_a_deleted_object() {
         text.lines().filter(|line| line.contains(&label)).count()
     };
     wait_for("the series of both", PATIENCE, || async {
-        let text = operator.metrics().await;
+        let text = operator.samples().await.0;
         if series(&text, "kept") == 3 && series(&text, "deleted") == 3 {
             Ok(())
         } else {
@@ -141,7 +142,7 @@ async fn metrics_have_no_series_of_a_deleted_object() {
         .await
         .unwrap();
     wait_for("the series to go", PATIENCE, || async {
-        let text = operator.metrics().await;
+        let text = operator.samples().await.0;
         if series(&text, "deleted") == 0 {
             Ok(())
         } else {
@@ -150,7 +151,7 @@ async fn metrics_have_no_series_of_a_deleted_object() {
     })
     .await
     .unwrap();
-    assert_eq!(series(&operator.metrics().await, "kept"), 3);
+    assert_eq!(series(&operator.samples().await.0, "kept"), 3);
     // The target goes by garbage collection, which does not run here: its own events must bring nothing back.
     world
         .secrets()
@@ -159,9 +160,9 @@ async fn metrics_have_no_series_of_a_deleted_object() {
         .unwrap();
     let before = operator.count("vendortoken_reconcile_total").await;
     world
-        .create("later", &Account::new(Vendor::Mapiq, "later", "secret"))
+        .create_with("later", &Account::new(Vendor::Mapiq, "later", "secret"))
         .await;
     world.ready("later", "True Published").await;
     assert!(operator.count("vendortoken_reconcile_total").await > before);
-    assert_eq!(series(&operator.metrics().await, "deleted"), 0);
+    assert_eq!(series(&operator.samples().await.0, "deleted"), 0);
 }

@@ -13,8 +13,8 @@ use test_support::wait_for;
 use vendor_simulator::{Call, Effect, Fault, Vendor};
 use vendor_token_operator::election::LEASE_NAME;
 
-use crate::support::{Account, OPERATOR, Operator, PATIENCE, World, root};
 use crate::workload::{Chance, Workload};
+use crate::world::{Account, OPERATOR, PATIENCE, Program, World, root};
 
 /// The life of each token. It is due after half of it.
 const LIFE: Duration = Duration::from_secs(60);
@@ -61,8 +61,8 @@ struct HandOver {
 struct Replicas {
     world: World,
     kubeconfig: PathBuf,
-    leader: Operator,
-    standby: Operator,
+    leader: Program,
+    standby: Program,
     accounts: Vec<Account>,
     chance: Chance,
 }
@@ -78,7 +78,7 @@ impl Replicas {
         let mut accounts = Vec::new();
         for number in 0..OBJECTS_OF_A_VENDOR {
             for vendor in Vendor::ALL {
-                let name = format!("{}-{number}", crate::support::name_of(vendor).to_lowercase());
+                let name = format!("{}-{number}", crate::world::vendors::name(vendor).to_lowercase());
                 let account = Account::new(vendor, &name, &format!("secret-of-{name}"));
                 let credential = account.credential().lifetime_seconds(LIFE.as_secs());
                 world.simulator.put_credential(vendor, credential);
@@ -311,7 +311,7 @@ async fn allow_elections(world: &World) -> PathBuf {
         .unwrap()
 }
 
-async fn replica(world: &World, kubeconfig: &std::path::Path) -> Operator {
+async fn replica(world: &World, kubeconfig: &std::path::Path) -> Program {
     let operator = world
         .start_as(kubeconfig, &world.namespace, &["--leader-elect"])
         .await;
@@ -319,7 +319,7 @@ async fn replica(world: &World, kubeconfig: &std::path::Path) -> Operator {
     operator
 }
 
-async fn is_leading(operator: &Operator) {
+async fn is_leading(operator: &Program) {
     wait_for("this replica to lead", PATIENCE, || async {
         match operator.count("vendortoken_leader").await {
             1 => Ok(()),

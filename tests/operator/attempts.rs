@@ -12,8 +12,8 @@ use vendor_token_operator::failure::Failure;
 use vendor_token_operator::http::Transport;
 use vendor_token_operator::providers::{TokenRequest, TokenResponse};
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 const REJECTED: &str = "False CredentialsRejected +Stalled";
 const VENDOR: Vendor = Vendor::CheckmarxSca;
@@ -66,7 +66,7 @@ async fn a_kill_between_the_record_and_the_call_costs_no_call_but_the_one_that_i
         .await;
     world.store(VENDOR, "user", "mistyped").await;
     world.apply("sca", vendors::spec(VENDOR, "user")).await;
-    tokio::time::timeout(crate::support::PATIENCE, reached.recv())
+    tokio::time::timeout(crate::world::PATIENCE, reached.recv())
         .await
         .unwrap();
     // At this moment the attempt is on record, and nothing is sent.
@@ -152,13 +152,11 @@ async fn an_attempt_that_cannot_be_recorded_is_not_sent() {
     world.until_data("mapiq", "token", |_| true).await;
     world
         .until("two reconciles that failed", async || {
-            let text = operator.metrics.encode().unwrap();
-            let failed = text
-                .lines()
-                .find_map(|line| line.strip_prefix("vendortoken_reconcile_total{result=\"error\"} "));
-            match failed.and_then(|failed| failed.parse::<u64>().ok()) {
-                Some(2..) => Ok(()),
-                other => Err(format!("{other:?}")),
+            let failed = operator.metric(r#"vendortoken_reconcile_total{result="error"}"#);
+            if failed >= 2.0 {
+                Ok(())
+            } else {
+                Err(failed.to_string())
             }
         })
         .await;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vendor_simulator::Vendor;
 
-use crate::support::World;
-use crate::vendors::{self, credentials_of, for_every_vendor, secret_key};
+use crate::world::vendors::{self, credentials_of, for_every_vendor, secret_key};
+use crate::world::{Running as _, World};
 
 const VENDOR: Vendor = Vendor::Mapiq;
 

@@ -3,8 +3,8 @@
 use serde_json::json;
 use vendor_simulator::Vendor;
 
-use crate::support::World;
-use crate::vendors::{self, for_every_vendor};
+use crate::world::World;
+use crate::world::vendors::{self, for_every_vendor};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_good_publish_tells_no_event_and_a_rejection_and_its_end_tell_one_each() {

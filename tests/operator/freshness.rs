@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use test_support::wait_for;
 use vendor_simulator::{Effect, Fault, Options, Vendor};
 
-use crate::support::{World, summary};
-use crate::vendors::for_every_vendor;
+use crate::world::vendors::for_every_vendor;
+use crate::world::{World, summary};
 
 /// A status may be this much late: a write to a busy API server.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_another_reads_its_credentials_from_is_never_made() {
@@ -82,7 +82,7 @@ async fn templates_that_make_more_than_a_secret_holds_are_refused_before_they_ar
     );
     assert_eq!(
         world
-            .requests_since(mark)
+            .acts_since(mark)
             .await
             .count(|entry| entry.resource == "secrets" && entry.is_write()),
         0
@@ -152,10 +152,7 @@ async fn a_condition_of_another_writer_stays_and_costs_no_write() {
     for _ in 0..3 {
         world.settle("sixmap", &operator).await;
     }
-    assert_eq!(
-        world.requests_since(mark).await.count(|entry| entry.is_write()),
-        0
-    );
+    assert_eq!(world.acts_since(mark).await.count(|entry| entry.is_write()), 0);
     world.ready("sixmap", "True Published +example.com/Audited").await;
 }
 
@@ -188,7 +185,7 @@ async fn what_others_leave_in_our_part_of_a_status_is_taken_out_once() {
         world.settle("sixmap", &operator).await;
     }
     // The apply, and what takes out the leftovers.
-    let writes = world.requests_since(mark).await.count(|entry| entry.is_write());
+    let writes = world.acts_since(mark).await.count(|entry| entry.is_write());
     assert_eq!(writes, 2);
 }
 

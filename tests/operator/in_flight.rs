@@ -12,8 +12,8 @@ use vendor_token_operator::failure::Failure;
 use vendor_token_operator::http::Transport;
 use vendor_token_operator::providers::{TokenRequest, TokenResponse};
 
-use crate::support::{Operator, World};
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World};
 
 const VENDOR: Vendor = Vendor::CheckmarxSca;
 
@@ -109,7 +109,7 @@ async fn a_token_that_comes_after_its_tenant_its_password_or_its_user_was_change
         let of = world.simulator.validate(VENDOR, &token).credential;
         assert_eq!(of, Some(format!("{tenant}/{user}")), "{change}");
         let written = world
-            .requests_since(mark)
+            .acts_since(mark)
             .await
             .count(|entry| entry.resource == "secrets" && entry.is_write());
         assert_eq!(written, 1, "{change}");

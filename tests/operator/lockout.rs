@@ -2,8 +2,8 @@
 
 use vendor_simulator::{Effect, Fault, Vendor};
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 const REJECTED: &str = "False CredentialsRejected +Stalled";
 const VENDOR: Vendor = Vendor::CheckmarxSca;

@@ -10,9 +10,9 @@ use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
-use crate::installation::{POLL, may_read};
 use crate::scenarios;
-use crate::support::{OPERATOR, Operator, PATIENCE, World};
+use crate::world::installation::{POLL, may_read};
+use crate::world::{OPERATOR, Operator, PATIENCE, World};
 
 /// The namespace that the overlays serve, and whose place the scenarios' namespaces take.
 const SERVED: &str = "appsec";
@@ -55,9 +55,10 @@ impl Installed {
         }
         plane.apply_yaml("default", &rendered).await.unwrap();
 
-        let mut worlds = vec![World::unserved(plane, "scenario").await];
+        let mut worlds = vec![World::on(plane, "scenario", Default::default()).await];
         while worlds.len() < scenarios::COUNT {
-            worlds.push(worlds[0].beside("scenario").await);
+            let namespace = plane.namespace("scenario").await.unwrap();
+            worlds.push(worlds[0].beside(namespace));
         }
         for world in &worlds {
             for manifest in manifests.iter().filter(|manifest| is_served(manifest)) {

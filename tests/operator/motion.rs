@@ -6,8 +6,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::{Operator, World, counts};
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World, counts};
 
 const VENDOR: Vendor = Vendor::CheckmarxSca;
 /// An answer that comes when everything else has long happened.
@@ -49,7 +49,7 @@ async fn the_late_answer_changes_nothing(world: &World, operator: &Operator) {
         .await;
     world.settle("sca", operator).await;
     assert_eq!(world.data("sca", "token").await, value);
-    let written = world.requests_since(mark).await;
+    let written = world.acts_since(mark).await;
     assert_eq!(counts(&written), Vec::<String>::new(), "written anew");
     world.ready("sca", "True Published").await;
     assert_eq!(world.calls(VENDOR), 2);

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use vendor_simulator::{Credential, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors::{self, for_every_vendor};
+use crate::world::vendors::{self, for_every_vendor};
+use crate::world::{Running as _, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_vendor_is_asked_as_its_page_says_and_its_token_is_published_with_what_it_is_made_of() {

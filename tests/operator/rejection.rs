@@ -4,8 +4,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors::{self, for_every_vendor, object};
+use crate::world::vendors::{self, for_every_vendor, object};
+use crate::world::{Running as _, World};
 
 const REJECTED: &str = "False CredentialsRejected +Stalled";
 

@@ -6,8 +6,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::clock::Clock as _;
 
-use crate::support::{Operator, World, counts};
-use crate::vendors::{self, for_every_vendor};
+use crate::world::vendors::{self, for_every_vendor};
+use crate::world::{Operator, Running as _, World, counts};
 
 const COUNT: usize = 50;
 
@@ -54,7 +54,7 @@ async fn a_restart_with_fresh_tokens_asks_no_vendor_writes_nothing_and_reads_no_
     let operator = world.operator().await;
     looked_at_all(&world, &operator).await;
     // A list would show data only where it asks for more than metadata; reading one Secret is a get.
-    let asked = counts(&world.requests_since(mark).await);
+    let asked = counts(&world.acts_since(mark).await);
     assert_eq!(asked, Vec::<String>::new());
     assert_eq!(world.simulator.calls().len(), COUNT);
 }

@@ -4,8 +4,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::{World, counts};
-use crate::vendors::{self, for_every_vendor};
+use crate::world::vendors::{self, for_every_vendor};
+use crate::world::{Running as _, World, counts};
 
 const VENDOR: Vendor = Vendor::CheckmarxSca;
 
@@ -25,7 +25,7 @@ async fn edits_that_do_not_reach_the_grant_cost_no_vendor_call() {
         .edit("sca", json!({ "metadata": { "labels": { "team": "appsec" } } }))
         .await;
     world.settle("sca", &operator).await;
-    let requests = world.requests_since(mark).await;
+    let requests = world.acts_since(mark).await;
     assert_eq!(counts(&requests), Vec::<String>::new(), "a label costs nothing");
 
     spec["target"] = json!({

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 const VENDOR: Vendor = Vendor::Mapiq;
 
@@ -224,7 +224,7 @@ async fn of_two_vendor_tokens_with_one_target_the_older_wins_until_it_is_gone() 
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_collection_deletes_targets_and_leaves_those_to_be_retained() {
     let plane = crate::support::plane_with_garbage_collection().await;
-    let world = World::on(plane, "deletion", Default::default()).await;
+    let world = World::served_on(plane, "deletion", Default::default()).await;
     let operator = world.operator().await;
     for (object, policy) in [("deleted", "Delete"), ("retained", "Retain")] {
         world.register(VENDOR, object).await;
