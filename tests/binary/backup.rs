@@ -23,7 +23,7 @@ fn restored(metadata: &ObjectMeta) -> ObjectMeta {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_restored_under_other_uids_is_used_without_a_vendor_call_and_owned_again() {
+async fn what_a_backup_restores_under_other_uids_costs_no_vendor_call() {
     for (policy, owners) in [("Retain", 0), ("Delete", 1)] {
         let world = World::new("backup").await;
         let operator = world.program().await;

@@ -101,7 +101,7 @@ fn a_kubeconfig_that_is_missing_is_named() {
 }
 
 #[test]
-fn a_kubeconfig_that_is_none_is_named_and_not_quoted() {
+fn a_kubeconfig_that_is_none_is_named_without_its_text() {
     let folder = tempfile_folder("kubeconfig");
     let path = folder.join("kubeconfig");
     std::fs::write(

@@ -97,13 +97,18 @@ impl World {
     }
 }
 
+/// What 99 of a hundred were served within.
+fn p99(milliseconds: &[i64]) -> i64 {
+    milliseconds[milliseconds.len() * 99 / 100 - 1]
+}
+
 /// The memory of the process, in bytes.
 async fn resident(operator: &Program) -> u64 {
     operator.samples().await.one("process_resident_memory_bytes") as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_waiters_need_no_memory() {
+async fn a_vendor_that_never_answers_delays_no_other() {
     let world = &World::new("hanging").await;
     world.simulator.add_fault(Fault::new(HANGS, Effect::Hang));
     let operator = world.program().await;
@@ -121,6 +126,8 @@ async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_
     world
         .until_all("all to be suspended", |found| found.contains("Suspended"))
         .await;
+    let (alone, during) = others.split_at(SERVED / 2);
+    let alone = world.serve(alone).await;
     operator.quiet().await;
     let before = resident(&operator).await;
 
@@ -132,16 +139,12 @@ async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_
     world.until_all("all to wait", waits).await;
     let mut most = resident(&operator).await;
 
-    let served = world.serve(&others).await;
-    let p99 = served[served.len() * 99 / 100 - 1];
-    println!(
-        "{} served: p50 {} ms, p99 {p99} ms, most {:?} ms",
-        served.len(),
-        served[served.len() / 2],
-        served.last()
-    );
+    let served = world.serve(during).await;
     most = most.max(resident(&operator).await);
-    assert!(p99 < 1000, "{p99} ms: {served:?}");
+    let (slow, usual) = (p99(&served), p99(&alone));
+    println!("served within {slow} ms, {usual} ms while none hung: 99 of a hundred");
+    // Both were measured in this run, so that what the machine does besides is in both.
+    assert!(slow < 1000.max(3 * usual), "{served:?}; {alone:?}");
 
     // The failures of the first are told.
     let told = wait_for("the failure to be told", PATIENCE, || async {

@@ -131,7 +131,7 @@ async fn kubectl_wait_works_on_freshly_applied_examples() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_get_and_describe_tell_what_is_wrong() {
+async fn kubectl_tells_what_is_wrong() {
     let world = World::new("table").await;
     let _operator = world.program().await;
     let account = |vendor, id: &str| Account::new(vendor, id, &format!("secret-of-{id}"));

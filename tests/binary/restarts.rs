@@ -11,7 +11,7 @@ use crate::world::{Account, PATIENCE, World};
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_and_started_again_it_asks_no_vendor_and_writes_nothing() {
+async fn a_start_after_a_kill_costs_nothing_but_lists() {
     let world = World::new("restart").await;
     let operator = world.program().await;
     let names: Vec<String> = (0..20).map(|number| format!("token-{number}")).collect();

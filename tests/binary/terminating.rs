@@ -31,7 +31,7 @@ async fn terminate(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_namespace_that_is_being_deleted_a_target_that_is_gone_is_told_and_not_tried_for_ever() {
+async fn a_target_in_a_namespace_that_ends_is_not_tried_for_ever() {
     let world = World::new("terminating").await;
     let operator = world.program().await;
     let account = |id: &str| Account::new(Vendor::Picus, id, &format!("secret-of-{id}"));

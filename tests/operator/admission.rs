@@ -20,7 +20,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_that_does_not_answer_is_named_and_the_token_is_written_when_it_is_gone() {
+async fn a_webhook_that_does_not_answer_is_named() {
     let world = World::new("webhook").await;
     let namespace = &world.namespace;
     world
@@ -113,7 +113,7 @@ spec: {{ policyName: {namespace} }}
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_somebody_else_insists_on_is_told_and_starts_no_endless_writing() {
+async fn an_owner_that_somebody_else_insists_on_starts_no_endless_writing() {
     let world = World::new("insisted-owner").await;
     let operator = world.operator().await;
     world.published(VENDOR, "mapiq").await;

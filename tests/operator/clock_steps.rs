@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use test_support::wait_for;
-use vendor_simulator::{Effect, Fault, Options, Vendor};
+use vendor_simulator::{Effect, Fault, Vendor};
 
 use crate::world::vendors::{for_every_vendor, object};
-use crate::world::{Running as _, World, counts};
+use crate::world::{Running as _, World, counts, lives};
 
 /// Half of it is left at a refresh, which a busy machine may need.
 const LIFE: u64 = 30;
@@ -17,11 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_stepped_leaves_no_expired_token_in_a_target() {
-    let options = Vendor::ALL
-        .into_iter()
-        .fold(Options::default(), |options, vendor| {
-            options.lifetime(vendor, LIFE)
-        });
+    let options = lives(LIFE);
     let world = &World::with("clock-steps", options).await;
     for vendor in Vendor::ALL {
         let milliseconds = ANSWERS_AFTER_MILLISECONDS;
@@ -99,7 +95,7 @@ async fn a_clock_that_is_set_back_costs_nothing_where_the_tokens_are_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_ends_while_the_machine_sleeps_is_refreshed_within_seconds_of_its_waking() {
+async fn a_token_that_ends_while_the_machine_sleeps_is_refreshed_at_its_waking() {
     let world = World::new("sleep").await;
     let _operator = world.operator().await;
     let former = world.published(Vendor::SixMap, "sixmap").await;

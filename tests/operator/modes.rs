@@ -163,7 +163,7 @@ fn verbs_on_secrets(asked: &AuditEntries) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_all_namespaces_the_scenarios_pass_and_no_request_is_refused() {
+async fn in_all_namespaces_no_request_is_refused() {
     let installed = Installed::from("deploy").await;
     assert!(!installed.roles_only && installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -171,7 +171,7 @@ async fn in_all_namespaces_the_scenarios_pass_and_no_request_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_roles_only_the_scenarios_pass_and_no_request_is_refused() {
+async fn with_roles_only_no_request_is_refused() {
     let installed = Installed::from("deploy/overlays/namespaces").await;
     assert!(installed.roles_only && installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -181,7 +181,7 @@ async fn with_roles_only_the_scenarios_pass_and_no_request_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_secret_watch_the_scenarios_pass_and_no_request_is_refused() {
+async fn without_the_secret_watch_no_request_is_refused() {
     let installed = Installed::from("deploy/overlays/no-secret-watch").await;
     assert!(!installed.roles_only && !installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -190,7 +190,7 @@ async fn without_the_secret_watch_the_scenarios_pass_and_no_request_is_refused()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_roles_only_and_without_the_secret_watch_the_scenarios_pass_and_no_request_is_refused() {
+async fn with_the_fewest_rights_no_request_is_refused() {
     let installed = Installed::from("deploy/overlays/namespaces-no-secret-watch").await;
     assert!(installed.roles_only && !installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -201,7 +201,7 @@ async fn with_roles_only_and_without_the_secret_watch_the_scenarios_pass_and_no_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_rbac_refuses_the_secret_watch_the_scenarios_pass_and_nothing_else_is_refused() {
+async fn where_rbac_refuses_the_secret_watch_nothing_else_is_refused() {
     let told_otherwise = |arguments: &mut RunArguments| arguments.secret_watch = true;
     let installed = Installed::with("deploy/overlays/no-secret-watch", told_otherwise).await;
     installed.operator.expect_refusals();

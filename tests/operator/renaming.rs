@@ -8,7 +8,7 @@ use vendor_token_operator::api::names;
 use crate::world::{PATIENCE, Running as _, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renamed_target_is_published_from_memory_and_the_former_one_is_emptied() {
+async fn a_renamed_target_is_published_from_memory() {
     let world = World::new("rename").await;
     world
         .simulator

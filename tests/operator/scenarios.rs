@@ -235,6 +235,11 @@ async fn a_deleted_vendor_token_is_served_no_more(world: &World, operator: &Oper
     }
     assert_eq!(gone.token().await, None);
     assert_eq!(gone.calls(), 1);
+    // What its target told of itself has brought no series back; the other's are there.
+    let Samples(text) = operator.samples().await;
+    assert!(!text.contains(&series), "{text}");
+    let of_kept = format!("namespace=\"{}\",name=\"{}\"", world.namespace, kept.name);
+    assert_eq!(text.matches(&of_kept).count(), 3, "{text}");
     gone.apply().await;
     assert!(gone.is_valid(&gone.published().await));
 }

@@ -80,8 +80,7 @@ async fn asked_since(worlds: &[World], mark: Mark) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_vendor_tokens_with_one_credential_in_five_namespaces_cost_one_call_and_one_at_the_refresh()
- {
+async fn five_hundred_vendor_tokens_with_one_credential_share_each_call() {
     let first = World::new("sharing").await;
     // The vendors' clock does not move along. What there is to say about that is said at the first publish.
     first.clock.step(3_600);
@@ -153,8 +152,7 @@ async fn two_namespaces(prefix: &str, secret_watch: bool) -> ([World; 2], Operat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_lost_its_credentials_gets_nothing_from_memory_though_another_namespace_keeps_the_token_there()
- {
+async fn what_has_lost_its_credentials_gets_nothing_from_memory() {
     for secret_watch in [has_secret_watch(), false] {
         let ([robbed, keeper], operator, token) = two_namespaces("lost-credentials", secret_watch).await;
         // The deletion of the target comes on the heels of the other: no time to publish once more.
@@ -193,7 +191,7 @@ async fn what_has_lost_its_credentials_gets_nothing_from_memory_though_another_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_go_while_a_target_is_as_it_should_be_leave_it_alone_and_nothing_newer_comes() {
+async fn a_target_whose_credentials_are_gone_gets_nothing_newer() {
     let ([robbed, keeper], operator, token) = two_namespaces("lost-while-valid", has_secret_watch()).await;
     robbed.delete_secret("sixmap-credentials").await;
     robbed
@@ -216,7 +214,7 @@ async fn credentials_that_go_while_a_target_is_as_it_should_be_leave_it_alone_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_arrives_after_the_credentials_are_gone_is_published_only_to_who_still_has_them() {
+async fn a_token_is_not_published_where_the_credentials_went_in_flight() {
     let keeper = World::new("gone-in-flight").await;
     let worlds = [keeper.neighbour("gone-in-flight").await, keeper];
     let operator = World::operator_in(&worlds).await;
@@ -254,7 +252,7 @@ async fn forge(world: &World, name: &str, mut secret: Secret) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn anothers_fingerprint_that_was_forged_in_the_operators_own_name_gets_nobody_its_token() {
+async fn a_forged_fingerprint_gets_nobody_anothers_token() {
     let world = World::new("forged-by-manager").await;
     let operator = world.operator().await;
     let coveted = world.published(VENDOR, "victim").await;

@@ -41,7 +41,7 @@ async fn a_vendor_token_of_an_unknown_vendor_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_cannot_be_read_any_more_keeps_its_target_and_nothing_else() {
+async fn one_that_cannot_be_read_any_more_keeps_its_target() {
     let world = World::new("unreadable").await;
     allow_another_vendor(&world).await;
     let operator = world.operator().await;

@@ -10,8 +10,6 @@ use crate::world::installation;
 use crate::world::vendors::{self, for_every_vendor};
 use crate::world::{Running as _, World, counts};
 
-const VENDOR: Vendor = Vendor::Picus;
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_writes_the_target_and_the_status_once_each_at_every_vendor() {
     let world = &World::new("two-writes").await;
@@ -39,22 +37,6 @@ async fn a_refresh_writes_the_target_and_the_status_once_each_at_every_vendor() 
     assert_eq!(
         counts(&world.acts_since(mark).await),
         installation::asked(["5 get secrets", "5 patch secrets", "5 patch vendortokens/status"])
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_first_publish_writes_the_target_and_the_status_once_each() {
-    let world = World::new("first-writes").await;
-    let operator = world.operator().await;
-    world.register(VENDOR, "picus").await;
-    operator.quiet().await;
-    let mark = world.mark().await;
-    world.apply("picus", vendors::spec(VENDOR, "picus")).await;
-    world.ready("picus", "True Published").await;
-    operator.quiet().await;
-    assert_eq!(
-        counts(&world.acts_since(mark).await),
-        installation::asked(["1 get secrets", "1 patch secrets", "1 patch vendortokens/status"])
     );
 }
 
