@@ -103,7 +103,7 @@ async fn lease(client: &Client, namespace: &str) -> Lease {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_two_leads_and_the_other_follows_at_once_when_it_resigns() {
+async fn the_other_of_two_follows_at_once_when_the_leader_resigns() {
     let plane = test_support::shared().await.unwrap();
     let (client, namespace) = (plane.admin().unwrap(), plane.namespace("resign").await.unwrap());
     let first = Contender::start(client.clone(), &namespace, "first");
@@ -129,7 +129,7 @@ async fn one_of_two_leads_and_the_other_follows_at_once_when_it_resigns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_dies_is_followed_when_its_lease_has_run_out_and_not_before() {
+async fn a_leader_that_dies_is_followed_once_its_lease_has_run_out() {
     let plane = test_support::shared().await.unwrap();
     let (client, namespace) = (plane.admin().unwrap(), plane.namespace("die").await.unwrap());
     let first = Contender::start(client.clone(), &namespace, "first");
@@ -146,7 +146,7 @@ async fn a_leader_that_dies_is_followed_when_its_lease_has_run_out_and_not_befor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_stands_down_while_the_api_server_is_frozen_and_leads_again_after() {
+async fn a_leader_stands_down_while_the_api_server_is_frozen() {
     let plane = ControlPlane::start(Options::default()).await.unwrap();
     let client = plane.admin().unwrap();
     let leader = Contender::start(client.clone(), "default", "leader");
@@ -166,7 +166,7 @@ async fn a_leader_stands_down_while_the_api_server_is_frozen_and_leads_again_aft
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_taken_by_another_ends_the_leadership_and_is_not_given_away_by_resigning() {
+async fn a_lease_taken_by_another_ends_the_leadership() {
     let plane = test_support::shared().await.unwrap();
     let (client, namespace) = (plane.admin().unwrap(), plane.namespace("stolen").await.unwrap());
     let leader = Contender::start(client.clone(), &namespace, "leader");
@@ -184,7 +184,7 @@ async fn a_lease_taken_by_another_ends_the_leadership_and_is_not_given_away_by_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wall_clock_that_leaps_ahead_needs_a_renewal_and_one_that_falls_back_does_not() {
+async fn a_wall_clock_that_leaps_ahead_needs_a_renewal() {
     let plane = test_support::shared().await.unwrap();
     let (client, namespace) = (plane.admin().unwrap(), plane.namespace("clock").await.unwrap());
     let clock = Arc::new(TokioClock::new(Timestamp::now()));

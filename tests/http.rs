@@ -278,7 +278,7 @@ async fn fails(transport: HttpTransport, request: TokenRequest, class: FailureCl
 }
 
 #[tokio::test]
-async fn a_request_goes_out_as_built_and_the_answer_comes_back_whole() {
+async fn a_request_and_its_answer_are_carried_unchanged() {
     let authority = Authority::new();
     let server = Server::answering(authority.good(), TOKEN).await;
     let response = send(&authority, &server.url()).await.unwrap();
@@ -457,7 +457,7 @@ async fn a_body_that_drips_ends_at_the_total_timeout() {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_is_transient_and_is_not_asked_for_again() {
+async fn a_truncated_answer_is_not_asked_for_again() {
     let authority = Authority::new();
     for answer in [
         "",
@@ -562,7 +562,7 @@ async fn a_compressed_body_is_passed_on_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_answer_and_the_second_host_sees_nothing() {
+async fn a_redirect_is_not_followed() {
     let authority = Authority::new();
     let second = Server::answering(authority.good(), TOKEN).await;
     for status in [301, 302, 303, 307, 308] {
@@ -578,7 +578,7 @@ async fn a_redirect_is_an_answer_and_the_second_host_sees_nothing() {
 }
 
 #[tokio::test]
-async fn an_error_status_is_an_answer_and_is_not_asked_for_again() {
+async fn an_error_status_is_not_asked_for_again() {
     let authority = Authority::new();
     for status in [400, 401, 429, 500, 503] {
         let head = format!("HTTP/1.1 {status} No\r\nretry-after: 0\r\ncontent-length: 2\r\n\r\n{{}}");
@@ -616,7 +616,7 @@ async fn a_server_certificate_that_cannot_be_trusted_is_refused_with_its_cure() 
 }
 
 #[tokio::test]
-async fn tls_1_2_is_enough_and_less_is_refused() {
+async fn tls_below_1_2_is_refused() {
     let authority = Authority::new();
     let server = Server::answering(
         authority.server("127.0.0.1", 2100, None, &[&rustls::version::TLS12]),
@@ -809,7 +809,7 @@ async fn a_proxy_that_wants_a_login_or_refuses_is_transient_with_its_own_text() 
 }
 
 #[tokio::test]
-async fn a_proxy_carries_the_tls_connection_and_sees_no_secret() {
+async fn a_proxy_sees_no_secret() {
     let authority = Authority::new();
     let server = Server::answering(authority.good(), TOKEN).await;
     let target = server.address;

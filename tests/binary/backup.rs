@@ -9,7 +9,7 @@ use test_support::wait_for;
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::VendorToken;
 
-use crate::support::{Account, PATIENCE, World};
+use crate::world::{Account, PATIENCE, World};
 
 /// What a backup brings back of an object's metadata.
 fn restored(metadata: &ObjectMeta) -> ObjectMeta {
@@ -23,10 +23,10 @@ fn restored(metadata: &ObjectMeta) -> ObjectMeta {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_restored_under_other_uids_is_used_without_a_vendor_call_and_owned_again() {
+async fn what_a_backup_restores_under_other_uids_costs_no_vendor_call() {
     for (policy, owners) in [("Retain", 0), ("Delete", 1)] {
         let world = World::new("backup").await;
-        let operator = world.operator().await;
+        let operator = world.program().await;
         let account = Account::new(Vendor::CheckmarxSca, "user", "secret");
         world
             .simulator
@@ -75,7 +75,7 @@ async fn what_is_restored_under_other_uids_is_used_without_a_vendor_call_and_own
                 .unwrap();
         }
 
-        let _operator = world.operator().await;
+        let _operator = world.program().await;
         world.ready("sca", "True Published").await;
         let target = wait_for("the owner to be the present one", PATIENCE, || async {
             let target = world
@@ -97,6 +97,6 @@ async fn what_is_restored_under_other_uids_is_used_without_a_vendor_call_and_own
         .await
         .unwrap();
         assert_eq!(target.data, secrets[0].data, "{policy}");
-        assert_eq!(world.calls(), 1, "{policy}");
+        assert_eq!(world.all_calls(), 1, "{policy}");
     }
 }

@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
-use crate::support::{OPERATOR, PROGRAM, plane, root};
+use crate::world::installation::everywhere;
+use crate::world::process::PROGRAM;
+use crate::world::{OPERATOR, root};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
@@ -99,7 +101,7 @@ fn a_kubeconfig_that_is_missing_is_named() {
 }
 
 #[test]
-fn a_kubeconfig_that_is_none_is_named_and_not_quoted() {
+fn a_kubeconfig_that_is_none_is_named_without_its_text() {
     let folder = tempfile_folder("kubeconfig");
     let path = folder.join("kubeconfig");
     std::fs::write(
@@ -138,7 +140,7 @@ fn tempfile_folder(name: &str) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_the_kubeconfig_lacks_is_named() {
-    let kubeconfig = plane().await.admin_kubeconfig();
+    let kubeconfig = everywhere().await.admin_kubeconfig();
     let output = run(&[
         &format!("--kubeconfig={}", kubeconfig.display()),
         "--context=elsewhere",
@@ -149,7 +151,7 @@ async fn a_context_that_the_kubeconfig_lacks_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_is_named_with_its_flag() {
-    let kubeconfig = format!("--kubeconfig={}", plane().await.admin_kubeconfig().display());
+    let kubeconfig = format!("--kubeconfig={}", everywhere().await.admin_kubeconfig().display());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for flag in ["--metrics-bind-address", "--health-probe-bind-address"] {
@@ -166,7 +168,7 @@ async fn a_port_that_is_taken_is_named_with_its_flag() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_file_that_cannot_be_used_is_named() {
-    let kubeconfig = format!("--kubeconfig={}", plane().await.admin_kubeconfig().display());
+    let kubeconfig = format!("--kubeconfig={}", everywhere().await.admin_kubeconfig().display());
     let said = complaint(&run(&[&kubeconfig, "--vendor-ca-file=/nowhere/ca.pem"]), 1);
     assert!(
         said.contains("--vendor-ca-file")

@@ -9,7 +9,7 @@ use serde_json::json;
 use test_support::wait_for;
 use vendor_simulator::{Effect, Fault, Vendor};
 
-use crate::support::{Account, OPERATOR, Operator, World, name_of, summary};
+use crate::world::{Account, OPERATOR, Program, Running as _, World, summary, vendors};
 
 const WAITING: usize = 1000;
 /// VendorTokens of the four other vendors.
@@ -36,7 +36,7 @@ impl World {
     /// By condition summary, how many of the VendorTokens of the vendor that hangs there are.
     async fn summaries(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        let all = ListParams::default().fields(&format!("spec.vendor={}", name_of(HANGS)));
+        let all = ListParams::default().fields(&format!("spec.vendor={}", vendors::name(HANGS)));
         for token in self.tokens().list(&all).await.unwrap().items {
             *counts.entry(summary(&token)).or_default() += 1;
         }
@@ -97,34 +97,21 @@ impl World {
     }
 }
 
-/// The memory of the process, in bytes.
-async fn resident(operator: &Operator) -> u64 {
-    let text = operator.metrics().await;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
-    value.unwrap().parse::<f64>().unwrap() as u64
+/// What 99 of a hundred were served within.
+fn p99(milliseconds: &[i64]) -> i64 {
+    milliseconds[milliseconds.len() * 99 / 100 - 1]
 }
 
-/// Waits until no reconcile has ended for a second, and gives the memory then, in bytes.
-async fn resident_when_quiet(operator: &Operator) -> u64 {
-    let mut before = u64::MAX;
-    for _ in 0..60 {
-        let now = operator.count("vendortoken_reconcile_total").await;
-        if now == before {
-            break;
-        }
-        before = now;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    resident(operator).await
+/// The memory of the process, in bytes.
+async fn resident(operator: &Program) -> u64 {
+    operator.samples().await.one("process_resident_memory_bytes") as u64
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_waiters_need_no_memory() {
+async fn a_vendor_that_never_answers_delays_no_other() {
     let world = &World::new("hanging").await;
     world.simulator.add_fault(Fault::new(HANGS, Effect::Hang));
-    let operator = world.operator().await;
+    let operator = world.program().await;
     let waiters = (0..WAITING).map(|number| (HANGS, waiting(number)));
     let others: Vec<_> = (0..SERVED).map(other).collect();
     stream::iter(waiters.chain(others.iter().cloned()))
@@ -139,7 +126,10 @@ async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_
     world
         .until_all("all to be suspended", |found| found.contains("Suspended"))
         .await;
-    let before = resident_when_quiet(&operator).await;
+    let (alone, during) = others.split_at(SERVED / 2);
+    let alone = world.serve(alone).await;
+    operator.quiet().await;
+    let before = resident(&operator).await;
 
     let mark = world.plane.audit().mark().await.unwrap();
     stream::iter(0..WAITING)
@@ -149,16 +139,12 @@ async fn a_vendor_that_never_answers_delays_no_other_is_told_after_30_s_and_its_
     world.until_all("all to wait", waits).await;
     let mut most = resident(&operator).await;
 
-    let served = world.serve(&others).await;
-    let p99 = served[served.len() * 99 / 100 - 1];
-    println!(
-        "{} served: p50 {} ms, p99 {p99} ms, most {:?} ms",
-        served.len(),
-        served[served.len() / 2],
-        served.last()
-    );
+    let served = world.serve(during).await;
     most = most.max(resident(&operator).await);
-    assert!(p99 < 1000, "{p99} ms: {served:?}");
+    let (slow, usual) = (p99(&served), p99(&alone));
+    println!("served within {slow} ms, {usual} ms while none hung: 99 of a hundred");
+    // Both were measured in this run, so that what the machine does besides is in both.
+    assert!(slow < 1000.max(3 * usual), "{served:?}; {alone:?}");
 
     // The failures of the first are told.
     let told = wait_for("the failure to be told", PATIENCE, || async {

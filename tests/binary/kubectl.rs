@@ -6,7 +6,7 @@ use serde_json::Value;
 use test_support::wait_for;
 use vendor_simulator::{Credential, Effect, Fault, Vendor};
 
-use crate::support::{Account, PATIENCE, World, root};
+use crate::world::{Account, PATIENCE, World, root};
 
 impl World {
     /// What kubectl prints in this world's namespace.
@@ -106,7 +106,7 @@ fn masked(text: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_wait_works_on_freshly_applied_examples() {
     let world = World::new("examples").await;
-    let _operator = world.operator().await;
+    let _operator = world.program().await;
     let count = world.apply_examples().await;
     assert_eq!(count, 5);
     let said = world
@@ -131,11 +131,11 @@ async fn kubectl_wait_works_on_freshly_applied_examples() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_get_and_describe_tell_what_is_wrong() {
+async fn kubectl_tells_what_is_wrong() {
     let world = World::new("table").await;
-    let _operator = world.operator().await;
+    let _operator = world.program().await;
     let account = |vendor, id: &str| Account::new(vendor, id, &format!("secret-of-{id}"));
-    world.create("good", &account(Vendor::SixMap, "good")).await;
+    world.create_with("good", &account(Vendor::SixMap, "good")).await;
     world
         .create_unregistered(
             "rejected",
@@ -167,7 +167,7 @@ async fn kubectl_get_and_describe_tell_what_is_wrong() {
     };
     world.simulator.add_fault(Fault::new(Vendor::Mapiq, throttle));
     world
-        .create("throttled", &account(Vendor::Mapiq, "throttled"))
+        .create_with("throttled", &account(Vendor::Mapiq, "throttled"))
         .await;
     world.ready("good", "True Published").await;
     world

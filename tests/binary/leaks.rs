@@ -11,7 +11,7 @@ use test_support::wait_for;
 use vendor_simulator::{Effect, Fault, TlsMode, Vendor};
 
 use crate::search::{Marked, marker};
-use crate::support::{Account, OPERATOR, Operator, PATIENCE, World};
+use crate::world::{Account, OPERATOR, PATIENCE, Program, Running as _, World};
 
 /// All crates, hyper, rustls and kube included.
 const TRACE: &str = "--log-level=trace,vendor_token_operator=trace";
@@ -206,7 +206,7 @@ fn mark(marked: &mut Marked, name: &str, account: &Account) {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_credential_and_no_token_is_anywhere_but_in_secrets() {
     let world = World::new("leaks").await;
-    let operator = world.operator_with(&[TRACE]).await;
+    let operator = world.program_with(&[TRACE]).await;
     let mut marked = Marked::default();
 
     // The good path.
@@ -215,7 +215,7 @@ async fn no_credential_and_no_token_is_anywhere_but_in_secrets() {
         let name = format!("good-{vendor}").to_lowercase();
         let account = account(vendor, false);
         mark(&mut marked, &name, &account);
-        world.create(&name, &account).await;
+        world.create_with(&name, &account).await;
         good.push(name);
     }
     for name in &good {
@@ -251,7 +251,7 @@ async fn no_credential_and_no_token_is_anywhere_but_in_secrets() {
                 world
                     .simulator
                     .add_fault(if once { fault.times(1) } else { fault });
-                world.create(&name, &account).await;
+                world.create_with(&name, &account).await;
                 bad.push((vendor, ledger_id, name.clone()));
             }
         }
@@ -278,7 +278,7 @@ async fn no_credential_and_no_token_is_anywhere_but_in_secrets() {
         let name = format!("untrusted-{vendor}").to_lowercase();
         let account = account(vendor, false);
         mark(&mut marked, &name, &account);
-        world.create(&name, &account).await;
+        world.create_with(&name, &account).await;
         failed(&world, &name).await;
         world.simulator.set_tls(vendor, TlsMode::Trusted).await.unwrap();
         world.simulator.close_connections(vendor).await;
@@ -287,18 +287,18 @@ async fn no_credential_and_no_token_is_anywhere_but_in_secrets() {
     targets_that_refuse(&world, &mut marked).await;
     conflicts(&world, &operator, &good[0]).await;
 
-    let metrics = operator.metrics().await;
+    let metrics = operator.samples().await.0;
     operator.signal("TERM");
     operator.ended().await;
     // The next process reads all of it back.
-    let second = world.operator_with(&[TRACE]).await;
+    let second = world.program_with(&[TRACE]).await;
     wait_for("a reconcile of each object", PATIENCE, || async {
         let count = second.count("vendortoken_reconcile_total").await;
         if count >= 100 { Ok(()) } else { Err(count) }
     })
     .await
     .unwrap();
-    let metrics = metrics + &second.metrics().await;
+    let metrics = metrics + &second.samples().await.0;
     second.signal("TERM");
     second.ended().await;
 
@@ -492,7 +492,7 @@ async fn targets_that_refuse(world: &World, marked: &mut Marked) {
 }
 
 /// A write that meets another one: the target is repaired while somebody else goes on writing to it.
-async fn conflicts(world: &World, operator: &Operator, name: &str) {
+async fn conflicts(world: &World, operator: &Program, name: &str) {
     let secrets = world.secrets();
     let parameters = PatchParams::default();
     let mut number = 0;
@@ -512,7 +512,7 @@ async fn conflicts(world: &World, operator: &Operator, name: &str) {
                     .unwrap();
             }
             secrets.patch(name, parameters, &label).await.unwrap();
-            let text = operator.metrics().await;
+            let text = operator.samples().await.0;
             text.lines()
                 .any(|line| line.contains("resource=\"secrets\"") && line.contains("code=\"409\""))
                 .then_some(())

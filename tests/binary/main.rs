@@ -22,3 +22,7 @@ mod search;
 mod support;
 mod terminating;
 mod workload;
+
+#[path = "../world/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+mod world;

@@ -6,7 +6,8 @@ use serde_json::json;
 use test_support::{AuditEntries, Mark, wait_for};
 use vendor_simulator::Vendor;
 
-use crate::support::{Account, OPERATOR, PATIENCE, World, get, root};
+use crate::world::process::get;
+use crate::world::{Account, OPERATOR, PATIENCE, World, root};
 
 /// The namespace that the overlay serves.
 const SERVED: &str = "appsec";
@@ -58,7 +59,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_roles_only_it_is_elected_and_publishes_and_no_request_is_refused() {
+async fn with_roles_only_no_request_of_the_program_is_refused() {
     let world = World::new("roles").await;
     let kubeconfig = world.account_with_roles_only().await;
     let mark = world.plane.audit().mark().await.unwrap();
@@ -78,7 +79,7 @@ async fn with_roles_only_it_is_elected_and_publishes_and_no_request_is_refused()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_rbac_refuses_the_secret_watch_a_log_line_and_a_metric_say_so() {
+async fn a_secret_watch_that_rbac_refuses_is_told() {
     let world = World::new("refused").await;
     let kubeconfig = world.account_with_roles_only().await;
     let mark = world.plane.audit().mark().await.unwrap();

@@ -1,16 +1,16 @@
-//! `/readyz`, `/livez` and `/metrics` of the running program.
+//! `/readyz` and `/livez` of the running program.
 
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use test_support::wait_for;
-use vendor_simulator::Vendor;
 
-use crate::support::{Account, OPERATOR, PATIENCE, World, get};
+use crate::world::process::get;
+use crate::world::{OPERATOR, PATIENCE, World};
 
 /// The scheduler counts as stuck after this long.
 const TICK_LIMIT: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_ready_when_the_key_and_the_lists_are_there_and_not_before() {
+async fn it_is_ready_once_the_key_and_the_lists_are_there() {
     let world = World::new("ready").await;
     let kubeconfig = world.service_account("newcomer").await;
     let operator = world.start_as(&kubeconfig, &world.namespace, &[]).await;
@@ -90,9 +90,9 @@ async fn it_is_ready_when_the_key_and_the_lists_are_there_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stays_alive_for_long_with_nothing_to_do_and_with_nothing_that_it_may_do() {
+async fn it_stays_alive_for_long_with_nothing_that_it_can_do() {
     let world = World::new("idle").await;
-    let idle = world.operator().await;
+    let idle = world.program().await;
     let kubeconfig = world.service_account("nobody").await;
     let powerless = world.start_as(&kubeconfig, &world.namespace, &[]).await;
     // The probes of a kubelet, for longer than the scheduler may be silent.
@@ -106,62 +106,4 @@ async fn it_stays_alive_for_long_with_nothing_to_do_and_with_nothing_that_it_may
     }
     assert_eq!(get(idle.probes, "/readyz").await.unwrap().0, 200);
     assert_eq!(get(powerless.probes, "/readyz").await.unwrap().0, 503);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn metrics_have_no_series_of_a_deleted_object() {
-    let world = World::new("series").await;
-    let operator = world.operator().await;
-    for name in ["kept", "deleted"] {
-        world
-            .create(name, &Account::new(Vendor::Mapiq, name, "secret"))
-            .await;
-    }
-    for name in ["kept", "deleted"] {
-        world.ready(name, "True Published").await;
-    }
-    let series = |text: &str, name: &str| {
-        let label = format!("name=\"{name}\"");
-        text.lines().filter(|line| line.contains(&label)).count()
-    };
-    wait_for("the series of both", PATIENCE, || async {
-        let text = operator.metrics().await;
-        if series(&text, "kept") == 3 && series(&text, "deleted") == 3 {
-            Ok(())
-        } else {
-            Err(text)
-        }
-    })
-    .await
-    .unwrap();
-
-    world
-        .tokens()
-        .delete("deleted", &DeleteParams::default())
-        .await
-        .unwrap();
-    wait_for("the series to go", PATIENCE, || async {
-        let text = operator.metrics().await;
-        if series(&text, "deleted") == 0 {
-            Ok(())
-        } else {
-            Err(text)
-        }
-    })
-    .await
-    .unwrap();
-    assert_eq!(series(&operator.metrics().await, "kept"), 3);
-    // The target goes by garbage collection, which does not run here: its own events must bring nothing back.
-    world
-        .secrets()
-        .delete("deleted", &DeleteParams::default())
-        .await
-        .unwrap();
-    let before = operator.count("vendortoken_reconcile_total").await;
-    world
-        .create("later", &Account::new(Vendor::Mapiq, "later", "secret"))
-        .await;
-    world.ready("later", "True Published").await;
-    assert!(operator.count("vendortoken_reconcile_total").await > before);
-    assert_eq!(series(&operator.metrics().await, "deleted"), 0);
 }

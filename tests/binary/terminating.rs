@@ -10,7 +10,7 @@ use serde_json::json;
 use test_support::wait_for;
 use vendor_simulator::Vendor;
 
-use crate::support::{Account, PATIENCE, World};
+use crate::world::{Account, PATIENCE, Running as _, World};
 
 /// Deletes the namespace; it stays `Terminating`, for no controller empties it here.
 async fn terminate(world: &World) {
@@ -31,11 +31,11 @@ async fn terminate(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_namespace_that_is_being_deleted_a_target_that_is_gone_is_told_and_not_tried_for_ever() {
+async fn a_target_in_a_namespace_that_ends_is_not_tried_for_ever() {
     let world = World::new("terminating").await;
-    let operator = world.operator().await;
+    let operator = world.program().await;
     let account = |id: &str| Account::new(Vendor::Picus, id, &format!("secret-of-{id}"));
-    world.create("published", &account("published")).await;
+    world.create_with("published", &account("published")).await;
     world
         .simulator
         .put_credential(Vendor::Picus, account("late").credential());
@@ -88,7 +88,7 @@ async fn in_a_namespace_that_is_being_deleted_a_target_that_is_gone_is_told_and_
         "{attempts} attempts in {seconds} s"
     );
     assert_eq!(
-        world.calls(),
+        world.all_calls(),
         2,
         "a token that could not be written was asked for again"
     );
@@ -102,7 +102,7 @@ async fn in_a_namespace_that_is_being_deleted_a_target_that_is_gone_is_told_and_
             .unwrap();
     }
     wait_for("the series to go", PATIENCE, || async {
-        let text = operator.metrics().await;
+        let text = operator.samples().await.0;
         if text.contains(&world.namespace) {
             Err(text)
         } else {
@@ -111,5 +111,5 @@ async fn in_a_namespace_that_is_being_deleted_a_target_that_is_gone_is_told_and_
     })
     .await
     .unwrap();
-    assert_eq!(world.calls(), 2);
+    assert_eq!(world.all_calls(), 2);
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vendor_token_operator::api::names::MANAGED_BY_LABEL;
 
-use crate::support::{Account, OPERATOR, World};
+use crate::world::{Account, OPERATOR, World};
 
 /// A workload that reads its tokens all the time.
 pub(crate) struct Workload {

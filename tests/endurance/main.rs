@@ -9,15 +9,13 @@
     reason = "a test fails by panicking, and tells what it measured"
 )]
 
-#[path = "../binary/support.rs"]
-#[allow(
-    dead_code,
-    reason = "shared with the tests of the program, which use all of it"
-)]
-mod support;
-
 mod budget;
+mod ledger;
 mod lifetimes;
 mod outage;
 mod watches;
 mod witness;
+
+#[path = "../world/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+mod world;

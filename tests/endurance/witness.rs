@@ -9,49 +9,22 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::ListParams;
-use test_support::{ControlPlane, wait_for};
+use test_support::wait_for;
 use tokio::task::JoinHandle;
-use vendor_simulator::{Options, Simulator, Vendor};
+use vendor_simulator::{Simulator, Vendor};
 use vendor_token_operator::api::VendorToken;
 
-use crate::support::{Account, PATIENCE, World, name_of, plane, summary};
+pub(crate) use crate::world::vendors::object;
+use crate::world::{Account, PATIENCE, World, summary};
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
-
-/// A simulator whose tokens live this long.
-pub(crate) fn lives(seconds: u64) -> Options {
-    Vendor::ALL
-        .into_iter()
-        .fold(Options::default(), |options, vendor| {
-            options.lifetime(vendor, seconds)
-        })
-}
-
-/// A control plane for one test alone, which may stop its API server.
-pub(crate) async fn plane_of_its_own() -> &'static ControlPlane {
-    let plane = ControlPlane::start(Default::default()).await.unwrap();
-    let root = crate::support::root();
-    plane.apply_kustomization(&root.join("deploy")).await.unwrap();
-    // It ends with the process.
-    Box::leak(Box::new(plane))
-}
-
-/// A world on the control plane that the other tests share.
-pub(crate) async fn world(prefix: &str, seconds: u64) -> World {
-    World::on(plane().await, prefix, lives(seconds)).await
-}
-
-/// The VendorToken of a vendor: named as the vendor is, in small letters.
-pub(crate) fn object(vendor: Vendor) -> String {
-    name_of(vendor).to_lowercase()
-}
 
 /// Makes a VendorToken for each of these vendors.
 pub(crate) async fn create(world: &World, vendors: &[Vendor]) {
     for &vendor in vendors {
         let name = object(vendor);
         world
-            .create(&name, &Account::new(vendor, &name, &format!("{name} secret")))
+            .create_with(&name, &Account::new(vendor, &name, &format!("{name} secret")))
             .await;
     }
 }

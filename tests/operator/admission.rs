@@ -8,8 +8,8 @@ use kube::api::PostParams;
 use serde_json::json;
 use vendor_simulator::Vendor;
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 const VENDOR: Vendor = Vendor::Mapiq;
 
@@ -20,7 +20,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_that_does_not_answer_is_named_and_the_token_is_written_when_it_is_gone() {
+async fn a_webhook_that_does_not_answer_is_named() {
     let world = World::new("webhook").await;
     let namespace = &world.namespace;
     world
@@ -107,13 +107,13 @@ spec: {{ policyName: {namespace} }}
     world.settle("mapiq", &operator).await;
     let labels = world.secret("mapiq").await.metadata.labels.unwrap();
     assert_eq!(labels["team"], "policy");
-    let requests = world.requests_since(mark).await;
+    let requests = world.acts_since(mark).await;
     let writes = requests.count(|entry| entry.is_write() && entry.resource == "secrets");
     assert_eq!((writes, world.calls(VENDOR)), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_somebody_else_insists_on_is_told_and_starts_no_endless_writing() {
+async fn an_owner_that_somebody_else_insists_on_starts_no_endless_writing() {
     let world = World::new("insisted-owner").await;
     let operator = world.operator().await;
     world.published(VENDOR, "mapiq").await;
@@ -132,7 +132,7 @@ async fn an_owner_that_somebody_else_insists_on_is_told_and_starts_no_endless_wr
         "{message}"
     );
     operator.quiet().await;
-    let requests = world.requests_since(mark).await;
+    let requests = world.acts_since(mark).await;
     let writes = requests.count(|entry| entry.is_write() && entry.resource == "secrets");
     assert!(writes <= 2, "{writes} writes of the target");
     // The other gives it up.

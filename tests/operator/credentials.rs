@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vendor_simulator::Vendor;
 
-use crate::support::World;
-use crate::vendors::{self, credentials_of, for_every_vendor, secret_key};
+use crate::world::vendors::{self, credentials_of, for_every_vendor, secret_key};
+use crate::world::{Running as _, World};
 
 const VENDOR: Vendor = Vendor::Mapiq;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_token_without_credentials_waits_and_is_served_within_seconds_when_they_come() {
+async fn credentials_that_come_later_are_used_within_seconds() {
     let world = &World::new("missing").await;
     let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
@@ -37,7 +37,7 @@ async fn a_vendor_token_without_credentials_waits_and_is_served_within_seconds_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deleted_credentials_show_at_once_and_nothing_is_published_without_them() {
+async fn nothing_is_published_without_credentials() {
     let world = World::new("deleted").await;
     let operator = world.operator().await;
     let value = world.published(VENDOR, "mapiq").await;
@@ -76,7 +76,7 @@ async fn credentials_that_return_unchanged_cost_no_vendor_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_cannot_be_used_make_no_request_and_the_message_names_the_key() {
+async fn credentials_that_cannot_be_used_make_no_request() {
     let world = &World::new("unusable").await;
     let operator = world.operator().await;
     // "bad\nsecret", "bad\0secret", and bytes that are not UTF-8, in base64.

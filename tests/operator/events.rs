@@ -3,11 +3,11 @@
 use serde_json::json;
 use vendor_simulator::Vendor;
 
-use crate::support::World;
-use crate::vendors::{self, for_every_vendor};
+use crate::world::World;
+use crate::world::vendors::{self, for_every_vendor};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_good_publish_tells_no_event_and_a_rejection_and_its_end_tell_one_each() {
+async fn a_rejection_and_its_end_tell_one_event_each() {
     let world = &World::new("events").await;
     let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
@@ -67,7 +67,7 @@ async fn a_refresh_tells_no_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_refresh_token_is_told_30_14_and_3_days_before_and_when_it_has_come() {
+async fn the_end_of_a_refresh_token_is_told_30_14_and_3_days_before() {
     const DAY: i64 = 24 * 3600;
     let world = World::new("refresh-token-ends").await;
     let operator = world.operator().await;

@@ -4,8 +4,8 @@ use serde_json::json;
 use vendor_simulator::{Options, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 const VENDOR: Vendor = Vendor::SixMap;
 const FAR: &str = "2027-10-01T00:00:00Z";

@@ -4,27 +4,20 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use test_support::wait_for;
-use vendor_simulator::{Effect, Fault, Options, Vendor};
+use vendor_simulator::{Effect, Fault};
 
-use crate::support::{World, summary};
-use crate::vendors::for_every_vendor;
+use crate::world::vendors::for_every_vendor;
+use crate::world::{World, lives, summary};
 
 /// A status may be this much late: a write to a busy API server.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 
-fn short_lives(seconds: u64) -> Options {
-    Vendor::ALL
-        .into_iter()
-        .fold(Options::default(), |options, vendor| {
-            options.lifetime(vendor, seconds)
-        })
-}
-
 impl World {
     /// `Ready` and its friends; fails when a token is past its expiry and still called ready.
     async fn honest_summary(&self, object: &str) -> String {
-        let token = self.token(object).await;
+        // What is read was there then, or came later.
         let seen = Timestamp::now();
+        let token = self.token(object).await;
         let summary = summary(&token);
         let expires = token.status.and_then(|status| status.expiration_time);
         if let Some(expires) = expires
@@ -51,8 +44,8 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_refreshed_before_it_expires_and_is_ready_all_the_time() {
-    let world = &World::with("refreshed", short_lives(14)).await;
+async fn a_token_is_refreshed_before_it_expires() {
+    let world = &World::with("refreshed", lives(14)).await;
     let _operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
         let first = world.published(vendor, &object).await;
@@ -77,8 +70,8 @@ async fn a_token_is_refreshed_before_it_expires_and_is_ready_all_the_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_kept_while_refreshes_fail_and_is_not_ready_when_it_has_expired() {
-    let world = &World::with("failing", short_lives(12)).await;
+async fn a_token_whose_refreshes_fail_is_ready_until_it_expires() {
+    let world = &World::with("failing", lives(12)).await;
     let _operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
         let first = world.published(vendor, &object).await;

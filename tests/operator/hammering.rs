@@ -5,8 +5,8 @@ use vendor_simulator::Vendor;
 
 use vendor_token_operator::clock::Clock as _;
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 const ROUNDS: usize = 10;
 
@@ -94,11 +94,11 @@ async fn a_forged_attempt_that_seems_newer_than_a_rejection_makes_no_write_after
     world.forge_status("sca", forged).await;
     world.settle("sca", &operator).await;
     let writes = world
-        .requests_since(mark)
+        .acts_since(mark)
         .await
         .matching(|entry| entry.verb == "patch" && entry.resource.starts_with("vendortokens"));
-    println!("{:?}", crate::support::counts(&writes));
-    assert!(writes.len() <= 2, "{:?}", crate::support::counts(&writes));
+    println!("{:?}", crate::world::counts(&writes));
+    assert!(writes.len() <= 2, "{:?}", crate::world::counts(&writes));
     assert_eq!(world.calls(VENDOR), 1);
     world.ready("sca", "False CredentialsRejected +Stalled").await;
 }

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_another_reads_its_credentials_from_is_never_made() {
@@ -51,7 +51,7 @@ async fn a_secret_that_another_reads_its_credentials_from_is_never_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn templates_that_make_more_than_a_secret_holds_are_refused_before_they_are_filled_in() {
+async fn templates_that_make_more_than_a_secret_holds_are_refused() {
     const VENDOR: Vendor = Vendor::SixMap;
     let world = World::new("giant").await;
     let operator = world.operator().await;
@@ -82,7 +82,7 @@ async fn templates_that_make_more_than_a_secret_holds_are_refused_before_they_ar
     );
     assert_eq!(
         world
-            .requests_since(mark)
+            .acts_since(mark)
             .await
             .count(|entry| entry.resource == "secrets" && entry.is_write()),
         0
@@ -131,7 +131,7 @@ async fn a_failure_that_somebody_else_wrote_into_the_status_is_taken_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_condition_of_another_writer_stays_and_costs_no_write() {
+async fn a_condition_of_another_writer_costs_no_write() {
     let world = World::new("foreign-condition").await;
     let operator = world.operator().await;
     world.published(Vendor::SixMap, "sixmap").await;
@@ -152,10 +152,7 @@ async fn a_condition_of_another_writer_stays_and_costs_no_write() {
     for _ in 0..3 {
         world.settle("sixmap", &operator).await;
     }
-    assert_eq!(
-        world.requests_since(mark).await.count(|entry| entry.is_write()),
-        0
-    );
+    assert_eq!(world.acts_since(mark).await.count(|entry| entry.is_write()), 0);
     world.ready("sixmap", "True Published +example.com/Audited").await;
 }
 
@@ -188,12 +185,12 @@ async fn what_others_leave_in_our_part_of_a_status_is_taken_out_once() {
         world.settle("sixmap", &operator).await;
     }
     // The apply, and what takes out the leftovers.
-    let writes = world.requests_since(mark).await.count(|entry| entry.is_write());
+    let writes = world.acts_since(mark).await.count(|entry| entry.is_write());
     assert_eq!(writes, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_credential_that_comes_back_after_a_good_one_is_not_tried_again_and_nothing_spins() {
+async fn a_rejected_credential_that_comes_back_is_not_tried_again() {
     const VENDOR: Vendor = Vendor::SixMap;
     let world = World::new("latch-returns").await;
     let operator = world.operator().await;
@@ -224,22 +221,37 @@ async fn a_rejected_credential_that_comes_back_after_a_good_one_is_not_tried_aga
     assert_eq!(world.calls(VENDOR), calls);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_password_is_not_tried_again_for_a_vendor_token_that_is_made_anew_or_edited_there_and_back()
- {
-    const VENDOR: Vendor = Vendor::CheckmarxSca;
-    let world = World::new("latch-anew").await;
+/// A world with a VendorToken `sca` whose password the vendor has rejected.
+async fn rejected(prefix: &str) -> (World, Operator) {
+    let world = World::new(prefix).await;
     let operator = world.operator().await;
-    world.register(VENDOR, "sca").await;
-    world.store(VENDOR, "sca", "wrong").await;
-    for _ in 0..3 {
-        world.apply("sca", vendors::spec(VENDOR, "sca")).await;
-        world.ready("sca", "False CredentialsRejected +Stalled").await;
+    world.register(Vendor::CheckmarxSca, "sca").await;
+    world.store(Vendor::CheckmarxSca, "sca", "wrong").await;
+    world
+        .apply("sca", vendors::spec(Vendor::CheckmarxSca, "sca"))
+        .await;
+    world.ready("sca", "False CredentialsRejected +Stalled").await;
+    (world, operator)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_password_is_not_tried_again_for_a_vendor_token_made_anew() {
+    const VENDOR: Vendor = Vendor::CheckmarxSca;
+    let (world, operator) = rejected("latch-anew").await;
+    for _ in 0..2 {
         world.delete("sca").await;
         operator.quiet().await;
+        world.apply("sca", vendors::spec(VENDOR, "sca")).await;
+        world.ready("sca", "False CredentialsRejected +Stalled").await;
     }
+    operator.quiet().await;
     assert_eq!(world.calls(VENDOR), 1);
-    world.apply("sca", vendors::spec(VENDOR, "sca")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_password_is_not_tried_again_after_an_edit_there_and_back() {
+    const VENDOR: Vendor = Vendor::CheckmarxSca;
+    let (world, operator) = rejected("latch-edited").await;
     for (tenant, calls) in [("other", 2), ("acme", 2), ("other", 2)] {
         let edited = world
             .edit("sca", json!({ "spec": { "checkmarxSCA": { "tenant": tenant } } }))

@@ -12,8 +12,8 @@ use vendor_token_operator::failure::Failure;
 use vendor_token_operator::http::Transport;
 use vendor_token_operator::providers::{TokenRequest, TokenResponse};
 
-use crate::support::{Operator, World};
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World};
 
 const VENDOR: Vendor = Vendor::CheckmarxSca;
 
@@ -61,7 +61,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_comes_after_its_tenant_its_password_or_its_user_was_changed_is_published_nowhere() {
+async fn a_token_of_a_grant_that_was_changed_meanwhile_is_published_nowhere() {
     for change in ["tenant", "password", "user"] {
         let world = World::new(&format!("in-flight-{change}")).await;
         let credential = |id: &str, secret: &str, tenant: &str| {
@@ -109,7 +109,7 @@ async fn a_token_that_comes_after_its_tenant_its_password_or_its_user_was_change
         let of = world.simulator.validate(VENDOR, &token).credential;
         assert_eq!(of, Some(format!("{tenant}/{user}")), "{change}");
         let written = world
-            .requests_since(mark)
+            .acts_since(mark)
             .await
             .count(|entry| entry.resource == "secrets" && entry.is_write());
         assert_eq!(written, 1, "{change}");
@@ -118,7 +118,7 @@ async fn a_token_that_comes_after_its_tenant_its_password_or_its_user_was_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_token_again_is_written_nowhere_and_asked_for_again_after_the_least_gap_only() {
+async fn the_same_token_again_is_written_nowhere() {
     let world = &World::new("same-token").await;
     let operator = &world.operator().await;
     let vendor = Vendor::Mapiq;

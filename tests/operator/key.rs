@@ -7,7 +7,7 @@ use test_support::wait_for;
 use vendor_simulator::{Credential, Vendor};
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
-use crate::support::{PATIENCE, World};
+use crate::world::{PATIENCE, Running as _, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_fingerprint_key_is_made_again_with_the_same_bytes() {

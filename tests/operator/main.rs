@@ -8,7 +8,6 @@
 
 mod admission;
 mod attempts;
-mod budget;
 mod clock_steps;
 mod credentials;
 mod events;
@@ -17,7 +16,6 @@ mod freshness;
 mod hammering;
 mod hostility;
 mod in_flight;
-mod installation;
 mod key;
 mod lockout;
 mod modes;
@@ -29,7 +27,6 @@ mod renaming;
 mod repair;
 mod responses;
 mod restart;
-mod running;
 mod scenarios;
 mod sharing;
 mod spec;
@@ -37,5 +34,8 @@ mod support;
 mod targets;
 mod throttling;
 mod undecodable;
-mod vendors;
 mod writes;
+
+#[path = "../world/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+mod world;

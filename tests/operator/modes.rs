@@ -10,9 +10,9 @@ use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
-use crate::installation::{POLL, may_read};
 use crate::scenarios;
-use crate::support::{OPERATOR, Operator, PATIENCE, World};
+use crate::world::installation::{POLL, may_read};
+use crate::world::{OPERATOR, Operator, PATIENCE, World};
 
 /// The namespace that the overlays serve, and whose place the scenarios' namespaces take.
 const SERVED: &str = "appsec";
@@ -55,9 +55,10 @@ impl Installed {
         }
         plane.apply_yaml("default", &rendered).await.unwrap();
 
-        let mut worlds = vec![World::unserved(plane, "scenario").await];
+        let mut worlds = vec![World::on(plane, "scenario", Default::default()).await];
         while worlds.len() < scenarios::COUNT {
-            worlds.push(worlds[0].beside("scenario").await);
+            let namespace = plane.namespace("scenario").await.unwrap();
+            worlds.push(worlds[0].beside(namespace));
         }
         for world in &worlds {
             for manifest in manifests.iter().filter(|manifest| is_served(manifest)) {
@@ -162,7 +163,7 @@ fn verbs_on_secrets(asked: &AuditEntries) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_all_namespaces_the_scenarios_pass_and_no_request_is_refused() {
+async fn in_all_namespaces_no_request_is_refused() {
     let installed = Installed::from("deploy").await;
     assert!(!installed.roles_only && installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -170,7 +171,7 @@ async fn in_all_namespaces_the_scenarios_pass_and_no_request_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_roles_only_the_scenarios_pass_and_no_request_is_refused() {
+async fn with_roles_only_no_request_is_refused() {
     let installed = Installed::from("deploy/overlays/namespaces").await;
     assert!(installed.roles_only && installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -180,7 +181,7 @@ async fn with_roles_only_the_scenarios_pass_and_no_request_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_secret_watch_the_scenarios_pass_and_no_request_is_refused() {
+async fn without_the_secret_watch_no_request_is_refused() {
     let installed = Installed::from("deploy/overlays/no-secret-watch").await;
     assert!(!installed.roles_only && !installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -189,7 +190,7 @@ async fn without_the_secret_watch_the_scenarios_pass_and_no_request_is_refused()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_roles_only_and_without_the_secret_watch_the_scenarios_pass_and_no_request_is_refused() {
+async fn with_the_fewest_rights_no_request_is_refused() {
     let installed = Installed::from("deploy/overlays/namespaces-no-secret-watch").await;
     assert!(installed.roles_only && !installed.secret_watch);
     let asked = installed.passes_the_scenarios().await;
@@ -200,7 +201,7 @@ async fn with_roles_only_and_without_the_secret_watch_the_scenarios_pass_and_no_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_rbac_refuses_the_secret_watch_the_scenarios_pass_and_nothing_else_is_refused() {
+async fn where_rbac_refuses_the_secret_watch_nothing_else_is_refused() {
     let told_otherwise = |arguments: &mut RunArguments| arguments.secret_watch = true;
     let installed = Installed::with("deploy/overlays/no-secret-watch", told_otherwise).await;
     installed.operator.expect_refusals();

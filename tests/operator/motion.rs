@@ -1,13 +1,11 @@
 //! Credentials, specs and targets that change while something is under way.
 
-use std::time::{Duration, Instant};
-
 use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::{Operator, World, counts};
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World, counts};
 
 const VENDOR: Vendor = Vendor::CheckmarxSca;
 /// An answer that comes when everything else has long happened.
@@ -49,7 +47,7 @@ async fn the_late_answer_changes_nothing(world: &World, operator: &Operator) {
         .await;
     world.settle("sca", operator).await;
     assert_eq!(world.data("sca", "token").await, value);
-    let written = world.requests_since(mark).await;
+    let written = world.acts_since(mark).await;
     assert_eq!(counts(&written), Vec::<String>::new(), "written anew");
     world.ready("sca", "True Published").await;
     assert_eq!(world.calls(VENDOR), 2);
@@ -76,24 +74,20 @@ async fn the_answer_to_a_request_that_the_spec_no_longer_fits_is_discarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_are_rotated_while_a_request_is_in_flight_are_used_within_seconds_all_the_same() {
+async fn credentials_rotated_while_a_request_is_in_flight_wait_for_no_answer() {
     let (world, operator) = asked("rotated-in-flight").await;
     world
         .simulator
         .put_credential(VENDOR, vendors::credential(VENDOR, "sca", "rotated"));
-    let rotated = Instant::now();
     world.store(VENDOR, "sca", "rotated").await;
     world.until_data("sca", "token", |_| true).await;
-    assert!(
-        rotated.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        rotated.elapsed()
-    );
+    // The answer to the first request is still to come.
+    assert_eq!(operator.metric("vendortoken_vendor_requests_total"), 1.0);
     the_late_answer_changes_nothing(&world, &operator).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_token_that_is_suspended_or_deleted_while_a_request_is_in_flight_gets_no_target() {
+async fn a_vendor_token_that_goes_while_a_request_is_in_flight_gets_no_target() {
     for deleted in [false, true] {
         let (world, operator) = asked("gone-in-flight").await;
         if deleted {
@@ -123,7 +117,7 @@ async fn a_vendor_token_that_is_suspended_or_deleted_while_a_request_is_in_fligh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_that_meets_a_target_made_immutable_says_so_and_is_published_when_that_is_gone() {
+async fn a_refresh_that_meets_an_immutable_target_is_published_when_that_is_gone() {
     let world = World::new("immutable").await;
     let operator = world.operator().await;
     let first = world.published(VENDOR, "sca").await;
@@ -185,7 +179,7 @@ async fn a_contested_target_goes_to_the_other_when_the_winner_takes_another_name
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_policy_that_was_changed_while_the_operator_was_away_costs_no_vendor_call() {
+async fn a_deletion_policy_changed_while_the_operator_was_away_costs_no_call() {
     let world = World::new("policy-away").await;
     let mut operator = world.operator().await;
     world.published(VENDOR, "sca").await;

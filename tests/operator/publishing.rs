@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use vendor_simulator::{Credential, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors::{self, for_every_vendor};
+use crate::world::World;
+use crate::world::vendors::{self, for_every_vendor};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_vendor_is_asked_as_its_page_says_and_its_token_is_published_with_what_it_is_made_of() {
+async fn every_vendor_is_asked_as_its_page_says() {
     let world = &World::new("publish").await;
     let _operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
@@ -254,40 +254,7 @@ async fn a_6clicks_key_with_a_certificate_is_served_only_with_that_certificate()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vendor_tokens_with_one_credential_share_one_call_and_one_refresh() {
-    let world = World::new("shared").await;
-    world.register(Vendor::Picus, "picus").await;
-    let objects = ["one", "two", "three"];
-    for object in objects {
-        world.apply(object, vendors::spec(Vendor::Picus, "picus")).await;
-    }
-    let operator = world.operator().await;
-    let values = async || {
-        let mut values = Vec::new();
-        for object in objects {
-            world.ready(object, "True Published").await;
-            values.push(world.data(object, "token").await.unwrap());
-        }
-        values.dedup();
-        values
-    };
-    let first = values().await;
-    assert_eq!(first.len(), 1);
-    assert_eq!(world.calls(Vendor::Picus), 1);
-
-    world.clock.pass(40);
-    let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-    world.edit("two", request).await;
-    for object in objects {
-        world.until_data(object, "token", |value| value != first[0]).await;
-    }
-    operator.quiet().await;
-    assert_eq!(values().await.len(), 1);
-    assert_eq!(world.calls(Vendor::Picus), 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_namespaces_with_one_credential_share_a_call_and_nobody_can_see_that_they_do() {
+async fn nobody_can_see_that_two_namespaces_share_a_credential() {
     let world = World::new("namespaces").await;
     let other = World::new("namespaces").await;
     let namespaces = vec![world.namespace.clone(), other.namespace.clone()];

@@ -13,9 +13,9 @@ use vendor_token_operator::api::names;
 use vendor_token_operator::api::{VendorToken, VendorTokenStatus};
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
-use crate::installation;
-use crate::support::{Operator, World, counts};
-use crate::vendors;
+use crate::world::installation;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World, counts, lives};
 
 /// Thousands of requests to an API server that shares two cores with a build.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -91,7 +91,7 @@ fn read_one_by_one(requests: &AuditEntries) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_with_a_thousand_fresh_tokens_reads_its_own_key_and_asks_nothing_else() {
+async fn a_restart_with_a_thousand_fresh_tokens_reads_only_its_own_key() {
     const COUNT: usize = 1_000;
     let started = Instant::now();
     let world = published("thousand", Options::default(), COUNT).await;
@@ -103,7 +103,7 @@ async fn a_restart_with_a_thousand_fresh_tokens_reads_its_own_key_and_asks_nothi
     let operator = start(&world).await;
     all_ready(&operator, COUNT).await;
     println!("restarted in {:?}", started.elapsed());
-    let asked = world.requests_since(mark).await;
+    let asked = world.acts_since(mark).await;
     assert_eq!(counts(&asked), ["1 get secrets"]);
     assert_eq!(read_one_by_one(&asked), [FINGERPRINT_KEY_SECRET]);
     assert_eq!(world.simulator.calls().len(), COUNT);
@@ -125,7 +125,7 @@ async fn a_restart_with_a_thousand_fresh_tokens_reads_its_own_key_and_asks_nothi
     let operator = start(&world).await;
     all_ready(&operator, COUNT).await;
     println!("statuses derived in {:?}", started.elapsed());
-    let asked = world.requests_since(mark).await;
+    let asked = world.acts_since(mark).await;
     assert_eq!(
         counts(&asked),
         ["1 get secrets", "1000 patch vendortokens/status"]
@@ -159,7 +159,7 @@ async fn restores(world: &World, mark: Mark) -> Vec<SignedDuration> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_is_deleted_a_hundred_times_is_restored_within_two_seconds_each_time() {
+async fn a_target_deleted_a_hundred_times_is_restored_within_two_seconds() {
     const TIMES: usize = 100;
     let world = World::new("deleted-often").await;
     let operator = start(&world).await;
@@ -179,7 +179,7 @@ async fn a_target_that_is_deleted_a_hundred_times_is_restored_within_two_seconds
     println!("restored after {median:#} in the median, {slowest:#} at most");
     assert!(slowest < SignedDuration::from_secs(2), "{slowest:#}");
     // The token is the same, so no status is written, and it was in memory, so no Secret is read.
-    assert_eq!(counts(&world.requests_since(mark).await), ["100 patch secrets"]);
+    assert_eq!(counts(&world.acts_since(mark).await), ["100 patch secrets"]);
     assert_eq!(world.calls(Vendor::Picus), 1);
 }
 
@@ -217,7 +217,7 @@ async fn a_hundred_targets_that_are_deleted_at_once_are_restored_without_a_vendo
     .await
     .unwrap();
     operator.quiet().await;
-    assert_eq!(counts(&world.requests_since(mark).await), ["100 patch secrets"]);
+    assert_eq!(counts(&world.acts_since(mark).await), ["100 patch secrets"]);
     assert_eq!(world.simulator.calls().len(), COUNT);
 }
 
@@ -276,13 +276,9 @@ async fn refreshed_when_due_and_not_before(world: &World, operator: &Operator, c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fingerprint_key_that_is_lost_costs_no_vendor_call_until_a_token_is_due_and_none_too_many_then() {
+async fn a_fingerprint_key_that_is_lost_costs_no_vendor_call() {
     const COUNT: usize = 20;
-    let an_hour = Vendor::ALL
-        .into_iter()
-        .fold(Options::default(), |options, vendor| {
-            options.lifetime(vendor, 3_600)
-        });
+    let an_hour = lives(3_600);
     let world = published("key-lost", an_hour, COUNT).await;
     let first = key(&world).await.unwrap();
 
@@ -297,7 +293,7 @@ async fn a_fingerprint_key_that_is_lost_costs_no_vendor_call_until_a_token_is_du
         })
         .await;
     settle_all(&world, &operator, COUNT).await;
-    let asked = world.requests_since(mark).await;
+    let asked = world.acts_since(mark).await;
     assert_eq!(
         counts(&asked),
         installation::asked(["1 get secrets", "1 patch secrets"])
@@ -315,7 +311,7 @@ async fn a_fingerprint_key_that_is_lost_costs_no_vendor_call_until_a_token_is_du
     assert_ne!(key(&world).await.unwrap(), first);
     settle_all(&world, &operator, COUNT).await;
     assert_eq!(world.simulator.calls().len(), calls);
-    let asked = world.requests_since(mark).await;
+    let asked = world.acts_since(mark).await;
     let others = asked.matching(|request| request.name != FINGERPRINT_KEY_SECRET);
     assert_eq!(counts(&others), Vec::<String>::new());
     refreshed_when_due_and_not_before(&world, &operator, COUNT).await;
@@ -326,7 +322,7 @@ async fn a_fingerprint_key_that_is_lost_costs_no_vendor_call_until_a_token_is_du
     let operator = start(&world).await;
     all_ready(&operator, COUNT).await;
     assert_eq!(
-        counts(&world.requests_since(mark).await),
+        counts(&world.acts_since(mark).await),
         installation::asked(["1 get secrets"])
     );
     assert_eq!(world.simulator.calls().len(), calls);

@@ -4,8 +4,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors::{self, for_every_vendor, object};
+use crate::world::vendors::{self, for_every_vendor, object};
+use crate::world::{Running as _, World};
 
 const REJECTED: &str = "False CredentialsRejected +Stalled";
 
@@ -113,28 +113,6 @@ async fn a_rejected_credential_is_probed_every_hour_and_at_checkmarx_never() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejection_is_shared_by_all_vendor_tokens_with_that_credential() {
-    let world = World::new("latched").await;
-    let operator = world.operator().await;
-    world.store(Vendor::CheckmarxSca, "user", "mistyped").await;
-    for number in 0..5 {
-        let object = format!("sca-{number}");
-        world
-            .apply(&object, vendors::spec(Vendor::CheckmarxSca, "user"))
-            .await;
-    }
-    for number in 0..5 {
-        world.ready(&format!("sca-{number}"), REJECTED).await;
-    }
-    world
-        .apply("later", vendors::spec(Vendor::CheckmarxSca, "user"))
-        .await;
-    world.ready("later", REJECTED).await;
-    world.settle("later", &operator).await;
-    assert_eq!(world.calls(Vendor::CheckmarxSca), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_redirects_second_host_sees_nothing() {
     let world = &World::new("redirected").await;
     let operator = world.operator().await;
@@ -178,7 +156,7 @@ async fn a_refresh_request_sends_a_rejected_credential_once_more_in_a_quarter_of
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_credential_that_is_revoked_is_sent_once_and_its_token_is_kept_while_it_is_good() {
+async fn a_credential_that_is_revoked_is_sent_once() {
     let world = &World::new("revoked").await;
     let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {

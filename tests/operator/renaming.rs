@@ -5,10 +5,10 @@ use test_support::wait_for;
 use vendor_simulator::{Credential, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::{PATIENCE, World};
+use crate::world::{PATIENCE, Running as _, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renamed_target_is_published_from_memory_and_the_former_one_is_emptied() {
+async fn a_renamed_target_is_published_from_memory() {
     let world = World::new("rename").await;
     world
         .simulator
@@ -64,7 +64,7 @@ async fn a_rename_of_a_kept_target_can_be_taken_back() {
     let operator = world.operator().await;
     world.register(VENDOR, "mapiq").await;
     let spec = |name: &str| {
-        let mut spec = crate::vendors::spec(VENDOR, "mapiq");
+        let mut spec = crate::world::vendors::spec(VENDOR, "mapiq");
         spec["target"] = json!({ "name": name, "deletionPolicy": "Retain" });
         spec
     };
@@ -94,7 +94,7 @@ async fn a_former_target_without_its_label_is_emptied_too() {
     // Its owner reference tells whose it is.
     let strip = json!({ "metadata": { "labels": { names::NAME_LABEL: null } } });
     world.edit_secret("mapiq", strip).await;
-    let mut spec = crate::vendors::spec(VENDOR, "mapiq");
+    let mut spec = crate::world::vendors::spec(VENDOR, "mapiq");
     spec["target"] = json!({ "name": "present" });
     world.apply("mapiq", spec).await;
     let operator = world.operator().await;

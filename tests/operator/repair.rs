@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::names;
 
-use crate::installation;
-use crate::support::{World, counts};
-use crate::vendors;
+use crate::world::installation;
+use crate::world::vendors;
+use crate::world::{Running as _, World, counts};
 
 const VENDOR: Vendor = Vendor::Mapiq;
 
@@ -63,7 +63,7 @@ async fn edited_templates_and_labels_are_filled_with_the_token_that_is_there() {
         annotation(&before, names::EXPIRATION_TIME).as_bytes()
     );
     // The target is read, and written; the credentials are left alone.
-    let requests = world.requests_since(mark).await;
+    let requests = world.acts_since(mark).await;
     let of_secrets = requests.matching(|entry| entry.resource == "secrets");
     assert_eq!(
         counts(&of_secrets),

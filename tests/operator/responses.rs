@@ -4,8 +4,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::{World, summary};
-use crate::vendors::{self, for_every_vendor};
+use crate::world::vendors::{self, for_every_vendor};
+use crate::world::{Running as _, World, summary};
 
 fn answer(status: u16, media_type: &str, body: &str) -> Effect {
     Effect::Answer {

@@ -6,8 +6,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::clock::Clock as _;
 
-use crate::support::{Operator, World, counts};
-use crate::vendors::{self, for_every_vendor};
+use crate::world::vendors::{self, for_every_vendor};
+use crate::world::{Operator, Running as _, World};
 
 const COUNT: usize = 50;
 
@@ -45,18 +45,6 @@ async fn looked_at_all(world: &World, operator: &Operator) {
         })
         .await;
     operator.quiet().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_with_fresh_tokens_asks_no_vendor_writes_nothing_and_reads_no_secret() {
-    let world = fifty_published("restart").await;
-    let mark = world.mark().await;
-    let operator = world.operator().await;
-    looked_at_all(&world, &operator).await;
-    // A list would show data only where it asks for more than metadata; reading one Secret is a get.
-    let asked = counts(&world.requests_since(mark).await);
-    assert_eq!(asked, Vec::<String>::new());
-    assert_eq!(world.simulator.calls().len(), COUNT);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,8 +10,9 @@ use test_support::wait_for;
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::names;
 
-use crate::support::{Operator, World};
-use crate::vendors;
+use crate::world::running::Samples;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World};
 
 /// The life of tokens that are refreshed while the test waits, in seconds.
 const SHORT: u64 = 14;
@@ -217,7 +218,7 @@ async fn a_deleted_vendor_token_is_served_no_more(world: &World, operator: &Oper
     let series = format!("namespace=\"{}\",name=\"{}\"", world.namespace, gone.name);
     world
         .until("its series to go", async || {
-            let text = operator.metrics.encode().unwrap();
+            let Samples(text) = operator.samples().await;
             match text.lines().find(|line| line.contains(&series)) {
                 None => Ok(()),
                 Some(line) => Err(line.to_owned()),
@@ -234,6 +235,11 @@ async fn a_deleted_vendor_token_is_served_no_more(world: &World, operator: &Oper
     }
     assert_eq!(gone.token().await, None);
     assert_eq!(gone.calls(), 1);
+    // What its target told of itself has brought no series back; the other's are there.
+    let Samples(text) = operator.samples().await;
+    assert!(!text.contains(&series), "{text}");
+    let of_kept = format!("namespace=\"{}\",name=\"{}\"", world.namespace, kept.name);
+    assert_eq!(text.matches(&of_kept).count(), 3, "{text}");
     gone.apply().await;
     assert!(gone.is_valid(&gone.published().await));
 }

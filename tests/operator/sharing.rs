@@ -12,9 +12,9 @@ use test_support::{Mark, wait_for};
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::installation::has_secret_watch;
-use crate::support::{Operator, World};
-use crate::vendors;
+use crate::world::installation::has_secret_watch;
+use crate::world::vendors;
+use crate::world::{Operator, Running as _, World};
 
 const VENDOR: Vendor = Vendor::SixMap;
 const NAMESPACES: usize = 5;
@@ -72,7 +72,7 @@ async fn all_hold_one_token(worlds: &[World], operator: &Operator, former: Optio
 async fn asked_since(worlds: &[World], mark: Mark) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     for world in worlds {
-        for ((verb, resource), count) in world.requests_since(mark).await.by_verb_and_resource() {
+        for ((verb, resource), count) in world.acts_since(mark).await.by_verb_and_resource() {
             *all.entry(format!("{verb} {resource}")).or_default() += count;
         }
     }
@@ -80,12 +80,11 @@ async fn asked_since(worlds: &[World], mark: Mark) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_vendor_tokens_with_one_credential_in_five_namespaces_cost_one_call_and_one_at_the_refresh()
- {
+async fn five_hundred_vendor_tokens_with_one_credential_share_each_call() {
     let first = World::new("sharing").await;
     // The vendors' clock does not move along. What there is to say about that is said at the first publish.
     first.clock.pass(3_600);
-    let others = join_all((1..NAMESPACES).map(|_| first.beside("sharing"))).await;
+    let others = join_all((1..NAMESPACES).map(|_| first.neighbour("sharing"))).await;
     let worlds: Vec<World> = std::iter::once(first).chain(others).collect();
     for world in &worlds {
         world.register(VENDOR, "shared").await;
@@ -135,7 +134,7 @@ async fn five_hundred_vendor_tokens_with_one_credential_in_five_namespaces_cost_
 /// Two namespaces whose VendorTokens `sixmap` have the same credential, and the token that both hold.
 async fn two_namespaces(prefix: &str, secret_watch: bool) -> ([World; 2], Operator, String) {
     let keeper = World::new(prefix).await;
-    let worlds = [keeper.beside(prefix).await, keeper];
+    let worlds = [keeper.neighbour(prefix).await, keeper];
     let namespaces: Vec<_> = worlds.iter().map(|world| world.namespace.clone()).collect();
     let operator = worlds[0]
         .operator_with(|settings| {
@@ -153,8 +152,7 @@ async fn two_namespaces(prefix: &str, secret_watch: bool) -> ([World; 2], Operat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_lost_its_credentials_gets_nothing_from_memory_though_another_namespace_keeps_the_token_there()
- {
+async fn what_has_lost_its_credentials_gets_nothing_from_memory() {
     for secret_watch in [has_secret_watch(), false] {
         let ([robbed, keeper], operator, token) = two_namespaces("lost-credentials", secret_watch).await;
         // The deletion of the target comes on the heels of the other: no time to publish once more.
@@ -193,7 +191,7 @@ async fn what_has_lost_its_credentials_gets_nothing_from_memory_though_another_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_go_while_a_target_is_as_it_should_be_leave_it_alone_and_nothing_newer_comes() {
+async fn a_target_whose_credentials_are_gone_gets_nothing_newer() {
     let ([robbed, keeper], operator, token) = two_namespaces("lost-while-valid", has_secret_watch()).await;
     robbed.delete_secret("sixmap-credentials").await;
     robbed
@@ -216,9 +214,9 @@ async fn credentials_that_go_while_a_target_is_as_it_should_be_leave_it_alone_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_arrives_after_the_credentials_are_gone_is_published_only_to_who_still_has_them() {
+async fn a_token_is_not_published_where_the_credentials_went_in_flight() {
     let keeper = World::new("gone-in-flight").await;
-    let worlds = [keeper.beside("gone-in-flight").await, keeper];
+    let worlds = [keeper.neighbour("gone-in-flight").await, keeper];
     let operator = World::operator_in(&worlds).await;
     let [robbed, keeper] = &worlds;
     keeper
@@ -254,7 +252,7 @@ async fn forge(world: &World, name: &str, mut secret: Secret) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn anothers_fingerprint_that_was_forged_in_the_operators_own_name_gets_nobody_its_token() {
+async fn a_forged_fingerprint_gets_nobody_anothers_token() {
     let world = World::new("forged-by-manager").await;
     let operator = world.operator().await;
     let coveted = world.published(VENDOR, "victim").await;

@@ -4,8 +4,8 @@ use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
 use vendor_token_operator::api::names;
 
-use crate::support::{World, counts};
-use crate::vendors::{self, for_every_vendor};
+use crate::world::vendors::{self, for_every_vendor};
+use crate::world::{Running as _, World, counts};
 
 const VENDOR: Vendor = Vendor::CheckmarxSca;
 
@@ -25,7 +25,7 @@ async fn edits_that_do_not_reach_the_grant_cost_no_vendor_call() {
         .edit("sca", json!({ "metadata": { "labels": { "team": "appsec" } } }))
         .await;
     world.settle("sca", &operator).await;
-    let requests = world.requests_since(mark).await;
+    let requests = world.acts_since(mark).await;
     assert_eq!(counts(&requests), Vec::<String>::new(), "a label costs nothing");
 
     spec["target"] = json!({
@@ -118,7 +118,7 @@ async fn a_token_of_the_former_grant_is_not_ready_while_the_new_one_is_asked_for
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_request_brings_exactly_one_call_and_is_echoed() {
+async fn a_refresh_request_brings_exactly_one_call() {
     let world = &World::new("requested").await;
     let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
@@ -165,7 +165,7 @@ async fn a_refresh_request_brings_exactly_one_call_and_is_echoed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_request_that_fails_is_handled_too_and_keeps_the_token() {
+async fn a_refresh_request_that_fails_is_handled_too() {
     let world = World::new("request-fails").await;
     let operator = world.operator().await;
     let first = world.published(VENDOR, "sca").await;
@@ -193,7 +193,7 @@ async fn a_refresh_request_that_fails_is_handled_too_and_keeps_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspended_vendor_token_asks_nobody_and_writes_no_target_until_it_is_resumed() {
+async fn a_suspended_vendor_token_does_nothing_until_it_is_resumed() {
     let world = &World::new("suspended").await;
     let operator = world.operator().await;
     for_every_vendor(async |vendor, object| {
@@ -266,7 +266,7 @@ async fn a_key_that_the_default_has_made_does_not_stay_beside_those_that_an_appl
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spec_that_cannot_be_used_is_explained_and_loses_nothing() {
+async fn a_spec_that_cannot_be_used_loses_nothing() {
     let world = World::new("invalid-spec").await;
     let operator = world.operator().await;
     let value = world.published(Vendor::SixClicks, "sixclicks").await;

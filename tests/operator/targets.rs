@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::names;
 
-use crate::support::World;
-use crate::vendors;
+use crate::world::vendors;
+use crate::world::{Running as _, World};
 
 const VENDOR: Vendor = Vendor::Mapiq;
 
@@ -37,7 +37,7 @@ async fn a_deleted_target_is_restored_without_a_vendor_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edited_key_a_stripped_label_and_a_stripped_annotation_are_repaired_without_a_vendor_call() {
+async fn a_damaged_target_is_repaired_without_a_vendor_call() {
     let world = World::new("repaired").await;
     let operator = world.operator().await;
     world.register(VENDOR, "mapiq").await;
@@ -111,7 +111,7 @@ async fn what_others_add_to_a_target_survives_refreshes_and_repairs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_secret_stays_as_it_is_and_its_name_is_used_when_it_is_gone() {
+async fn a_foreign_secret_stays_as_it_is() {
     let world = World::new("foreign").await;
     let operator = world.operator().await;
     let foreign = json!({
@@ -150,7 +150,7 @@ async fn a_secret_of_another_controller_stays_as_it_is_even_with_consent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_with_its_owners_consent_is_used_and_never_owned() {
+async fn a_secret_with_its_owners_consent_is_never_owned() {
     let world = World::new("adopted").await;
     let operator = world.operator().await;
     world
@@ -222,9 +222,9 @@ async fn of_two_vendor_tokens_with_one_target_the_older_wins_until_it_is_gone() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_collection_deletes_targets_and_leaves_those_to_be_retained() {
+async fn garbage_collection_deletes_all_targets_but_those_to_be_retained() {
     let plane = crate::support::plane_with_garbage_collection().await;
-    let world = World::on(plane, "deletion", Default::default()).await;
+    let world = World::served_on(plane, "deletion", Default::default()).await;
     let operator = world.operator().await;
     for (object, policy) in [("deleted", "Delete"), ("retained", "Retain")] {
         world.register(VENDOR, object).await;

@@ -2,8 +2,8 @@
 
 use vendor_simulator::{Effect, Fault, Vendor};
 
-use crate::support::World;
-use crate::vendors::for_every_vendor;
+use crate::world::vendors::for_every_vendor;
+use crate::world::{Running as _, World};
 
 /// The vendor's 429 in its own words: Mapiq tells the wait in a sentence, Picus in `X-Ratelimit-Reset`, the others in
 /// `Retry-After`.

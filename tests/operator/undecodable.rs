@@ -8,11 +8,11 @@ use tokio::sync::OnceCell;
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::VendorToken;
 
-use crate::support::{World, plane};
+use crate::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vendor_token_of_an_unknown_vendor_stops_no_other() {
-    let world = World::on(plane().await, "undecodable", Default::default()).await;
+    let world = World::new("undecodable").await;
     allow_another_vendor(&world).await;
     let resource = ApiResource::erase::<VendorToken>(&());
     let tokens: Api<DynamicObject> = Api::namespaced_with(world.admin.clone(), &world.namespace, &resource);
@@ -41,8 +41,8 @@ async fn a_vendor_token_of_an_unknown_vendor_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_cannot_be_read_any_more_keeps_its_target_and_nothing_else() {
-    let world = World::on(plane().await, "unreadable", Default::default()).await;
+async fn one_that_cannot_be_read_any_more_keeps_its_target() {
+    let world = World::new("unreadable").await;
     allow_another_vendor(&world).await;
     let operator = world.operator().await;
     world.published(Vendor::Mapiq, "mapiq").await;
@@ -83,7 +83,7 @@ async fn one_that_cannot_be_read_any_more_keeps_its_target_and_nothing_else() {
     undecodable(&world, &operator, 0.0).await;
 }
 
-async fn undecodable(world: &World, operator: &crate::support::Operator, count: f64) {
+async fn undecodable(world: &World, operator: &crate::world::Operator, count: f64) {
     world
         .until("the count of undecodable objects", async || {
             let found = operator.metric("vendortoken_undecodable_objects");

@@ -6,11 +6,9 @@ use serde_json::json;
 use vendor_simulator::Vendor;
 use vendor_token_operator::api::names;
 
-use crate::installation;
-use crate::support::{World, counts};
-use crate::vendors::{self, for_every_vendor};
-
-const VENDOR: Vendor = Vendor::Picus;
+use crate::world::installation;
+use crate::world::vendors::{self, for_every_vendor};
+use crate::world::{Running as _, World, counts};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_writes_the_target_and_the_status_once_each_at_every_vendor() {
@@ -37,24 +35,8 @@ async fn a_refresh_writes_the_target_and_the_status_once_each_at_every_vendor() 
     operator.quiet().await;
     // At Checkmarx too: an attempt with a password that has brought a token is not recorded beforehand.
     assert_eq!(
-        counts(&world.requests_since(mark).await),
+        counts(&world.acts_since(mark).await),
         installation::asked(["5 get secrets", "5 patch secrets", "5 patch vendortokens/status"])
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_first_publish_writes_the_target_and_the_status_once_each() {
-    let world = World::new("first-writes").await;
-    let operator = world.operator().await;
-    world.register(VENDOR, "picus").await;
-    operator.quiet().await;
-    let mark = world.mark().await;
-    world.apply("picus", vendors::spec(VENDOR, "picus")).await;
-    world.ready("picus", "True Published").await;
-    operator.quiet().await;
-    assert_eq!(
-        counts(&world.requests_since(mark).await),
-        installation::asked(["1 get secrets", "1 patch secrets", "1 patch vendortokens/status"])
     );
 }
 
@@ -72,12 +54,12 @@ async fn a_reconcile_that_changes_nothing_asks_nothing_of_the_api_server() {
     .await;
     operator.quiet().await;
     let mark = world.mark().await;
-    let before = operator.reconciles();
+    let before = operator.reconciles().await;
     for_every_vendor(async |_, object| {
         world.settle(&object, &operator).await;
         world.settle(&format!("{object}-rejected"), &operator).await;
     })
     .await;
-    assert!(operator.reconciles() >= before + 10);
-    assert_eq!(counts(&world.requests_since(mark).await), Vec::<String>::new());
+    assert!(operator.reconciles().await >= before + 10);
+    assert_eq!(counts(&world.acts_since(mark).await), Vec::<String>::new());
 }

@@ -1,8 +1,8 @@
-//! How the operator is installed for these tests: with Roles in the namespaces that it serves, and nothing of the whole
-//! cluster. `WITHOUT_SECRET_WATCH=1` leaves out the right to list and watch Secrets too.
+//! How the operator is installed: as a process everywhere, as `deploy/` does; in this process with Roles in the namespaces
+//! that it serves, and nothing of the whole cluster. `WITHOUT_SECRET_WATCH=1` leaves out the right to list and watch
+//! Secrets there too.
 
 use std::env;
-use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
@@ -12,12 +12,12 @@ use serde_json::json;
 use test_support::{ControlPlane, wait_for};
 use tokio::sync::OnceCell;
 
-use crate::support::{OPERATOR, PATIENCE};
+use crate::world::{OPERATOR, PATIENCE, root};
 
 /// What takes up to 5 minutes without a watch takes this long here.
 pub(crate) const POLL: Duration = Duration::from_secs(2);
 
-/// Whether Secrets are watched in this run of the tests.
+/// Secrets are watched in this run of the tests.
 pub(crate) fn has_secret_watch() -> bool {
     env::var_os("WITHOUT_SECRET_WATCH").is_none()
 }
@@ -29,16 +29,42 @@ pub(crate) fn asked<const N: usize>(counts: [&'static str; N]) -> Vec<&'static s
     counts
 }
 
-/// Installs what is in the operator's own namespace, and the CRD, as an administrator does.
-pub(crate) async fn install(plane: &ControlPlane) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    plane.apply_kustomization(&root.join("crds")).await.unwrap();
-    let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {OPERATOR}}}}}");
-    plane.apply_yaml("default", &namespace).await.unwrap();
+/// The control plane that all tests of this process share, with the CRD and all of `deploy/`.
+pub(crate) async fn everywhere() -> &'static ControlPlane {
+    static APPLIED: OnceCell<()> = OnceCell::const_new();
+    let plane = test_support::shared().await.unwrap();
+    APPLIED.get_or_init(|| install_everywhere(plane)).await;
     plane
-        .apply_kustomization(&root.join("deploy/operator"))
-        .await
-        .unwrap();
+}
+
+/// A control plane for one test alone, which may stop its API server, with the CRD and all of `deploy/`.
+pub(crate) async fn plane_of_its_own() -> &'static ControlPlane {
+    // It ends with the process.
+    let plane: &'static ControlPlane =
+        Box::leak(Box::new(ControlPlane::start(Default::default()).await.unwrap()));
+    install_everywhere(plane).await;
+    plane
+}
+
+async fn install_everywhere(plane: &ControlPlane) {
+    plane.apply_kustomization(&root().join("deploy")).await.unwrap();
+}
+
+/// The control plane that all tests of this process share, with the CRD and what is in the operator's own namespace.
+pub(crate) async fn in_namespaces() -> &'static ControlPlane {
+    static APPLIED: OnceCell<()> = OnceCell::const_new();
+    let plane = test_support::shared().await.unwrap();
+    APPLIED
+        .get_or_init(|| async {
+            // As an administrator does.
+            plane.apply_kustomization(&root().join("crds")).await.unwrap();
+            let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {OPERATOR}}}}}");
+            plane.apply_yaml("default", &namespace).await.unwrap();
+            let operator = root().join("deploy/operator");
+            plane.apply_kustomization(&operator).await.unwrap();
+        })
+        .await;
+    plane
 }
 
 /// Makes a namespace that the operator may serve.
@@ -57,9 +83,7 @@ async fn rendered(plane: &ControlPlane) -> String {
     } else {
         "namespaces-no-secret-watch"
     };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/operator/installations")
-        .join(folder);
+    let folder = root().join("tests/world/installations").join(folder);
     plane.kustomize(&folder).await.unwrap()
 }
 

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use vendor_simulator::{Credential, Vendor};
 
-use crate::support::World;
+use crate::world::World;
 
 /// The value of `spec.vendor`.
 pub(crate) const fn name(vendor: Vendor) -> &'static str {
@@ -46,10 +46,12 @@ pub(crate) const fn secret_key(vendor: Vendor) -> &'static str {
 
 /// A spec that names the credentials Secret `<object>-credentials`.
 pub(crate) fn spec(vendor: Vendor, object: &str) -> Value {
-    let mut spec = json!({
-        "vendor": name(vendor),
-        "credentialsSecretRef": { "name": credentials_of(object) },
-    });
+    spec_with(vendor, &credentials_of(object))
+}
+
+/// A spec that names this credentials Secret.
+pub(crate) fn spec_with(vendor: Vendor, secret: &str) -> Value {
+    let mut spec = json!({ "vendor": name(vendor), "credentialsSecretRef": { "name": secret } });
     match vendor {
         Vendor::SixClicks => spec["sixClicks"] = json!({ "region": "au" }),
         Vendor::CheckmarxSca => spec["checkmarxSCA"] = json!({ "region": "EU", "tenant": "acme" }),
@@ -101,6 +103,57 @@ impl World {
         self.create(vendor, object).await;
         self.ready(object, "True Published").await;
         self.data(object, "token").await.unwrap()
+    }
+}
+
+/// What one VendorToken asks with.
+pub(crate) struct Account {
+    pub(crate) vendor: Vendor,
+    /// Client id or user name; for 6clicks and Picus the simulator's name of the secret.
+    pub(crate) id: String,
+    pub(crate) secret: String,
+}
+
+impl Account {
+    pub(crate) fn new(vendor: Vendor, id: &str, secret: &str) -> Self {
+        Self {
+            vendor,
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+        }
+    }
+
+    /// As the simulator registers it.
+    pub(crate) fn credential(&self) -> Credential {
+        credential(self.vendor, &self.id, &self.secret)
+    }
+
+    /// As its Secret holds it.
+    pub(crate) fn data(&self) -> Vec<(&'static str, &str)> {
+        data(self.vendor, &self.id, &self.secret)
+    }
+
+    /// The spec of a VendorToken that reads the Secret of this name.
+    pub(crate) fn spec(&self, secret: &str) -> Value {
+        spec_with(self.vendor, secret)
+    }
+}
+
+impl World {
+    /// Registers the account, and creates its Secret and the VendorToken `name`.
+    pub(crate) async fn create_with(&self, name: &str, account: &Account) {
+        self.simulator
+            .put_credential(account.vendor, account.credential());
+        self.create_unregistered(name, account, json!({})).await;
+    }
+
+    /// As [`Self::create_with`], for an account that the vendor does not know, with more of a spec.
+    pub(crate) async fn create_unregistered(&self, name: &str, account: &Account, more: Value) {
+        self.credentials(&credentials_of(name), &account.data()).await;
+        let mut spec = spec(account.vendor, name);
+        let members = spec.as_object_mut().unwrap();
+        members.extend(more.as_object().unwrap().clone());
+        self.apply(name, spec).await;
     }
 }
 
