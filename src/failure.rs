@@ -53,10 +53,12 @@ impl fmt::Display for FailureClass {
 pub struct Failure {
     /// The class.
     pub class: FailureClass,
-    /// One sentence with the fault and its cure, the same at each attempt (no correlation ids, no times), of at most 256
-    /// characters, without control characters. Double quotes enclose words of the vendor's answer, and nothing else.
+    /// One sentence with the fault and its cure, the same at each attempt (no correlation ids, no times), of at most
+    /// 256 characters, without control characters. Double quotes enclose words of the vendor's answer, and nothing
+    /// else.
     pub message: String,
-    /// Earliest time of the next attempt, 1 s to 1 h ahead: of `Throttled`, and of a `Transient` answer that states one.
+    /// Earliest time of the next attempt, 1 s to 1 h ahead: of `Throttled`, and of a `Transient` answer that states
+    /// one.
     pub not_before: Option<Timestamp>,
     /// The vendor's request id for the log only, since it differs at each attempt: at most 64 characters of
     /// `[A-Za-z0-9._-]`.
@@ -64,7 +66,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Makes a failure of this class. The message is cut to [`MESSAGE_LIMIT`] characters; control characters become blanks.
+    /// Makes a failure of this class. The message is cut to [`MESSAGE_LIMIT`] characters; control characters become
+    /// blanks.
     pub fn new(class: FailureClass, message: &str) -> Self {
         Self {
             class,
@@ -94,8 +97,8 @@ impl Failure {
         self
     }
 
-    /// The same, without the parts of the vendor's answer for which `repeats_a_secret` is true: quoted words of the message
-    /// become `[withheld]`, and the request id is removed.
+    /// The same, without the parts of the vendor's answer for which `repeats_a_secret` is true: quoted words of the
+    /// message become `[withheld]`, and the request id is removed.
     #[must_use]
     pub fn withholding(mut self, repeats_a_secret: impl Fn(&str) -> bool) -> Self {
         let mut message = String::with_capacity(self.message.len());

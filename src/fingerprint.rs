@@ -139,8 +139,8 @@ impl FingerprintKey {
         Fingerprint(context.finish())
     }
 
-    /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA). `None` at
-    /// a vendor that locks no accounts.
+    /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA).
+    /// `None` at a vendor that locks no accounts.
     pub fn account(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Account> {
         // The vendor ignores case in names: two spellings are one account.
         let [tenant, user] = grant.account(credentials)?.map(|name| name.to_lowercase());

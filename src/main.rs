@@ -1,4 +1,5 @@
-//! `vendor-token-operator`: puts arguments, telemetry, the client of the API server, servers and the controller together.
+//! `vendor-token-operator`: puts arguments, telemetry, the client of the API server, servers and the controller
+//! together.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

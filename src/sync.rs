@@ -4,8 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks `mutex`, also after a panic of an earlier holder. Each change under such a lock must leave a valid state behind at
-/// every point where it may panic.
+/// Locks `mutex`, also after a panic of an earlier holder. Each change under such a lock must leave a valid state
+/// behind at every point where it may panic.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -112,13 +112,14 @@ where
     Ok(Registry::default().with(lines))
 }
 
-/// False for two modules of kube that log unreadable input: response bodies (a Secret's data) and lines of a kubeconfig. The
-/// errors that they return name the fault. No filter of a user enables them.
+/// False for two modules of kube that log unreadable input: response bodies (a Secret's data) and lines of a
+/// kubeconfig. The errors that they return name the fault. No filter of a user enables them.
 fn quotes_no_secret(metadata: &Metadata<'_>) -> bool {
     !matches!(metadata.target(), "kube_client::client" | "kube_client::config")
 }
 
-/// Logs a panic. Only a constant message is shown: a formatted one may quote a secret, as that of slicing a string does.
+/// Logs a panic. Only a constant message is shown: a formatted one may quote a secret, as that of slicing a string
+/// does.
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let message = panic
         .payload()

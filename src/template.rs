@@ -94,7 +94,7 @@ fn length_of(pieces: &[Piece<'_>], token: &AccessToken) -> usize {
     pieces.iter().map(length).sum()
 }
 
-/// Begin of the token in the result of [`render`], in bytes; `None` for a template without `$(token)`.
+/// Start of the token in the result of [`render`], in bytes; `None` for a template without `$(token)`.
 pub fn token_start(template: &str, token: &AccessToken) -> Option<usize> {
     let pieces = pieces(template).ok()?;
     let before = pieces

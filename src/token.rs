@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 /// Limit of a credential value, in bytes: far above any vendor's, far below the limits of HTTP headers.
 pub const CREDENTIAL_LIMIT: usize = 16 * 1024;
 
-/// The checked credential values of one grant by canonical key (`client-id`, `api-key`, …), each without its trailing line
-/// end. Wiped on drop; `Debug` shows the keys only.
+/// The checked credential values of one grant by canonical key (`client-id`, `api-key`, …), each without its trailing
+/// line end. Wiped on drop; `Debug` shows the keys only.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// Canonical key to value.
@@ -89,8 +89,8 @@ pub fn clean_credential(key: &str, value: &[u8]) -> Result<SecretString, Credent
 impl Credentials {
     /// Reads the credentials of a grant from a Secret's data.
     ///
-    /// `keys` are the canonical keys (`Grant::credential_keys`), `names` maps a canonical key to another key in the Secret
-    /// (`credentialsSecretRef.keys`), `data` looks up a key of the Secret.
+    /// `keys` are the canonical keys (`Grant::credential_keys`), `names` maps a canonical key to another key in the
+    /// Secret (`credentialsSecretRef.keys`), `data` looks up a key of the Secret.
     pub fn from_data<'a>(
         keys: &[&'static str],
         names: &BTreeMap<String, String>,
@@ -111,7 +111,8 @@ impl Credentials {
         })
     }
 
-    /// True when `text` contains one of the values: plain in any case, URL-encoded, or within base64 (`Basic` credentials).
+    /// True when `text` contains one of the values: plain in any case, URL-encoded, or within base64 (`Basic`
+    /// credentials).
     pub fn repeated_in(&self, text: &str) -> bool {
         let plain = lower_case(text.as_bytes());
         let decoded = lower_case(&percent_decoded(text));
@@ -157,8 +158,8 @@ fn percent_decoded(text: &str) -> Zeroizing<Vec<u8>> {
     decoded
 }
 
-/// Searches for the base64 characters that depend on `value` alone, at each of its three alignments. Values of less than
-/// four bytes have too few such characters.
+/// Searches for the base64 characters that depend on `value` alone, at each of its three alignments. Values of less
+/// than four bytes have too few such characters.
 fn contains_base64(text: &str, value: &[u8]) -> bool {
     if value.len() < 4 {
         return false;
@@ -192,7 +193,7 @@ pub struct AccessToken {
     pub expiry_assumed: bool,
     /// True when two sources of the expiry disagree by more than 120 s, or the `Date` header is off by more than 60 s.
     pub clock_skew_suspected: bool,
-    /// Begin of the token's validity, where it lies in the future.
+    /// Start of the token's validity, where it lies in the future.
     pub not_before: Option<Timestamp>,
 }
 

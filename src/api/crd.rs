@@ -44,8 +44,8 @@ const ROOT_RULES: [Rule; 3] = [
 
 /// The CustomResourceDefinition of `vendortokens.vendortoken.io`.
 ///
-/// The derived definition, and beyond it rules at the root, a default of the status object, and no field that may be `null`:
-/// the API server then drops an explicit `null`, or puts the default in its place.
+/// The derived definition, and beyond it rules at the root, a default of the status object, and no field that may be
+/// `null`: the API server then drops an explicit `null`, or puts the default in its place.
 pub fn custom_resource_definition() -> CustomResourceDefinition {
     let mut definition = VendorToken::crd();
     for version in &mut definition.spec.versions {

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 /// Reads a value of another type as absent.
 ///
-/// The operator writes the status again, so an unreadable value in it must not make the object undecodable: a list or watch
-/// would skip the object, and its token would expire.
+/// The operator writes the status again, so an unreadable value in it must not make the object undecodable: a list or
+/// watch would skip the object, and its token would expire.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

@@ -6,13 +6,14 @@ use std::fmt;
 
 /// Field manager of writes to target Secrets.
 pub const FIELD_MANAGER: &str = "vendor-token-operator";
-/// Field manager of status writes, distinct from [`FIELD_MANAGER`], so that `managedFields` show both kinds of ownership.
+/// Field manager of status writes, distinct from [`FIELD_MANAGER`], so that `managedFields` show both kinds of
+/// ownership.
 pub const STATUS_FIELD_MANAGER: &str = "vendor-token-operator/status";
 
 /// Types of the conditions in `status.conditions`.
 ///
-/// [`READY`](condition::READY) exists once the operator has seen the object. The others exist only while they are `True`, as
-/// kstatus requires, the library by which Flux and others compute readiness.
+/// [`READY`](condition::READY) exists once the operator has seen the object. The others exist only while they are
+/// `True`, as kstatus requires, the library by which Flux and others compute readiness.
 pub mod condition {
     /// The target Secret holds a valid token of the current spec. The condition for `kubectl wait`.
     pub const READY: &str = "Ready";

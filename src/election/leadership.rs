@@ -62,7 +62,7 @@ impl Leadership {
     /// True while this process may act.
     pub fn holds(&self) -> bool {
         let Some(term) = &self.term else { return true };
-        let Some(term) = *lock(&term) else {
+        let Some(term) = *lock(term) else {
             return false;
         };
         let wall = self.clock.now().duration_since(term.renewed_wall);

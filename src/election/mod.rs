@@ -1,9 +1,9 @@
 //! Leader election by a Lease, with the semantics of client-go: the holder of the Lease acts, the others stand by.
 //!
-//! May use: `clock`, `error_text`, `sync`, `text`. Each update carries the `resourceVersion` of the Lease, so that one of two
-//! contenders gets a conflict. Another's Lease has expired when it stayed unchanged for its duration by the monotonic clock
-//! of this process; the times in the Lease are for people. A leader that cannot renew in time stops acting before the others
-//! may start: [`Leadership::holds`] is checked before each vendor call and each write.
+//! May use: `clock`, `error_text`, `sync`, `text`. Each update carries the `resourceVersion` of the Lease, so that one
+//! of two contenders gets a conflict. Another's Lease has expired when it stayed unchanged for its duration by the
+//! monotonic clock of this process; the times in the Lease are for people. A leader that cannot renew in time stops
+//! acting before the others may start: [`Leadership::holds`] is checked before each vendor call and each write.
 
 mod fence;
 mod leadership;
@@ -164,8 +164,9 @@ impl Elector {
         self.release().await;
     }
 
-    /// Time until the next try. A standby reads twice as often as a leader renews, so that a Lease which is given back after a
-    /// drain of 3 s is taken within 5 s in all. Its identity spreads a contender's reads, so that not all come at once.
+    /// Time until the next try. A standby reads twice as often as a leader renews, so that a Lease which is given back
+    /// after a drain of 3 s is taken within 5 s in all. Its identity spreads a contender's reads, so that not all come
+    /// at once.
     fn pause(&self) -> Duration {
         if *self.leading.borrow() {
             return self.options.retry_period;
@@ -210,7 +211,7 @@ impl Elector {
             .is_some_and(|holder| *holder != self.options.identity)
     }
 
-    /// Tries once to acquire or to renew the Lease. `Some` with the begin of the try after a success.
+    /// Tries once to acquire or to renew the Lease. `Some` with the start of the try after a success.
     async fn attempt(&mut self) -> Result<Option<(Instant, Timestamp)>, ElectionError> {
         let began = (Instant::now(), self.clock.now());
         if *self.leading.borrow()
@@ -325,8 +326,8 @@ impl Elector {
         }
     }
 
-    /// Gives the Lease back, so that another need not wait for its expiry. Reads it first, since a cancelled renewal may have
-    /// changed the version, and another's Lease must not be touched.
+    /// Gives the Lease back, so that another need not wait for its expiry. Reads it first, since a cancelled renewal
+    /// may have changed the version, and another's Lease must not be touched.
     async fn release(&mut self) {
         let was_leading = *self.leading.borrow();
         self.lost("stopping");

@@ -22,8 +22,8 @@ const QUESTION_PAUSE: Duration = Duration::from_secs(1);
 pub struct LastAnswer(Arc<Mutex<Option<Instant>>>);
 
 impl LastAnswer {
-    /// A layer for kube's client that notes how each call ended. It belongs outside of the call deadline, which ends a call
-    /// without an answer, and inside of [`super::writes_need_leadership`], which sends no call at all.
+    /// A layer for kube's client that notes how each call ended. It belongs outside of the call deadline, which ends a
+    /// call without an answer, and inside of [`super::writes_need_leadership`], which sends no call at all.
     pub fn layer<R>(
         &self,
     ) -> MapResultLayer<impl Fn(Result<R, BoxError>) -> Result<R, BoxError> + Clone + use<R>> {
@@ -49,15 +49,15 @@ impl ApiServerReachability {
         Self { last_answer, client }
     }
 
-    /// True when the API server answered a call within the last second and no later call went without an answer. A refusal
-    /// is an answer.
+    /// True when the API server answered a call within the last second and no later call went without an answer. A
+    /// refusal is an answer.
     pub fn is_reachable(&self) -> bool {
         let answered = *lock(&self.last_answer.0);
         answered.is_some_and(|answered| answered.elapsed() < ANSWER_VALIDITY)
     }
 
-    /// Asks the API server for its version. Returns after the answer, or a second after the question has failed, so that a
-    /// caller who repeats it does not hammer.
+    /// Asks the API server for its version. Returns after the answer, or a second after the question has failed, so
+    /// that a caller who repeats it does not hammer.
     pub async fn ask(&self) {
         // The layer notes the outcome.
         let _ = tokio::time::timeout(QUESTION_TIMEOUT, self.client.apiserver_version()).await;

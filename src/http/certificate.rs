@@ -51,8 +51,8 @@ pub enum ClientCertificateError {
     NotYetValid(Timestamp),
 }
 
-/// Checks that a client certificate can be used at `now`: PEM, a decrypted key of the same pair, and validity. The vendor is
-/// not asked.
+/// Checks that a client certificate can be used at `now`: PEM, a decrypted key of the same pair, and validity. The
+/// vendor is not asked.
 pub fn check_client_certificate(
     certificate: &ClientCertificate,
     now: Timestamp,
@@ -115,8 +115,8 @@ pub(super) fn fingerprint(certificate: &ClientCertificate) -> [u8; 32] {
     fingerprint
 }
 
-/// `notBefore` and the first second after `notAfter`, which is inclusive (RFC 5280, section 4.1.2.5). Reads no further than
-/// these two fields; `None` for another structure than that of section 4.1.
+/// `notBefore` and the first second after `notAfter`, which is inclusive (RFC 5280, section 4.1.2.5). Reads no further
+/// than these two fields; `None` for another structure than that of section 4.1.
 fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
     const SEQUENCE: u8 = 0x30;
     const EXPLICIT_VERSION: u8 = 0xa0;

@@ -1,5 +1,5 @@
-//! Classification of the HTTP client's errors as [`Failure`]s, by the types in the chain of sources and not by their text.
-//! A message names the host, the fault and its cure; it holds no path, no query and nothing that a peer sent.
+//! Classification of the HTTP client's errors as [`Failure`]s, by the types in the chain of sources and not by their
+//! text. A message names the host, the fault and its cure; it holds no path, no query and nothing that a peer sent.
 
 use std::error::Error;
 use std::io;
@@ -96,8 +96,8 @@ pub(super) fn exchange(error: &reqwest::Error, host: &str) -> Failure {
     })
 }
 
-/// Recognises two errors by their text, since hyper-util's tunnel error is not a public type. Should the text change, the
-/// failure stays transient, with a general message.
+/// Recognises two errors by their text, since hyper-util's tunnel error is not a public type. Should the text change,
+/// the failure stays transient, with a general message.
 fn proxy_failure(chain: &[&(dyn Error + 'static)], host: &str) -> Option<Failure> {
     let texts: Vec<String> = chain.iter().map(ToString::to_string).collect();
     let has = |text: &str| texts.iter().any(|t| t == text);

@@ -1,4 +1,5 @@
-//! The HTTPS transport to vendors: sends a [`TokenRequest`] once and returns a [`TokenResponse`] or a classified failure.
+//! The HTTPS transport to vendors: sends a [`TokenRequest`] once and returns a [`TokenResponse`] or a classified
+//! failure.
 //!
 //! May use: `providers` (types), `token`, `failure`, `clock`, `sync`, `times`.
 
@@ -218,8 +219,8 @@ fn append(body: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     body.extend_from_slice(chunk);
 }
 
-/// Converts a request to the HTTP client's, and names the host (with a port other than 443) for messages. Secrets are copied
-/// into memory that is wiped when the HTTP client drops it.
+/// Converts a request to the HTTP client's, and names the host (with a port other than 443) for messages. Secrets are
+/// copied into memory that is wiped when the HTTP client drops it.
 fn into_reqwest(request: TokenRequest) -> Result<(reqwest::Request, String), Failure> {
     let refused = |message: String| Failure::new(FailureClass::Refused, &message);
     let url = url::Url::parse(&request.url).map_err(|_| {

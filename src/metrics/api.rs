@@ -75,8 +75,8 @@ where
     }
 }
 
-/// The verb (a method, `LIST`, or `WATCH`) and the resource with its subresource, as in `vendortokens/status`; `other` for
-/// a path of no resource. Names of objects and namespaces are left out, since each would be a series.
+/// The verb (a method, `LIST`, or `WATCH`) and the resource with its subresource, as in `vendortokens/status`; `other`
+/// for a path of no resource. Names of objects and namespaces are left out, since each would be a series.
 fn verb_and_resource(method: &Method, uri: &Uri) -> (&'static str, String) {
     let mut segments = uri.path().split('/').filter(|segment| !segment.is_empty());
     let known = match segments.next() {
@@ -116,8 +116,8 @@ fn is_watch(uri: &Uri) -> bool {
     })
 }
 
-/// Limits each call, with kube's retries, to a duration: 10 s by default. Of a watch it limits the response's head alone,
-/// since kube's watcher has an idle timeout for the body.
+/// Limits each call, with kube's retries, to a duration: 10 s by default. Of a watch it limits the response's head
+/// alone, since kube's watcher has an idle timeout for the body.
 #[derive(Clone, Copy, Debug)]
 pub struct CallDeadline(Duration);
 

@@ -15,8 +15,8 @@ pub struct Need {
     pub seconds: i64,
 }
 
-/// Requests a minute, by vendor, that its busiest endpoint needs, since limits hold for one endpoint. A grant counts once,
-/// at the highest rate among those who share it. A vendor whose VendorTokens have no token yet needs 0.
+/// Requests a minute, by vendor, that its busiest endpoint needs, since limits hold for one endpoint. A grant counts
+/// once, at the highest rate among those who share it. A vendor whose VendorTokens have no token yet needs 0.
 pub(super) fn required_per_minute(
     needs: impl Iterator<Item = (&'static str, Option<Need>)>,
 ) -> BTreeMap<&'static str, f64> {

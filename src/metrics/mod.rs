@@ -55,8 +55,8 @@ impl Metrics {
         }
     }
 
-    /// Sets the series of one VendorToken: its state as in `kubectl get`, and the rate that it needs of its vendor, where it
-    /// has a token to keep fresh. An unknown time has no series.
+    /// Sets the series of one VendorToken: its state as in `kubectl get`, and the rate that it needs of its vendor,
+    /// where it has a token to keep fresh. An unknown time has no series.
     pub fn object_observed(
         &self,
         labels: &ObjectLabels,

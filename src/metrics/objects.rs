@@ -1,5 +1,5 @@
-//! The series of VendorTokens, kept once for each object: three metric families would hold its labels three times, and one
-//! of them could be forgotten.
+//! The series of VendorTokens, kept once for each object: three metric families would hold its labels three times, and
+//! one of them could be forgotten.
 
 use std::collections::BTreeMap;
 use std::fmt;

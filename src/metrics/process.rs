@@ -77,7 +77,8 @@ impl Figures {
     fn read() -> Option<Self> {
         let read = |path: &str| std::fs::read_to_string(path).ok();
         let stat = read("/proc/self/stat")?;
-        // The second field, the program's name in parentheses, may hold any character: fields are counted after it (proc(5)).
+        // The second field, the program's name in parentheses, may hold any character: fields are counted after it
+        // (proc(5)).
         let fields: Vec<&str> = stat
             .get(stat.rfind(')')? + 1..)?
             .split_ascii_whitespace()

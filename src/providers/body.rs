@@ -97,8 +97,8 @@ impl Members {
         matches!(self.get(name), Some(Node::Bool(found)) if *found == value)
     }
 
-    /// A whole number above zero, also from a text (`"3600"`, as Azure sends it). A fraction is cut off. `None` for zero,
-    /// negative numbers and other texts.
+    /// A whole number above zero, also from a text (`"3600"`, as Azure sends it). A fraction is cut off. `None` for
+    /// zero, negative numbers and other texts.
     pub(super) fn positive(&self, name: &str) -> Option<i64> {
         let number = match self.get(name)? {
             Node::Number(number) => *number,

@@ -1,7 +1,7 @@
 //! Checkmarx SCA: the password grant of an IdentityServer. Not Checkmarx One, which is another product.
 //!
-//! Vendor's page: "Checkmarx SCA (REST) API - POST Token". Its `Accept: application/x-www-form-urlencoded` is a mistake,
-//! since the answer is JSON. RFC 9700 section 2.4 forbids this grant; the vendor offers no other.
+//! Vendor's page: "Checkmarx SCA (REST) API - POST Token". Its `Accept: application/x-www-form-urlencoded` is a
+//! mistake, since the answer is JSON. RFC 9700 section 2.4 forbids this grant; the vendor offers no other.
 
 use super::oauth::{canonical_scopes, scope_parameter};
 use super::provider::{Advice, Payload, Profile, Provider, credential};

@@ -37,8 +37,8 @@ pub(super) fn failure(profile: &Profile, response: &TokenResponse, body: &Body) 
     Answer::new(profile, response, body).failure()
 }
 
-/// The failure inside an answer with a 2xx status: an OAuth `error`, `success: false`, or a status of the body's own and
-/// no token.
+/// The failure inside an answer with a 2xx status: an OAuth `error`, `success: false`, or a status of the body's own
+/// and no token.
 pub(super) fn failure_inside(
     profile: &Profile,
     response: &TokenResponse,
@@ -151,8 +151,8 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// An unknown code counts as a rejected credential: extensions add codes (RFC 6749 section 8.5), and asking again with
-    /// a rejected password locks accounts.
+    /// An unknown code counts as a rejected credential: extensions add codes (RFC 6749 section 8.5), and asking again
+    /// with a rejected password locks accounts.
     fn by_code(&self, code: &Code) -> Failure {
         let advice = &self.profile.advice;
         match code.verdict {
@@ -224,8 +224,8 @@ impl<'a> Answer<'a> {
         )
     }
 
-    /// ASP.NET Boilerplate answers 500 to all errors but those of authorization, validation and missing entities; a wrong
-    /// credential may be among them. So its sentence is shown.
+    /// ASP.NET Boilerplate answers 500 to all errors but those of authorization, validation and missing entities; a
+    /// wrong credential may be among them. So its sentence is shown.
     fn trouble_with_its_cause(&self) -> Failure {
         let cause = self
             .members
@@ -329,7 +329,8 @@ impl<'a> Answer<'a> {
         self.profile.display_name
     }
 
-    /// API Management answers 403 to a used-up quota, which is no verdict on the credential. Its sentence may come alone.
+    /// API Management answers 403 to a used-up quota, which is no verdict on the credential. Its sentence may come
+    /// alone.
     fn is_out_of_quota(&self) -> bool {
         if matches!(self.body, Body::Markup) {
             return false;

@@ -64,8 +64,8 @@ impl fmt::Debug for TokenResponse {
     }
 }
 
-/// Makes an `application/x-www-form-urlencoded` body, in memory of exactly its size: a buffer that grows leaves copies of
-/// secrets behind.
+/// Makes an `application/x-www-form-urlencoded` body, in memory of exactly its size: a buffer that grows leaves copies
+/// of secrets behind.
 pub(super) fn form(pairs: &[(&str, &str)]) -> SecretString {
     let pieces = || {
         pairs.iter().enumerate().flat_map(|(index, (name, value))| {

@@ -1,7 +1,7 @@
 //! The expiry of a token: the earliest credible time among its sources.
 //!
-//! A relative time (`expires_in`) needs the local clock alone. An absolute one (`expires_on`, `expire_at`, `exp`) is by the
-//! vendor's clock; the `Date` header shows its offset from the local one.
+//! A relative time (`expires_in`) needs the local clock alone. An absolute one (`expires_on`, `expire_at`, `exp`) is by
+//! the vendor's clock; the `Date` header shows its offset from the local one.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -24,9 +24,9 @@ const SMALLEST_MILLISECONDS: i64 = 100_000_000_000;
 pub(super) struct Sources {
     /// The life, in seconds from the request.
     pub(super) relative: Option<i64>,
-    /// Ends, in seconds or milliseconds since the epoch.
+    /// Ends of life, in seconds or milliseconds since the epoch.
     pub(super) absolute: Vec<i64>,
-    /// Begins, in seconds or milliseconds since the epoch.
+    /// Starts of validity, in seconds or milliseconds since the epoch.
     pub(super) not_before: Vec<i64>,
 }
 
@@ -49,12 +49,12 @@ pub(super) enum UnusableToken {
     NeverValid,
 }
 
-/// Largest step of the local clock during an exchange after which the token's life is still believed. It is small beside
-/// the time that a refresh leaves of the shortest life.
+/// Largest step of the local clock during an exchange after which the token's life is still believed. It is small
+/// beside the time that a refresh leaves of the shortest life.
 const CLOCK_STEP_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
-/// True when the local clock was set, or the machine slept, during the exchange: the token's age cannot be computed from
-/// the time of the request.
+/// True when the local clock was set, or the machine slept, during the exchange: the token's age cannot be computed
+/// from the time of the request.
 pub(super) fn clock_was_set(response: &TokenResponse) -> bool {
     response.clock_step > CLOCK_STEP_TOLERANCE || response.clock_step < -CLOCK_STEP_TOLERANCE
 }
@@ -128,8 +128,8 @@ pub(super) fn settle(
     })
 }
 
-/// Offset of the vendor's clock from the local one in seconds, positive where it is ahead, and zero for a `Date` between
-/// request and response.
+/// Offset of the vendor's clock from the local one in seconds, positive where it is ahead, and zero for a `Date`
+/// between request and response.
 pub(super) fn clock_offset(response: &TokenResponse) -> Option<i64> {
     let date = date::of(&response.headers)?.as_second();
     let (sent, received) = (response.sent.as_second(), response.received.as_second());

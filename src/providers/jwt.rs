@@ -1,5 +1,5 @@
-//! Times in a JSON Web Token (RFC 7519). The signature is not checked: the token's receiver verifies it, and only its life
-//! matters here.
+//! Times in a JSON Web Token (RFC 7519). The signature is not checked: the token's receiver verifies it, and only its
+//! life matters here.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;

@@ -207,8 +207,8 @@ impl Grant {
         self.vendor().credential_keys()
     }
 
-    /// Tenant and user of the account that failed attempts with these credentials could lock; `None` at a vendor that locks
-    /// no accounts.
+    /// Tenant and user of the account that failed attempts with these credentials could lock; `None` at a vendor that
+    /// locks no accounts.
     pub fn account(&self, credentials: &Credentials) -> Option<[String; 2]> {
         let user = credentials.values.get(self.vendor().profile().account?)?;
         Some([
@@ -224,8 +224,8 @@ impl Grant {
         }
     }
 
-    /// Vendor and parameters as one canonical, unambiguous text (JSON) for the fingerprint. A replaced endpoint is not in
-    /// it.
+    /// Vendor and parameters as one canonical, unambiguous text (JSON) for the fingerprint. A replaced endpoint is not
+    /// in it.
     pub fn canonical(&self) -> String {
         serde_json::json!([self.vendor().as_str(), self.provider().parameters()]).to_string()
     }
@@ -233,8 +233,8 @@ impl Grant {
     /// Builds the request for `endpoint` (the vendor's own, or an administrator's replacement).
     ///
     /// # Errors
-    /// `Refused` for a parameter that fails [`Grant::check`], `Rejected` for a credential that is missing or is no header
-    /// value.
+    /// `Refused` for a parameter that fails [`Grant::check`], `Rejected` for a credential that is missing or is no
+    /// header value.
     pub fn request(&self, endpoint: &Endpoint, credentials: &Credentials) -> Result<TokenRequest, Failure> {
         let provider = self.provider();
         provider
@@ -280,8 +280,8 @@ fn fits_header(value: &str) -> bool {
     inside && !value.is_empty() && !value.starts_with(' ') && !value.ends_with(' ')
 }
 
-/// Removes repeated credentials from a failure: a vendor, or a proxy in its place, may send back the request. Each failure
-/// passes here before it is stored or shown.
+/// Removes repeated credentials from a failure: a vendor, or a proxy in its place, may send back the request. Each
+/// failure passes here before it is stored or shown.
 #[must_use]
 pub fn scrub(failure: Failure, credentials: &Credentials) -> Failure {
     failure.withholding(|text| credentials.repeated_in(text))

@@ -1,7 +1,7 @@
 //! Picus: an access token of two hours, in exchange for a refresh token of six months.
 //!
-//! Vendor's page: Picus "Authentication Details". Only `/v1/auth/token` is called: `/v1/auth/refresh` invalidates the refresh
-//! token in the user's Secret.
+//! Vendor's page: Picus "Authentication Details". Only `/v1/auth/token` is called: `/v1/auth/refresh` invalidates the
+//! refresh token in the user's Secret.
 
 use serde::Serialize;
 

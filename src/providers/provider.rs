@@ -30,7 +30,7 @@ pub(super) struct Profile {
     pub(super) relative_expiry: Option<&'static str>,
     /// The member with its end in seconds or milliseconds since the epoch.
     pub(super) absolute_expiry: Option<&'static str>,
-    /// The member with the begin of its validity in seconds since the epoch.
+    /// The member with the start of its validity in seconds since the epoch.
     pub(super) not_before: Option<&'static str>,
     /// A hint at the right host, for a host of another service of the vendor.
     pub(super) wrong_host: fn(&str) -> Option<&'static str>,

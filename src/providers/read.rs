@@ -107,8 +107,8 @@ fn unfit(token: &str) -> Option<&'static str> {
     }
 }
 
-/// The type in the vendor's own spelling, or `Bearer` where it sends none, as 6clicks and Picus do. `None` for a type that
-/// an `Authorization: Bearer` header cannot carry.
+/// The type in the vendor's own spelling, or `Bearer` where it sends none, as 6clicks and Picus do. `None` for a type
+/// that an `Authorization: Bearer` header cannot carry.
 fn token_type(holder: &Members) -> Option<String> {
     match holder.get("token_type") {
         None => Some("Bearer".to_owned()),

@@ -1,6 +1,7 @@
 //! 6clicks: a JWT in exchange for an API key, by a POST without a body.
 //!
-//! Vendor's page: 6clicks "Developer API". The platform appears to run on ASP.NET Boilerplate, whose envelope is read too.
+//! Vendor's page: 6clicks "Developer API". The platform appears to run on ASP.NET Boilerplate, whose envelope is read
+//! too.
 
 use http::HeaderName;
 use http::header::CONTENT_LENGTH;

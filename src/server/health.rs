@@ -11,14 +11,14 @@ use crate::sync::lock;
 
 /// A scheduler without a tick for this long is stuck.
 const TICK_LIMIT: Duration = Duration::from_secs(60);
-/// A watch task without a sign of life for this long is stuck. A healthy one shows a sign at least after a silent watch of
-/// 290 s and its retry.
+/// A watch task without a sign of life for this long is stuck. A healthy one shows a sign at least after a silent watch
+/// of 290 s and its retry.
 const WATCH_LIMIT: Duration = Duration::from_secs(330);
 
 /// The health of the process. Clones share the state.
 ///
-/// *Ready*: all named checks are `Ok`, as on a standby. *Live*: the scheduler and the watch tasks show signs of life, with
-/// or without success, so that an outage of the API server causes no restarts.
+/// *Ready*: all named checks are `Ok`, as on a standby. *Live*: the scheduler and the watch tasks show signs of life,
+/// with or without success, so that an outage of the API server causes no restarts.
 #[derive(Clone, Debug)]
 pub struct Health {
     state: Arc<Mutex<State>>,
@@ -33,7 +33,8 @@ struct State {
 }
 
 impl Health {
-    /// Makes a state with these readiness checks, none of them ready ("starting"), and a scheduler that has just ticked.
+    /// Makes a state with these readiness checks, none of them ready ("starting"), and a scheduler that has just
+    /// ticked.
     pub fn new(checks: &[&'static str]) -> Self {
         let starting = |check: &&'static str| (*check, Err("starting".to_owned()));
         let checks = checks.iter().map(starting).collect();
@@ -57,8 +58,8 @@ impl Health {
         self.lock().ticked = Instant::now();
     }
 
-    /// Notes a sign of life (an event, a wait, a retry) of the task of this watch in this scope: a namespace, or empty for all.
-    /// The first call adds the task.
+    /// Notes a sign of life (an event, a wait, a retry) of the task of this watch in this scope: a namespace, or empty
+    /// for all. The first call adds the task.
     pub fn watch_alive(&self, watch: &'static str, scope: &str) {
         let watch = (watch, scope.to_owned());
         self.lock().watches.insert(watch, Instant::now());

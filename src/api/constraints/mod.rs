@@ -1,8 +1,8 @@
 //! Bounds and CEL rules of the schema, one function for each kind of field.
 //!
-//! A rule's message names the requirement, and the cure where it is not plain; literals stand in single quotes and fields
-//! in back quotes, as Kubernetes' API conventions ask. The API server evaluates rules within a cost budget that it
-//! estimates from the bounds, so every field has a bound.
+//! A rule's message names the requirement, and the cure where it is not plain; literals stand in single quotes and
+//! fields in back quotes, as Kubernetes' API conventions ask. The API server evaluates rules within a cost budget that
+//! it estimates from the bounds, so every field has a bound.
 //!
 //! The rules at the root of the object, which read `metadata.name`, are in `crd`.
 

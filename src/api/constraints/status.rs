@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::set;
 
-/// A generation; −1 before the operator has seen the object. 2^53 − 1 is the largest integer that all JSON readers keep.
+/// A generation; −1 before the operator has seen the object. 2^53 − 1 is the largest integer that all JSON readers
+/// keep.
 pub(in crate::api) fn observed_generation(schema: &mut Schema) {
     set(
         schema,
