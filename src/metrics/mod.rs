@@ -1,4 +1,4 @@
-//! The operator's metrics, as OpenMetrics text. Names and labels are part of the contract (README, "Metrics").
+//! The operator's metrics, as OpenMetrics text. Names and labels are part of the contract (`docs/reference.md`, "Metrics").
 //!
 //! Label values come from closed sets (vendors, outcomes, reasons) or are names of Kubernetes objects; never from
 //! what a vendor or a user wrote into a value. May use: `failure` and `providers` (names only).
