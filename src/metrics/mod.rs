@@ -1,4 +1,4 @@
-//! The operator's metrics, as OpenMetrics text. Names and labels are part of the contract (README, "Metrics").
+//! The operator's metrics, as OpenMetrics text. Names and labels are part of the contract (`docs/reference.md`, "Metrics").
 //!
 //! Label values come from closed sets (vendors, outcomes, reasons) or are names of Kubernetes objects, never texts of a
 //! vendor or values of a user. May use: `failure`, `providers` (names only) and `sync`.
