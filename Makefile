@@ -6,7 +6,7 @@ SHELL := /bin/bash
 N ?= 1000
 REPEAT ?= 3
 IMAGE ?= vendor-token-operator:latest
-# What builds the image: docker, or podman where only that is there.
+# The builder of the image: docker, or podman where only that is there.
 CONTAINER_TOOL ?= $(shell command -v docker >/dev/null 2>&1 || ! command -v podman >/dev/null 2>&1 && echo docker || echo podman)
 
 .PHONY: help

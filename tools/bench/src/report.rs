@@ -84,7 +84,7 @@ pub(crate) fn table(measurements: &[Measurement]) -> String {
         };
         Some(of(Program::Operator)? / of(Program::Floor)?)
     };
-    // On a machine that others use too the second says more: time passes for them, processor time is ours.
+    // On a shared machine the second is the better one: processor time leaves the others' work out.
     if let (Some(rate), Some(work)) = (ratio(Measurement::rate), ratio(Measurement::all_processor)) {
         lines.push(format!(
             "\noperator / floor: {rate:.2} in objects a second; {:.2} in objects per processor second of everything",

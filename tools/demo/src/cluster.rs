@@ -22,7 +22,7 @@ use vendor_token_operator::api::VendorToken;
 
 use crate::screen::Screen;
 
-/// Where the demo's Secrets and VendorTokens are.
+/// The namespace of the demo's Secrets and VendorTokens.
 pub(crate) const NAMESPACE: &str = "vendortoken-demo";
 const DEFINITION: &str = "vendortokens.vendortoken.io";
 /// The label of objects that the demo made and may remove.

@@ -87,7 +87,7 @@ async fn run(arguments: &Arguments) -> Result<End, Error> {
         }
         result => result,
     };
-    // From here on another Ctrl-C ends at once; processes end with ours in any case.
+    // From here on another Ctrl-C ends at once; the started processes end with this one in any case.
     let closed = tokio::select! {
         closed = close(cluster, stage, &screen) => closed,
         () = signals.stop() => return Ok(End::Interrupted),

@@ -150,10 +150,10 @@ pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
 fn listen_for_sizes() -> Arc<AtomicBool> {
     let resized = Arc::new(AtomicBool::new(false));
     if let Ok(mut changes) = signal(SignalKind::window_change()) {
-        let told = Arc::clone(&resized);
+        let changed = Arc::clone(&resized);
         tokio::spawn(async move {
             while changes.recv().await.is_some() {
-                told.store(true, Ordering::Relaxed);
+                changed.store(true, Ordering::Relaxed);
             }
         });
     }

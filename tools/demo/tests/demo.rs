@@ -105,12 +105,12 @@ async fn an_interrupted_demo_leaves_nothing_either() {
     .await
     .unwrap();
     let pid = child.id().unwrap().to_string();
-    let told = Command::new("kill")
+    let killed = Command::new("kill")
         .args(["-s", "INT", &pid])
         .status()
         .await
         .unwrap();
-    assert!(told.success());
+    assert!(killed.success());
     let (code, out, err) = end(child).await;
     assert_eq!(code, Some(130), "{out}\n{err}");
     assert_eq!(left(&plane).await, (false, false), "{out}\n{err}");

@@ -215,7 +215,7 @@ pub(crate) fn rejection(vendor: Vendor, rejection: Rejection) -> Answer {
         (Vendor::SixMap, Rejection::UnknownId) => stytch(400, "invalid_client"),
         (Vendor::SixMap, _) => stytch(401, "invalid_client"),
         (Vendor::CheckmarxSca, Rejection::ScopeNotAllowed) => identity_server("invalid_scope", None),
-        // Unknown, wrong, locked out: IdentityServer tells them apart to nobody.
+        // Unknown, wrong, locked out: IdentityServer's answer is the same.
         (Vendor::CheckmarxSca, _) => identity_server("invalid_grant", Some("invalid_username_or_password")),
         (Vendor::Mapiq, Rejection::UnknownId) => azure_b2c(
             "invalid_client",

@@ -15,7 +15,7 @@ pub struct Options {
     pub budgets: [Option<Budget>; 5],
     /// Accept any well-formed credential that is not registered.
     pub wildcard_credentials: bool,
-    /// How much the ledger keeps.
+    /// The calls and counts that the ledger keeps.
     pub detail: Detail,
     /// Length of Checkmarx' lockout; `None` is 300 s.
     pub lockout: Option<Duration>,

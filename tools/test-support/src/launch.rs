@@ -10,7 +10,7 @@ use crate::kubeconfig::{Proof, render};
 /// to know that it has seen the end of all.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{ level: Metadata }]\n";
 
-/// Where everything of one control plane is.
+/// The files and addresses of one control plane.
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) folder: PathBuf,
@@ -97,7 +97,7 @@ impl Layout {
 
     pub(crate) fn etcd_arguments(&self) -> Vec<String> {
         let client = format!("https://127.0.0.1:{}", self.etcd_client_port);
-        // A member alone has no peers, so nobody needs to be told a certificate for this one.
+        // A member alone has no peers, so this one needs no certificate.
         let peer = format!("http://127.0.0.1:{}", self.etcd_peer_port);
         vec![
             format!("--data-dir={}", self.path("etcd")),

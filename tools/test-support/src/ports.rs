@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use crate::Error;
 
 /// Below the ranges from which Linux (32768 to 60999) and macOS (from 49152) take the local ports of outgoing
-/// connections: a port of ours stays free while the server behind it is restarted.
+/// connections: a port stays free while the server behind it is restarted.
 const FIRST: u64 = 20_000;
 const COUNT: u64 = 12_000;
 const ATTEMPTS: u64 = 200;

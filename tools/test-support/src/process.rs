@@ -1,7 +1,7 @@
-//! A process that never outlives ours.
+//! A child process that never outlives this one.
 //!
-//! Each program runs under a small `sh` that holds the reading end of a pipe of ours. Lines on it are signals to pass
-//! on; its end, which comes also when our process is killed, kills the program. The shell signals its own child before
+//! Each program runs under a small `sh` that reads a pipe from this process. Lines on it are signals to pass on; its end,
+//! which comes also when this process is killed, kills the program. The shell signals its own child before
 //! it waits for it, so a process id that the system has given to someone else is never hit.
 
 use std::ffi::OsStr;
@@ -40,7 +40,7 @@ exit "$code"
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const LOG_TAIL_LINES: usize = 20;
 
-/// A running program, killed when this is dropped, and when our process ends in any other way.
+/// A running program, killed when this is dropped, and when this process ends in any other way.
 #[derive(Debug)]
 pub struct Process {
     pub(crate) program: &'static str,
@@ -72,7 +72,7 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // A group of its own: an interrupt at the terminal is for us, and we stop the programs in order.
+            // A group of its own: an interrupt at the terminal is for this process, which stops the programs in order.
             .process_group(0)
             .spawn()
             .map_err(failed())?;
