@@ -9,21 +9,6 @@ use crate::tree::{entries, packages, shown};
 
 const MOST: usize = 80;
 
-/// Longer names that are allowed for now. Must be empty.
-const KNOWN_LONG: [&str; 11] = [
-    "a_success_forgets_and_a_clock_that_was_set_back_holds_for_a_quarter_of_an_hour_at_most",
-    "failures_in_a_row_are_counted_from_what_a_status_remembers_and_a_success_clears_them",
-    "a_refresh_request_is_completed_for_each_object_by_the_attempt_that_ends_whatever_comes_of_it",
-    "two_tokens_that_were_issued_in_one_second_because_the_clock_was_set_back_are_told_apart",
-    "a_pause_ends_when_the_vendor_said_though_the_clock_is_set_back_and_no_later_when_it_is_set_ahead",
-    "a_pause_from_before_a_restart_is_told_for_metrics_and_one_that_nobody_met_is_not_believed",
-    "a_pause_that_another_process_met_holds_for_an_endpoint_that_this_one_asked_before",
-    "a_vendor_in_use_without_a_token_needs_nothing_and_one_that_is_not_in_use_is_not_there",
-    "a_token_restored_from_credentials_that_rotated_twice_shows_no_failure_of_those_between",
-    "no_step_of_the_clock_and_no_sleep_leaves_an_expired_token_for_longer_than_a_look_takes",
-    "beside_an_operator_and_in_a_namespace_of_others_the_demo_refuses_and_touches_nothing",
-];
-
 #[test]
 fn no_test_name_is_longer_than_80_characters() {
     let mut files = Vec::new();
@@ -41,7 +26,7 @@ fn no_test_name_is_longer_than_80_characters() {
         long.extend(
             names
                 .into_iter()
-                .filter(|name| name.len() > MOST && !KNOWN_LONG.contains(&name.as_str()))
+                .filter(|name| name.len() > MOST)
                 .map(|name| format!("{}: {name} ({})", shown(&file), name.len())),
         );
     }
