@@ -14,7 +14,6 @@ mod decide;
 mod hold;
 mod observed;
 pub mod ownership;
-mod place;
 pub mod schedule;
 mod status;
 
@@ -24,7 +23,6 @@ pub use hold::{Evidence, GrantFacts, Hold, HoldCause, Standing, reason_of};
 pub use observed::{
     Credentials, GrantToken, Observed, PastFailure, Problem, PublishBlock, Stored, Target, Warnings,
 };
-pub use place::TokenPlace;
 pub use status::{ACCOUNT_WINDOW, StatusContext, status, status_before_asking};
 
 #[cfg(test)]

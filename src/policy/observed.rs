@@ -4,7 +4,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::backoff;
 use super::hold::{Standing, no_success_since};
-use super::place::TokenPlace;
 use super::schedule::{self, RefreshPolicy};
 use crate::api::names::Reason;
 use crate::api::{FailureStatus, VendorTokenStatus};
@@ -82,8 +81,6 @@ pub struct Stored {
     /// `uid/resourceVersion` of the credentials that were used.
     pub credentials_version: Option<String>,
     pub refresh_handled: Option<String>,
-    /// Where the target holds the token; `None` when that is not known, or somebody else wrote there.
-    pub place: Option<Box<TokenPlace>>,
 }
 
 impl Stored {

@@ -22,7 +22,7 @@ use crate::api::VendorToken;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
-use crate::controller::reconcile::publish::{Published, publish, repair};
+use crate::controller::reconcile::publish::{Published, publish};
 use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::view::View;
 use crate::error_text::with_causes;
@@ -100,9 +100,6 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                     }
                     Published::Conflict | Published::Refused => {}
                 }
-            }
-            Decision::Repair => {
-                repair(view, context).await?;
             }
             Decision::Issue => match ask(view, context).await? {
                 Asked::Waiting(since) => {

@@ -176,7 +176,7 @@ proptest! {
                 Decision::Publish => scene.target = Target::Ours {
                     stored: Some(Stored {
                         issued: at(issued), expires: at(expires), inputs: Inputs { jitter, ..inputs('a') },
-                        credentials_version: Some("uid/1".to_owned()), refresh_handled: scene.request.clone(), place: None,
+                        credentials_version: Some("uid/1".to_owned()), refresh_handled: scene.request.clone(),
                     }),
                     as_desired: true,
                 },
@@ -293,7 +293,6 @@ impl Machine {
                             },
                             credentials_version: Some("uid/1".to_owned()),
                             refresh_handled: None,
-                            place: None,
                         }),
                         as_desired: true,
                     };
