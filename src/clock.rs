@@ -1,6 +1,6 @@
 //! The process's clock: one steady timeline inside, the time of day at the border, and a list of the wall clock's steps.
 //!
-//! May use: nothing of ours.
+//! May use: `sync`.
 //!
 //! Waits, gaps, budgets and back-offs are measured in [`Moment`]s, which no step of the wall clock moves. A time that
 //! leaves the process (an annotation, a status, an expiry) or comes from outside is a [`Timestamp`]; [`Now`] converts
@@ -9,11 +9,13 @@
 use std::fmt::Debug;
 use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
+
+use crate::sync::lock;
 
 /// The two clocks of the machine.
 pub trait Clock: Send + Sync + Debug {
@@ -216,7 +218,7 @@ impl Timeline {
 
     /// Reads the clock, and notes a step of the wall clock.
     pub fn now(&self) -> Now {
-        let mut state = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.inner);
         let (wall, steady) = (self.clock.now(), self.clock.steady());
         let moment = Moment(SignedDuration::try_from(steady).unwrap_or(SignedDuration::MAX));
         let drift = origin_of(wall, steady).duration_since(state.origin);
@@ -252,12 +254,7 @@ impl Timeline {
 
     fn steps_since(&self, earlier: Moment) -> impl Iterator<Item = SignedDuration> + use<> {
         self.now();
-        let steps = self
-            .inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .steps
-            .clone();
+        let steps = lock(&self.inner).steps.clone();
         steps
             .into_iter()
             .filter(move |step| step.seen > earlier)

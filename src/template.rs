@@ -94,15 +94,6 @@ fn length_of(pieces: &[Piece<'_>], token: &AccessToken) -> usize {
     pieces.iter().map(length).sum()
 }
 
-/// Start of the token in the result of [`render`], in bytes; `None` for a template without `$(token)`.
-pub fn token_start(template: &str, token: &AccessToken) -> Option<usize> {
-    let pieces = pieces(template).ok()?;
-    let before = pieces
-        .iter()
-        .position(|piece| matches!(piece, Piece::Placeholder(Placeholder::Token)))?;
-    Some(length_of(pieces.get(..before)?, token))
-}
-
 /// Replaces the placeholders in `template`. A template that fails [`check`] stays as it is.
 pub fn render(template: &str, token: &AccessToken) -> Zeroizing<String> {
     let Ok(pieces) = pieces(template) else {
@@ -160,7 +151,6 @@ mod tests {
         assert_eq!(check(template), Ok(()));
         assert_eq!(*render(template, &token()), expected);
         assert_eq!(rendered_length(template, &token()), expected.len());
-        assert_eq!(token_start(template, &token()), expected.find("T0K"));
     }
 
     #[rstest]

@@ -55,6 +55,8 @@ mod tests {
         let fraction = time("2026-01-01T00:00:00.5Z");
         assert_eq!(whole_seconds(fraction), time("2026-01-01T00:00:00Z"));
         assert_eq!(whole_seconds_up(fraction), time("2026-01-01T00:00:01Z"));
+        let before_1970 = time("1969-12-31T23:59:58.5Z");
+        assert_eq!(whole_seconds_up(before_1970), time("1969-12-31T23:59:59Z"));
         let whole = time("2026-01-01T00:00:00Z");
         assert_eq!((whole_seconds(whole), whole_seconds_up(whole)), (whole, whole));
     }

@@ -352,7 +352,7 @@ mod tests {
     use crate::api::names::Reason;
     use crate::clock::TokioClock;
     use crate::controller::fake;
-    use crate::policy::{Problem, schedule};
+    use crate::policy::Problem;
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_set_back_holds_up_no_write_of_a_target() {
@@ -362,7 +362,7 @@ mod tests {
             namespace: "a".to_owned(),
             name: "t".to_owned(),
         };
-        let next_attempt = schedule::later(clock.now(), 60);
+        let next_attempt = crate::times::later(clock.now(), 60);
         let memo = BlockMemo {
             block: PublishBlock {
                 problem: Problem::new(Reason::ApiDenied, "no"),

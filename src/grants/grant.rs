@@ -15,6 +15,7 @@ use crate::inputs::Inputs;
 use crate::policy::backoff::{Probe, next_attempt};
 use crate::policy::{GrantFacts, GrantToken, PastFailure, Warnings, reason_of, schedule};
 use crate::providers::{Endpoint, Grant, Vendor};
+use crate::times::{later, whole_seconds};
 use crate::token::{AccessToken, Credentials};
 
 /// A refresh request overrides a latch or a back-off at most once in this time.
@@ -225,7 +226,7 @@ impl GrantRecord {
             .as_ref()
             .is_some_and(|old| old.token.issued == token.issued);
         let token = AccessToken {
-            issued: schedule::later(token.issued, -i64::from(is_ambiguous)),
+            issued: later(token.issued, -i64::from(is_ambiguous)),
             ..token
         };
         self.token = Some(HeldToken {
@@ -303,9 +304,4 @@ impl GrantRecord {
             under_way: self.is_under_way(),
         }
     }
-}
-
-/// The time in whole seconds, as statuses show it.
-pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

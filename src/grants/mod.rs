@@ -3,7 +3,7 @@
 //! [reserve](Grants::reserve) and send, and are woken when the attempt has ended.
 //!
 //! May use: `providers`, `policy` (holds, back-off, schedule), `http`, `clock`, `election`, `fingerprint`, `inputs`,
-//! `token`, `failure`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
+//! `token`, `failure`, `sync`, `times`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
 
 mod accounts;
 mod grant;
@@ -15,7 +15,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -34,6 +34,7 @@ use crate::http::Transport;
 use crate::inputs::Inputs;
 use crate::policy::{ACCOUNT_WINDOW, Evidence, Hold, PastFailure, Standing, backoff};
 use crate::providers::{Endpoint, Vendor};
+use crate::sync::lock;
 use crate::token::AccessToken;
 
 /// Namespace and name of a VendorToken.
@@ -122,8 +123,7 @@ impl Grants {
     }
 
     fn lock(&self) -> MutexGuard<'_, GrantTable> {
-        // A panic while the lock was held is a defect; the state is still the best there is.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     fn wake(&self, object: ObjectKey) {

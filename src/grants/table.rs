@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::accounts::Accounts;
-use super::grant::{FailedAttempt, GrantRecord, Phase, whole_seconds};
+use super::grant::{FailedAttempt, GrantRecord, Phase};
 use super::limiter::{Budget, EndpointState, InFlightLimiter};
 use super::sender::{LONGEST_SLEEP, SendJob};
 use super::{GrantsOptions, ObjectKey, Observation};
@@ -14,6 +14,7 @@ use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
 use crate::policy::{GrantFacts, PastFailure, Standing, backoff};
 use crate::providers::{Endpoint, Vendor};
+use crate::times::whole_seconds;
 
 /// What nobody needs is given back this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);

@@ -1,9 +1,9 @@
-//! When to try again after a failure (design, section 3 "Failure classes").
+//! The time of the next attempt after a failure.
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::schedule::{later, upwards};
 use crate::failure::{Failure, FailureClass};
+use crate::times::{later, whole_seconds_up};
 
 /// What is not expected to pass by itself is probed this often: a rejected credential, where the vendor's accounts cannot
 /// be locked by it.
@@ -70,7 +70,7 @@ pub fn next_attempt(
     };
     let jitter = SignedDuration::from_millis(spread.saturating_mul(1000) * i64::from(jitter) / 255);
     let exact = base.checked_add(jitter).unwrap_or(base);
-    Some(upwards(exact))
+    Some(whole_seconds_up(exact))
 }
 
 #[cfg(test)]

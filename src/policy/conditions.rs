@@ -1,4 +1,4 @@
-//! The situations table of the API (design, section 2): which conditions stand in which situation.
+//! The situations table of the API: the conditions of each situation.
 
 use jiff::Timestamp;
 

@@ -5,9 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::backoff;
 use super::hold::Hold;
-use super::observed::{Credentials, Currency, GrantToken, Observed, Problem, Stored, Target};
-use super::schedule::later;
+use super::observed::{Credentials, Currency, Observed, Problem, Target};
+use super::token_facts::{GrantToken, Stored};
 use crate::api::names::{Reason, condition};
+use crate::times::later;
 
 /// A token that becomes usable later than this is not published while the old one is good.
 const NOT_BEFORE_TOLERANCE_SECONDS: i64 = 300;
@@ -27,8 +28,6 @@ pub enum Decision {
     ReadCredentials,
     /// Write the token that is in memory to the target.
     Publish,
-    /// Write the target anew with the token that is in it, since memory has none.
-    Repair,
     /// Ask the vendor for a token.
     Issue,
 }
@@ -70,14 +69,6 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     let is_due = due.is_none_or(|due| now >= due);
     if current && as_desired && !is_due && !requested {
         return newer_in_memory(observed).unwrap_or_else(|| wait(now, [expiry, due]));
-    }
-    // Also where it is due or a refresh is asked for: the vendor may let us wait.
-    if current
-        && !as_desired
-        && observed.standing.token.is_none()
-        && stored.is_some_and(|stored| stored.place.is_some() && observed.is_valid(stored))
-    {
-        return Decision::Repair;
     }
     if !matches!(observed.credentials, Credentials::Known { .. }) {
         return Decision::ReadCredentials;

@@ -3,12 +3,14 @@
 
 use jiff::Timestamp;
 
-use super::observed::{GrantToken, PastFailure, Stored};
-use super::{backoff, schedule};
+use super::backoff;
+use super::past_failure::PastFailure;
+use super::token_facts::{GrantToken, Stored};
 use crate::api::VendorTokenStatus;
 use crate::api::names::Reason;
 use crate::failure::FailureClass;
 use crate::inputs::Inputs;
+use crate::times::whole_seconds_up;
 
 /// Why a grant is not asked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +152,7 @@ impl Standing {
         let account_free_at = facts
             .account_free_at
             .filter(|_| !is_proven)
-            .map(schedule::upwards)
+            .map(whole_seconds_up)
             .filter(|free_at| *free_at > now);
         let token_issued = facts.token.as_ref().map(|token| token.issued);
         let failure = newest_failure(facts.failure, evidence, facts.succeeded, token_issued, now);
@@ -293,7 +295,7 @@ mod tests {
     use super::*;
 
     fn at(second: i64) -> Timestamp {
-        schedule::later(Timestamp::UNIX_EPOCH, 1_800_000_000 + second)
+        crate::times::later(Timestamp::UNIX_EPOCH, 1_800_000_000 + second)
     }
 
     fn inputs() -> Inputs {

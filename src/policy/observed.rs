@@ -2,12 +2,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::backoff;
 use super::hold::{Standing, no_success_since};
-use super::place::TokenPlace;
-use super::schedule::{self, RefreshPolicy};
+use super::past_failure::PastFailure;
+use super::schedule::RefreshPolicy;
+use super::token_facts::Stored;
+use crate::api::VendorTokenStatus;
 use crate::api::names::Reason;
-use crate::api::{FailureStatus, VendorTokenStatus};
 use crate::inputs::Inputs;
 
 /// A cause with its reason and a message that says what to do.
@@ -73,36 +73,6 @@ pub enum Target {
     },
 }
 
-/// The token in the target, from annotations that our own field manager owns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    pub issued: Timestamp,
-    pub expires: Timestamp,
-    pub inputs: Inputs,
-    /// `uid/resourceVersion` of the credentials that were used.
-    pub credentials_version: Option<String>,
-    pub refresh_handled: Option<String>,
-    /// Where the target holds the token; `None` when that is not known, or somebody else wrote there.
-    pub place: Option<Box<TokenPlace>>,
-}
-
-impl Stored {
-    /// The expiry is in the future.
-    pub fn is_valid(&self, now: Timestamp) -> bool {
-        now < self.expires
-    }
-
-    /// When it is due for a refresh.
-    pub fn due(&self, policy: RefreshPolicy) -> Timestamp {
-        schedule::due(policy, self.issued, self.expires, self.inputs.jitter)
-    }
-
-    /// How long after its issue it is due.
-    pub fn refresh_interval(&self, policy: RefreshPolicy) -> SignedDuration {
-        self.due(policy).duration_since(self.issued)
-    }
-}
-
 /// The credentials of a VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
@@ -115,84 +85,6 @@ pub enum Credentials {
     },
     /// This process has computed their fingerprint.
     Known { inputs: Inputs },
-}
-
-/// The facts of a token in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantToken {
-    pub issued: Timestamp,
-    pub expires: Timestamp,
-    pub warnings: Warnings,
-}
-
-/// What to warn of about a token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Warnings {
-    pub expiry_assumed: bool,
-    pub clock_skew_suspected: bool,
-    pub not_before: Option<Timestamp>,
-}
-
-/// A failed attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PastFailure {
-    pub reason: Reason,
-    pub message: String,
-    /// Failures in a row.
-    pub count: i32,
-    pub last_attempt: Timestamp,
-    /// Not before this time; `None` when only a change may bring another attempt.
-    pub next_attempt: Option<Timestamp>,
-    pub inputs: Inputs,
-    /// This process knows of it by the status of another VendorToken only.
-    pub from_status: bool,
-}
-
-/// How the message of an attempt begins that was recorded before it was sent.
-const UNANSWERED: &str = "asked at ";
-
-impl PastFailure {
-    /// An attempt that is about to be sent: what a crash leaves behind of it.
-    pub fn about_to_be_sent(
-        count: i32,
-        now: Timestamp,
-        next_attempt: Option<Timestamp>,
-        inputs: Inputs,
-    ) -> Self {
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        Self {
-            reason: Reason::VendorUnavailable,
-            message: format!("{UNANSWERED}{now}, no answer recorded; it is asked again by itself"),
-            count,
-            last_attempt: now,
-            next_attempt,
-            inputs,
-            from_status: false,
-        }
-    }
-
-    /// No other attempt may follow it yet.
-    pub fn holds(&self, now: Timestamp) -> bool {
-        self.next_attempt.is_none_or(|next| backoff::holds(next, now))
-    }
-
-    /// It was recorded before it was sent, and no answer has been recorded since.
-    pub fn is_unanswered(&self) -> bool {
-        self.reason == Reason::VendorUnavailable && self.message.starts_with(UNANSWERED)
-    }
-
-    /// Reads `status.failure`; `None` when somebody else wrote it in another form.
-    pub fn from_status(failure: &FailureStatus) -> Option<Self> {
-        Some(Self {
-            reason: Reason::from_text(&failure.reason)?,
-            message: failure.message.clone(),
-            count: failure.count.max(1),
-            last_attempt: failure.last_attempt_time.0,
-            next_attempt: failure.next_attempt_time.as_ref().map(|time| time.0),
-            inputs: Inputs::parse(&failure.inputs)?,
-            from_status: false,
-        })
-    }
 }
 
 /// The target could not be written.

@@ -1,10 +1,10 @@
-//! Whether a Secret may be written as the target of a VendorToken (design, section 3 "Targets").
+//! The right to write a Secret as the target of a VendorToken.
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::observed::{Problem, Stored, Target};
-use super::place::TokenPlace;
+use super::observed::{Problem, Target};
 use super::schedule;
+use super::token_facts::Stored;
 use crate::api::names::Reason;
 
 /// What is kept of a Secret's metadata: enough to judge it, and small, for there may be very many Secrets.
@@ -42,7 +42,7 @@ pub struct OurEntry {
     pub name: Option<Box<str>>,
     /// A digest of the paths of all keys, labels and annotations that we own.
     pub owned: u64,
-    /// The annotation `vendortoken.io/content`, without the token's place.
+    /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
     /// The token's facts, when all three annotations that tell them are ours and readable.
     pub stored: Option<Stored>,
@@ -69,30 +69,11 @@ pub struct Desired<'a> {
     pub uid: &'a str,
 }
 
-/// The value of the annotation `vendortoken.io/content`: whether the Secret was adopted, the templates' digest, and
-/// where the token is. An adopted Secret never gets an owner reference, also after its consent annotation was taken
-/// away.
-pub fn content(adopted: bool, digest: &str, place: Option<&TokenPlace>) -> String {
+/// The value of the annotation `vendortoken.io/content`: a mark (adopted or created) and the templates' digest. An adopted
+/// Secret never gets an owner reference, also after its consent annotation was taken away.
+pub fn content(adopted: bool, digest: &str) -> String {
     let mark = if adopted { "adopted" } else { "created" };
-    match place {
-        Some(place) => format!("{mark}.{digest}.{place}"),
-        None => format!("{mark}.{digest}"),
-    }
-}
-
-/// Splits such a value into mark and digest, and the token's place.
-pub fn split_content(content: &str) -> (&str, Option<TokenPlace>) {
-    let behind_mark = content.find('.').map_or(content.len(), |dot| dot + 1);
-    let dot = content.get(behind_mark..).and_then(|rest| rest.find('.'));
-    match dot.and_then(|dot| {
-        Some((
-            content.get(..behind_mark + dot)?,
-            content.get(behind_mark + dot + 1..)?,
-        ))
-    }) {
-        Some((start, place)) => (start, TokenPlace::parse(place)),
-        None => (content, None),
-    }
+    format!("{mark}.{digest}")
 }
 
 /// Whether this Secret, if written by `me`, counts as adopted.
@@ -239,7 +220,6 @@ mod tests {
             },
             credentials_version: None,
             refresh_handled: None,
-            place: None,
         }
     }
 
@@ -406,24 +386,9 @@ mod tests {
     }
 
     #[test]
-    fn a_content_is_split_into_digest_and_place() {
-        let place = TokenPlace::new("a.b", 7, 3, "Bearer").unwrap();
-        let whole = content(false, "c1", Some(&place));
-        assert_eq!(split_content(&whole), ("created.c1", Some(place)));
-        for (text, start) in [
-            ("created.c1", "created.c1"),
-            ("created.c1.x", "created.c1"),
-            ("x", "x"),
-            ("", ""),
-        ] {
-            assert_eq!(split_content(text), (start, None), "{text:?}");
-        }
-    }
-
-    #[test]
     fn an_adopted_secret_stays_adopted_after_its_consent_was_taken_away() {
         let mut entry = entry();
-        entry.as_mut().unwrap().content = Some(content(true, "c1", None).into());
+        entry.as_mut().unwrap().content = Some(content(true, "c1").into());
         let adopted = SecretRecord {
             controller: None,
             ours: entry,

@@ -1,8 +1,9 @@
-//! When a token is due for its refresh (design, section 3 "Schedule"). Whole seconds throughout.
+//! The due time of a token, and the least gap between two grants. In whole seconds throughout.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::RefreshSpec;
+use crate::times::later;
 
 /// Applied when the spec names neither setting.
 pub const DEFAULT_LIFETIME_PERCENT: i64 = 80;
@@ -77,20 +78,6 @@ pub fn is_credible_issue(issued: Timestamp, now: Timestamp) -> bool {
     issued <= now.checked_add(ISSUED_AHEAD).unwrap_or(Timestamp::MAX)
 }
 
-/// `time` plus `seconds`, or the end of time.
-pub fn later(time: Timestamp, seconds: i64) -> Timestamp {
-    time.checked_add(SignedDuration::from_secs(seconds))
-        .unwrap_or(Timestamp::MAX)
-}
-
-/// `time` in whole seconds, upwards: a status keeps no fractions, and a deadline that is rounded down would be too soon.
-pub fn upwards(time: Timestamp) -> Timestamp {
-    let second = Timestamp::from_second(time.as_second()).unwrap_or(time);
-    // Before 1970 a fraction is negative, and cutting it off goes upwards.
-    let rest = SignedDuration::from_secs(i64::from(time.subsec_nanosecond() > 0));
-    second.checked_add(rest).unwrap_or(second)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -125,24 +112,6 @@ mod tests {
         #[case] expected: i64,
     ) {
         assert_eq!(after(policy, life, jitter), expected);
-    }
-
-    #[test]
-    fn a_deadline_is_never_rounded_down() {
-        let time = |text: &str| text.parse::<Timestamp>().unwrap();
-        assert_eq!(
-            upwards(time("2026-01-01T00:00:00Z")),
-            time("2026-01-01T00:00:00Z")
-        );
-        assert_eq!(
-            upwards(time("2026-01-01T00:00:00.000000001Z")),
-            time("2026-01-01T00:00:01Z")
-        );
-        assert_eq!(
-            upwards(time("1969-12-31T23:59:58.5Z")),
-            time("1969-12-31T23:59:59Z")
-        );
-        assert_eq!(upwards(Timestamp::MAX).subsec_nanosecond(), 0);
     }
 
     fn any_policy() -> impl Strategy<Value = RefreshPolicy> {

@@ -4,19 +4,23 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::conditions::{ConditionFacts, Facts, Progress, StoredFacts, conditions, held};
-use super::observed::{Credentials, Currency, Observed, PastFailure, Problem, Stored, Target};
+use super::observed::{Credentials, Currency, Observed, Problem, Target};
+use super::past_failure::PastFailure;
+use super::token_facts::Stored;
 use crate::api::names::{Reason, condition};
 use crate::api::{Binding, FailureStatus, VendorTokenStatus};
+use crate::text::first_characters;
+use crate::times::whole_seconds;
 
 /// Attempts with unproven passwords count against an account for this long.
 pub const ACCOUNT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
-/// Days before the end of a credential at which users are warned (design, section 2).
+/// Days before the end of a credential at which users are warned.
 const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
 
 /// How the message of `TokenNotYetValid` begins, before the time.
 const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
 
-/// Bounds of the schema, in characters.
+/// Bounds of the schema, in characters. The API server refuses a status with a longer message.
 const CONDITION_MESSAGE_LIMIT: usize = 2048;
 const FAILURE_MESSAGE_LIMIT: usize = 1024;
 
@@ -149,7 +153,7 @@ pub fn status_before_asking(
 fn failure_status(failure: PastFailure) -> FailureStatus {
     FailureStatus {
         reason: failure.reason.as_str().to_owned(),
-        message: cut(failure.message, FAILURE_MESSAGE_LIMIT),
+        message: first_characters(&failure.message, FAILURE_MESSAGE_LIMIT).to_owned(),
         count: failure.count,
         last_attempt_time: Time(failure.last_attempt),
         next_attempt_time: failure.next_attempt.map(Time),
@@ -297,23 +301,10 @@ fn with_times(facts: ConditionFacts, observed: &Observed<'_>, generation: i64) -
             || Time(whole_seconds(observed.now)),
             |old| old.last_transition_time.clone(),
         ),
-        message: cut(facts.message, CONDITION_MESSAGE_LIMIT),
+        message: first_characters(&facts.message, CONDITION_MESSAGE_LIMIT).to_owned(),
         observed_generation: Some(generation),
         reason: facts.reason.to_owned(),
         status: status.to_owned(),
         type_: facts.kind.to_owned(),
     }
-}
-
-/// The API server refuses a status with a longer message, and then nothing at all would be told.
-fn cut(mut message: String, characters: usize) -> String {
-    if let Some((end, _)) = message.char_indices().nth(characters) {
-        message.truncate(end);
-    }
-    message
-}
-
-/// The API keeps whole seconds; a fraction would differ from what is read back and cost a write.
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

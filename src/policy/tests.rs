@@ -86,7 +86,6 @@ impl Scene {
                     inputs: inputs('a'),
                     credentials_version: Some("uid/1".to_owned()),
                     refresh_handled: None,
-                    place: None,
                 }),
                 as_desired: true,
             },
@@ -192,11 +191,6 @@ impl Scene {
             *as_desired = false;
         }
         self
-    }
-
-    /// The key that holds the token is ours and unchanged.
-    fn readable(self) -> Self {
-        self.stored(|stored| stored.place = TokenPlace::new("token", 0, 3, "Bearer").map(Box::new))
     }
 
     /// Our annotations were edited by others: what is in the Secret is not known.

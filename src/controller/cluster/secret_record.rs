@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::api::names;
 use crate::inputs::Inputs;
 use crate::policy::Stored;
-use crate::policy::ownership::{Controller, OurEntry, SecretRecord, split_content};
+use crate::policy::ownership::{Controller, OurEntry, SecretRecord};
 
 /// No name that is compared is longer, in bytes. What is cut there equals none.
 const LONGEST_NAME: usize = 254;
@@ -93,7 +93,6 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
             .flatten()
     };
     let data = owned_keys(fields.get("f:data"));
-    let (content, place) = annotation(names::CONTENT).map(split_content).unzip();
     let time = |key: &str| annotation(key).and_then(|text| text.parse::<Timestamp>().ok());
     let stored = || {
         Some(Stored {
@@ -106,16 +105,12 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
             refresh_handled: annotation(names::REFRESH_HANDLED)
                 .filter(is_short)
                 .map(str::to_owned),
-            place: place
-                .flatten()
-                .filter(|place| data.contains(&place.key.as_str()))
-                .map(Box::new),
         })
     };
     Some(OurEntry {
         name: label(names::NAME_LABEL).map(Into::into),
         owned: owned_digest(&data, &labels, &annotations),
-        content: content.map(|content| cut(content, LONGEST_NAME)),
+        content: annotation(names::CONTENT).map(|content| cut(content, LONGEST_NAME)),
         stored: stored(),
     })
 }

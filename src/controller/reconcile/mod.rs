@@ -22,11 +22,12 @@ use crate::api::VendorToken;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
-use crate::controller::reconcile::publish::{Published, publish, repair};
+use crate::controller::reconcile::publish::{Published, publish};
 use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::view::View;
 use crate::error_text::with_causes;
 use crate::policy::{self, Decision, decide};
+use crate::times::later;
 
 /// No object needs more steps in one reconcile: read, publish, look again, wait.
 const MOST_STEPS: usize = 6;
@@ -101,9 +102,6 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                     Published::Conflict | Published::Refused => {}
                 }
             }
-            Decision::Repair => {
-                repair(view, context).await?;
-            }
             Decision::Issue => match ask(view, context).await? {
                 Asked::Waiting(since) => {
                     return Ok(Outcome {
@@ -118,7 +116,7 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
     }
     // Somebody changes the target as fast as we look: let them finish.
     Ok(Outcome {
-        until: Some(policy::schedule::later(context.clock.now(), 1)),
+        until: Some(later(context.clock.now(), 1)),
         asked: None,
     })
 }
@@ -165,8 +163,8 @@ mod tests {
     /// A token in the target that ends in as many seconds, and a status that calls it ready.
     fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
         let now = context.clock.now();
-        let ended = policy::schedule::later(now, ends_in).to_string();
-        let begun = policy::schedule::later(now, -3600).to_string();
+        let ended = later(now, ends_in).to_string();
+        let begun = later(now, -3600).to_string();
         let token: VendorToken = serde_json::from_value(json!({
             "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
             "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },

@@ -13,13 +13,12 @@ use crate::api::names::Reason;
 use crate::clock::Deadline;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::{BlockMemo, Context};
-use crate::controller::reconcile::credentials::wipe;
-use crate::controller::reconcile::error::{Error, read_problem, withholding, write_problem};
+use crate::controller::reconcile::error::{Error, withholding, write_problem};
 use crate::controller::reconcile::target::{Facts, body, too_large};
 use crate::controller::reconcile::view::{View, read_record};
 use crate::policy::ownership::SecretRecord;
-use crate::policy::{Problem, PublishBlock, Stored, Target, backoff};
-use crate::token::{AccessToken, ExposeSecret, SecretString};
+use crate::policy::{Problem, PublishBlock, Target, backoff};
+use crate::token::{AccessToken, ExposeSecret};
 
 /// What became of a write.
 pub(in crate::controller) enum Published {
@@ -46,83 +45,6 @@ pub(in crate::controller) async fn publish(
         refresh_handled: handled(view, context),
     };
     write(view, token, &facts, context).await
-}
-
-/// Writes the target anew with the token that is in it, and takes the answer into `view`: its owner, labels or
-/// templates are others than they should be, and memory has no token to write.
-pub(in crate::controller) async fn repair(view: &mut View, context: &Context) -> Result<Published, Error> {
-    let Target::Ours {
-        stored: Some(stored), ..
-    } = &view.target
-    else {
-        return Ok(Published::Conflict);
-    };
-    let stored = stored.clone();
-    let (namespace, name) = (view.object.namespace.clone(), view.target_name.clone());
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let found = match api.get_opt(&name).await {
-        Err(source) if read_problem(&source, &name).is_some() => {
-            // Its data may not be read: a grant brings a token.
-            give_up_repair(view, context);
-            return Ok(Published::Conflict);
-        }
-        found => found.map_err(|source| Error::ReadSecret {
-            namespace: namespace.clone(),
-            name: name.clone(),
-            source,
-        })?,
-    };
-    let Some(mut secret) = found else {
-        take_record(view, None, context);
-        return Ok(Published::Conflict);
-    };
-    let record = secret_record::read(&secret.metadata);
-    let seen = view.target_version();
-    let token = stored_token(&stored, &secret);
-    wipe(&mut secret.data);
-    take_record(view, record, context);
-    if view.target_version() != seen {
-        return Ok(Published::Conflict);
-    }
-    let Some(token) = token else {
-        // What stands there is no token, whoever wrote it: a grant brings one.
-        give_up_repair(view, context);
-        return Ok(Published::Conflict);
-    };
-    let facts = Facts {
-        // Under a lost key nobody knows whether the present credentials have brought it, so nobody says so.
-        inputs: view
-            .inputs()
-            .filter(|inputs| inputs.key_id == stored.inputs.key_id)
-            .unwrap_or(stored.inputs),
-        credentials_version: view.credentials_version.clone().or(stored.credentials_version),
-        refresh_handled: stored.refresh_handled,
-    };
-    write(view, &token, &facts, context).await
-}
-
-/// There is no token to be had from the target.
-fn give_up_repair(view: &mut View, context: &Context) {
-    let ours = view.record.as_mut().and_then(|record| record.ours.as_mut());
-    if let Some(stored) = ours.and_then(|ours| ours.stored.as_mut()) {
-        stored.place = None;
-    }
-    view.judge_target(context);
-}
-
-/// The token that a target holds.
-fn stored_token(stored: &Stored, secret: &Secret) -> Option<AccessToken> {
-    let place = stored.place.as_ref()?;
-    let value = place.token(&secret.data.as_ref()?.get(&place.key)?.0)?;
-    Some(AccessToken {
-        value: SecretString::from(value),
-        token_type: place.token_type.clone(),
-        issued: stored.issued,
-        expires: stored.expires,
-        expiry_assumed: false,
-        clock_skew_suspected: false,
-        not_before: None,
-    })
 }
 
 /// Takes in what the API server says of the target.

@@ -11,10 +11,10 @@ use crate::api::names::Reason;
 use crate::api::{VendorToken, names};
 use crate::controller::reconcile::checked::{Checked, DesiredTarget};
 use crate::inputs::Inputs;
+use crate::policy::Problem;
 use crate::policy::ownership::{self, SecretRecord};
-use crate::policy::{Problem, TokenPlace};
 use crate::template;
-use crate::token::{AccessToken, ExposeSecret};
+use crate::token::AccessToken;
 
 /// An apply with this version creates when the Secret is absent and conflicts when it is present.
 pub(in crate::controller) const CREATE_ONLY: &str = "1";
@@ -47,19 +47,6 @@ pub(in crate::controller) struct Facts {
     pub(in crate::controller) inputs: Inputs,
     pub(in crate::controller) credentials_version: Option<String>,
     pub(in crate::controller) refresh_handled: Option<String>,
-}
-
-/// Where the target will hold the token: in the first key whose template has it.
-fn place(target: &DesiredTarget, token: &AccessToken) -> Option<TokenPlace> {
-    let length = token.value.expose_secret().len();
-    target.data.iter().find_map(|(key, template)| {
-        TokenPlace::new(
-            key,
-            template::token_start(template, token)?,
-            length,
-            &token.token_type,
-        )
-    })
 }
 
 /// The whole of what we want to own of the target: token, facts about it, labels, owner.
@@ -96,8 +83,7 @@ pub(in crate::controller) fn body(
     annotate(names::ISSUED_TIME, token.issued.to_string());
     annotate(names::EXPIRATION_TIME, token.expires.to_string());
     annotate(names::INPUTS, facts.inputs.to_string());
-    let content = ownership::content(adopted, &target.content, place(target, token).as_ref());
-    annotate(names::CONTENT, content);
+    annotate(names::CONTENT, ownership::content(adopted, &target.content));
     annotate(
         names::CREDENTIALS_VERSION,
         facts.credentials_version.clone().unwrap_or_default(),

@@ -261,7 +261,6 @@ impl Driver {
                         inputs,
                         credentials_version: None,
                         refresh_handled: None,
-                        place: None,
                     });
                 }
                 Decision::Issue => {

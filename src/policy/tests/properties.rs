@@ -3,8 +3,8 @@
 use proptest::option;
 use proptest::prelude::*;
 
-use super::super::schedule::later;
 use super::*;
+use crate::times::later;
 
 /// Times around the scene, and the ends of time.
 fn any_time() -> impl Strategy<Value = Timestamp> {
@@ -53,25 +53,15 @@ fn any_problem(reasons: &'static [Reason]) -> impl Strategy<Value = Problem> {
 }
 
 fn any_target() -> impl Strategy<Value = Target> {
-    let place = option::of(Just(()).prop_map(|()| TokenPlace::new("token", 0, 3, "Bearer")));
-    let stored = (
-        any_time(),
-        any_time(),
-        any_inputs(),
-        any_version(),
-        any_request(),
-        place,
-    )
-        .prop_map(
-            |(issued, expires, inputs, credentials_version, refresh_handled, place)| Stored {
-                issued,
-                expires,
-                inputs,
-                credentials_version,
-                refresh_handled,
-                place: place.flatten().map(Box::new),
-            },
-        );
+    let stored = (any_time(), any_time(), any_inputs(), any_version(), any_request()).prop_map(
+        |(issued, expires, inputs, credentials_version, refresh_handled)| Stored {
+            issued,
+            expires,
+            inputs,
+            credentials_version,
+            refresh_handled,
+        },
+    );
     prop_oneof![
         1 => Just(Target::Free),
         1 => any_problem(&[Reason::TargetNotOwned, Reason::TargetConflict]).prop_map(Target::Blocked),
@@ -289,20 +279,9 @@ impl World {
                         },
                         credentials_version: Some("uid/1".to_owned()),
                         refresh_handled: self.scene.grant.completed_request.clone(),
-                        place: TokenPlace::new("token", 0, 3, "Bearer").map(Box::new),
                     }),
                     as_desired: true,
                 };
-            }
-            Decision::Repair => {
-                let Target::Ours {
-                    stored: Some(_),
-                    as_desired,
-                } = &mut self.scene.target
-                else {
-                    panic!("repaired without a token");
-                };
-                *as_desired = true;
             }
             Decision::Issue => {
                 let answer = self.answers.pop().unwrap_or(Ok(3600));

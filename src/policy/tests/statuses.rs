@@ -308,7 +308,7 @@ fn a_rejected_password_is_not_tried_again_when_its_secret_is_deleted_and_made_an
 }
 
 #[test]
-fn a_token_restored_from_credentials_that_rotated_twice_shows_no_failure_of_those_between() {
+fn a_restored_token_shows_no_failure_of_credentials_that_rotated_since() {
     let scene = scene().told_failed(CredentialsRejected, 50, None, &inputs('b'));
     let status = status_of(&scene);
     assert_eq!(

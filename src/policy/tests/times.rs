@@ -4,9 +4,10 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::super::backoff::{Probe, after_no_answer, holds, next_attempt};
-use super::super::schedule::{self, due, later, least_gap};
+use super::super::schedule::{self, due, least_gap};
 use super::*;
 use crate::failure::{Failure, FailureClass};
+use crate::times::later;
 
 /// The shortest and the longest life that is promised for, in seconds.
 const SHORTEST: i64 = 40;
@@ -176,7 +177,7 @@ proptest! {
                 Decision::Publish => scene.target = Target::Ours {
                     stored: Some(Stored {
                         issued: at(issued), expires: at(expires), inputs: Inputs { jitter, ..inputs('a') },
-                        credentials_version: Some("uid/1".to_owned()), refresh_handled: scene.request.clone(), place: None,
+                        credentials_version: Some("uid/1".to_owned()), refresh_handled: scene.request.clone(),
                     }),
                     as_desired: true,
                 },
@@ -293,7 +294,6 @@ impl Machine {
                             },
                             credentials_version: Some("uid/1".to_owned()),
                             refresh_handled: None,
-                            place: None,
                         }),
                         as_desired: true,
                     };
@@ -314,7 +314,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn no_step_of_the_clock_and_no_sleep_leaves_an_expired_token_for_longer_than_a_look_takes(
+    fn no_step_and_no_sleep_leaves_an_expired_token_for_longer_than_a_look(
         policy in any_policy(), life in any_life(SHORTEST), jitter in any::<u8>(),
         events in prop::collection::vec((any_event(), 0..=100_i64), 1..40)
     ) {
