@@ -1,7 +1,7 @@
 //! The one place that talks to vendors: sends a [`TokenRequest`], returns a [`TokenResponse`] or a classified failure.
 //!
 //! It sends each request once and decides nothing else: whether, when and how often to ask is up to the caller.
-//! May use: `vendor` (types), `token`, `failure`, `clock`.
+//! May use: `providers` (types), `token`, `failure`, `clock`.
 
 mod certificate;
 mod classify;

@@ -1,0 +1,16 @@
+//! The dependency rules of the workspace, read from its sources with `syn`: who may use whom and what stays out of the
+//! modules that decide (`modules`), no import circle between files or modules (`circles`), and the length of test names
+//! (`names`).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod circles;
+mod modules;
+mod names;
+mod source;
+mod tree;
