@@ -1,10 +1,10 @@
-//! One source file, read with `syn`: its modules, and every path that its code uses. Code behind `#[cfg(test)]` is left
-//! out. Bodies of macros are no syntax tree: their paths are read from their tokens.
+//! One source file: its modules and imports, read with `syn`, and every path that its code uses, read from the tokens of its
+//! items, so that bodies of macros are read too. Items behind `#[cfg(test)]` are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proc_macro2::{Span, TokenStream, TokenTree};
-use syn::visit::{self, Visit};
+use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
+use quote::ToTokens as _;
 use syn::{Attribute, ImplItem, Item, UseTree};
 
 /// A path in the code: `crate::policy::decide` as three parts. The words `async` and `await` are paths of one part.
@@ -53,7 +53,7 @@ impl Source {
             current: 0,
         };
         reader.begin(path.to_vec());
-        reader.visit_file(&file);
+        reader.items(&file.items);
         Ok(reader.source)
     }
 }
@@ -115,55 +115,26 @@ impl Reader {
         self.used(ident.span(), path);
     }
 
-    /// Paths in the tokens of a macro or an attribute.
-    fn tokens(&mut self, tokens: TokenStream) {
-        let mut path: Vec<String> = Vec::new();
-        let mut begin = Span::call_site();
-        let mut colons = 0;
-        for token in tokens {
-            match token {
-                TokenTree::Ident(ident) => {
-                    if colons != 2 {
-                        self.path_ends(begin, &mut path);
-                        begin = ident.span();
+    fn items(&mut self, items: &[Item]) {
+        for item in items.iter().filter(|item| !is_for_tests(attributes(item))) {
+            self.module().items.extend(defined(item));
+            match item {
+                Item::Use(item) => self.imported(&item.tree, Vec::new()),
+                Item::Mod(item) => self.declared(item),
+                Item::Impl(item) => {
+                    let mut head = item.clone();
+                    head.items.clear();
+                    self.tokens(head.into_token_stream(), &[]);
+                    for inner in item.items.iter().filter(|inner| !is_for_tests(of_impl(inner))) {
+                        self.tokens(inner.to_token_stream(), &[]);
                     }
-                    path.push(ident.to_string());
-                    colons = 0;
                 }
-                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
-                TokenTree::Group(group) => {
-                    self.path_ends(begin, &mut path);
-                    colons = 0;
-                    self.tokens(group.stream());
-                }
-                _ => {
-                    self.path_ends(begin, &mut path);
-                    colons = 0;
-                }
+                item => self.tokens(item.to_token_stream(), &[]),
             }
         }
-        self.path_ends(begin, &mut path);
     }
 
-    fn path_ends(&mut self, begin: Span, path: &mut Vec<String>) {
-        if !path.is_empty() {
-            self.used(begin, std::mem::take(path));
-        }
-    }
-}
-
-impl<'ast> Visit<'ast> for Reader {
-    fn visit_item(&mut self, item: &'ast Item) {
-        if is_for_tests(attributes(item)) {
-            return;
-        }
-        if let Some(name) = defined(item) {
-            self.module().items.insert(name);
-        }
-        visit::visit_item(self, item);
-    }
-
-    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+    fn declared(&mut self, item: &syn::ItemMod) {
         let name = item.ident.to_string();
         self.module().children.insert(name.clone());
         let mut path = self.module().path.clone();
@@ -172,7 +143,7 @@ impl<'ast> Visit<'ast> for Reader {
             Some((_, items)) => {
                 let outer = self.current;
                 self.begin(path);
-                items.iter().for_each(|item| self.visit_item(item));
+                self.items(items);
                 self.current = outer;
             }
             None => self.source.declared.push(Declared {
@@ -182,78 +153,48 @@ impl<'ast> Visit<'ast> for Reader {
         }
     }
 
-    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        self.imported(&item.tree, Vec::new());
-    }
-
-    fn visit_impl_item(&mut self, item: &'ast ImplItem) {
-        let attributes = match item {
-            ImplItem::Const(item) => &item.attrs,
-            ImplItem::Fn(item) => &item.attrs,
-            ImplItem::Type(item) => &item.attrs,
-            ImplItem::Macro(item) => &item.attrs,
-            _ => return,
-        };
-        if !is_for_tests(attributes) {
-            visit::visit_impl_item(self, item);
+    /// The paths in these tokens, each behind `prefix`: `a::{b, c::d}` are two.
+    fn tokens(&mut self, tokens: TokenStream, prefix: &[String]) {
+        let mut path = prefix.to_vec();
+        let mut begin = Span::call_site();
+        let (mut colons, mut is_visibility) = (0, false);
+        for token in tokens {
+            match token {
+                TokenTree::Punct(punct) if punct.as_char() == ':' => {
+                    colons += 1;
+                    continue;
+                }
+                TokenTree::Ident(ident) => {
+                    if colons != 2 {
+                        self.path_ends(begin, &mut path, prefix);
+                        begin = ident.span();
+                    }
+                    is_visibility = ident == "pub";
+                    path.push(ident.to_string());
+                }
+                TokenTree::Group(group) if colons == 2 && group.delimiter() == Delimiter::Brace => {
+                    self.tokens(group.stream(), &path);
+                    path = prefix.to_vec();
+                }
+                TokenTree::Group(group) => {
+                    self.path_ends(begin, &mut path, prefix);
+                    // `pub(super)` names a module and uses nothing of it.
+                    if !(is_visibility && group.delimiter() == Delimiter::Parenthesis) {
+                        self.tokens(group.stream(), &[]);
+                    }
+                    is_visibility = false;
+                }
+                _ => self.path_ends(begin, &mut path, prefix),
+            }
+            colons = 0;
         }
+        self.path_ends(begin, &mut path, prefix);
     }
 
-    fn visit_field(&mut self, field: &'ast syn::Field) {
-        if !is_for_tests(&field.attrs) {
-            visit::visit_field(self, field);
+    fn path_ends(&mut self, begin: Span, path: &mut Vec<String>, prefix: &[String]) {
+        if path.len() > prefix.len() {
+            self.used(begin, std::mem::replace(path, prefix.to_vec()));
         }
-    }
-
-    fn visit_local(&mut self, local: &'ast syn::Local) {
-        if !is_for_tests(&local.attrs) {
-            visit::visit_local(self, local);
-        }
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        if let Some(first) = path.segments.first() {
-            let parts = path.segments.iter().map(|part| part.ident.to_string());
-            self.used(first.ident.span(), parts.collect());
-        }
-        visit::visit_path(self, path);
-    }
-
-    /// `pub(super)` names a module and uses nothing of it.
-    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
-
-    fn visit_macro(&mut self, invoked: &'ast syn::Macro) {
-        self.visit_path(&invoked.path);
-        self.tokens(invoked.tokens.clone());
-    }
-
-    fn visit_meta_list(&mut self, list: &'ast syn::MetaList) {
-        self.visit_path(&list.path);
-        self.tokens(list.tokens.clone());
-    }
-
-    fn visit_signature(&mut self, signature: &'ast syn::Signature) {
-        if let Some(word) = &signature.asyncness {
-            self.used(word.span, vec!["async".to_owned()]);
-        }
-        visit::visit_signature(self, signature);
-    }
-
-    fn visit_expr_async(&mut self, block: &'ast syn::ExprAsync) {
-        self.used(block.async_token.span, vec!["async".to_owned()]);
-        visit::visit_expr_async(self, block);
-    }
-
-    fn visit_expr_closure(&mut self, closure: &'ast syn::ExprClosure) {
-        if let Some(word) = &closure.asyncness {
-            self.used(word.span, vec!["async".to_owned()]);
-        }
-        visit::visit_expr_closure(self, closure);
-    }
-
-    fn visit_expr_await(&mut self, expression: &'ast syn::ExprAwait) {
-        self.used(expression.await_token.span, vec!["await".to_owned()]);
-        visit::visit_expr_await(self, expression);
     }
 }
 
@@ -293,6 +234,16 @@ fn attributes(item: &Item) -> &[Attribute] {
         Item::Trait(item) => &item.attrs,
         Item::Type(item) => &item.attrs,
         Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
+}
+
+fn of_impl(item: &ImplItem) -> &[Attribute] {
+    match item {
+        ImplItem::Const(item) => &item.attrs,
+        ImplItem::Fn(item) => &item.attrs,
+        ImplItem::Type(item) => &item.attrs,
+        ImplItem::Macro(item) => &item.attrs,
         _ => &[],
     }
 }
