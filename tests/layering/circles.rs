@@ -63,7 +63,8 @@ fn refuse(graph: impl Fn(&str, &Tree) -> Vec<Graph>) {
 fn imports(tree: &Tree) -> Vec<(Vec<String>, Vec<String>)> {
     let mut imports = Vec::new();
     for (path, (_, module)) in &tree.modules {
-        for used in &module.uses {
+        // A name alone is a module's own, or was imported.
+        for used in module.uses.iter().filter(|used| used.parts.len() > 1) {
             if let Some(target) = tree.definition(path, &used.parts)
                 && !path.starts_with(&target)
             {
@@ -165,6 +166,7 @@ mod the_check_can_fail {
         files_are("fn f() { crate::b::C; }", b, &CIRCLE);
         files_are("fn f() { vec![crate::b::C, 1]; }", b, &CIRCLE);
         files_are("use crate::b::*;", b, &CIRCLE);
+        files_are("fn f() { use crate::b::{self, C}; }", b, &CIRCLE);
         files_are("mod inside { fn f(_: super::super::b::C) {} }", b, &CIRCLE);
     }
 
@@ -180,6 +182,11 @@ mod the_check_can_fail {
         files_are("#[cfg(test)] mod tests { use crate::b::C; }", b, &[]);
         files_are("#[cfg(test)] use crate::b::C;", b, &[]);
         files_are("pub(in crate::b) struct D;", b, &[]);
+        files_are(
+            "struct D; impl D { #[cfg(test)] fn f(_: crate::b::C) {} }",
+            b,
+            &[],
+        );
         files_are("// crate::b::C\nconst D: &str = \"crate::b::C\";", b, &[]);
     }
 
