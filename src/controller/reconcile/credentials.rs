@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use zeroize::Zeroize;
 
 use crate::api::names::Reason;
-use crate::controller::reconcile::checked::Checked;
+use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::http::check_client_certificate;
 use crate::policy::Problem;
 use crate::token::{ClientCertificate, Credentials, SecretString};
@@ -46,7 +46,7 @@ fn invalid(message: String) -> ReadError {
 pub(in crate::controller) async fn read(
     client: &Client,
     namespace: &str,
-    checked: &Checked,
+    checked: &ValidatedSpec,
     now: Timestamp,
     watched: bool,
 ) -> Result<Read, ReadError> {
@@ -87,7 +87,7 @@ fn version_of(secret: &Secret) -> String {
     )
 }
 
-fn credentials(checked: &Checked, secret: &Secret) -> Result<Credentials, ReadError> {
+fn credentials(checked: &ValidatedSpec, secret: &Secret) -> Result<Credentials, ReadError> {
     let name = &checked.credentials_secret;
     if secret.type_.as_deref() == Some("kubernetes.io/service-account-token") {
         return Err(invalid(format!(

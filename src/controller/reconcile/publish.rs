@@ -6,88 +6,55 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use serde_json::Value;
-use tokio::time::Instant;
 
-use crate::api::names;
-use crate::api::names::Reason;
-use crate::clock::Deadline;
+use crate::api::names::{self, Reason};
+use crate::controller::cluster::remembered::PublishBackoff;
 use crate::controller::cluster::secret_record;
-use crate::controller::context::{BlockMemo, Context};
+use crate::controller::context::Context;
 use crate::controller::reconcile::error::{Error, withholding, write_problem};
 use crate::controller::reconcile::target::{Facts, body, too_large};
 use crate::controller::reconcile::view::{View, read_record};
 use crate::policy::ownership::SecretRecord;
-use crate::policy::{Problem, PublishBlock, Target, backoff};
+use crate::policy::{Problem, Target, backoff};
 use crate::token::{AccessToken, ExposeSecret};
 
-/// What became of a write.
+/// The result of a write.
 pub(in crate::controller) enum Published {
     /// It is there.
     Written,
     /// The Secret was changed in between: look again.
     Conflict,
-    /// The API server refused it for a cause that a person must mend.
+    /// The API server refused it for a cause that a person must remove.
     Refused,
 }
 
-/// Writes `token` to the target, and takes the answer into `view`.
+/// Applies the target with `token`, and takes the answer into `view`.
 pub(in crate::controller) async fn publish(
     view: &mut View,
     token: &AccessToken,
     context: &Context,
 ) -> Result<Published, Error> {
-    let Some(inputs) = view.inputs() else {
-        return Ok(Published::Conflict);
-    };
-    let facts = Facts {
-        inputs,
-        credentials_version: view.credentials_version.clone(),
-        refresh_handled: handled(view, context),
-    };
-    write(view, token, &facts, context).await
-}
-
-/// Takes in what the API server says of the target.
-fn take_record(view: &mut View, record: Option<SecretRecord>, context: &Context) {
-    let (namespace, name) = (&view.object.namespace, &view.target_name);
-    match &record {
-        Some(record) => {
-            if context.secrets.put(namespace, name, record.clone()) {
-                context.trigger_others(&view.object, name);
-            }
-        }
-        None => {
-            context.secrets.forget(namespace, name);
-            context.trigger_others(&view.object, name);
-        }
-    }
-    view.record = record;
-    view.judge_target(context);
-}
-
-/// Applies the target with this token, and takes the answer into `view`.
-async fn write(
-    view: &mut View,
-    token: &AccessToken,
-    facts: &Facts,
-    context: &Context,
-) -> Result<Published, Error> {
-    let Ok(checked) = &view.checked else {
+    let (Some(inputs), Ok(checked)) = (view.inputs(), &view.checked) else {
         return Ok(Published::Conflict);
     };
     let (namespace, name) = (view.object.namespace.clone(), checked.target.name.clone());
     if let Some(problem) = too_large(&checked.target, token) {
         return Ok(refuse(view, problem, context));
     }
-    let body = body(checked, &view.token, view.record.as_ref(), token, facts);
+    let facts = Facts {
+        inputs,
+        credentials_version: view.credentials_version.clone(),
+        refresh_handled: handled(view, context),
+    };
+    let body = body(checked, &view.token, view.record.as_ref(), token, &facts);
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
         Ok(written) => {
             if let Some(record) = secret_record::read(&written.metadata) {
                 if context.secrets.put(&namespace, &name, record.clone()) {
-                    // The watch has nothing new to tell the others that name this Secret, as their credentials, say.
-                    context.trigger_others(&view.object, &name);
+                    // For the others that name this Secret, as their credentials for example: the watch brings nothing new.
+                    context.triggers.secret_changed_by(&view.object, &name);
                 }
                 view.record = Some(record);
             }
@@ -95,17 +62,17 @@ async fn write(
             if !matches!(view.target, Target::Ours { as_desired: true, .. }) {
                 return Ok(refuse(view, does_not_keep(&name), context));
             }
-            context.set_block(&view.object, None);
+            context.remembered.set_publish_backoff(&view.object, None);
             view.block = None;
             Ok(Published::Written)
         }
         Err(kube::Error::Api(status)) if status.is_conflict() => {
-            // Somebody else wrote it, or it was deleted or created meanwhile: see what is there.
+            // It was written by others, deleted or created meanwhile.
             let seen = view.target_version();
             let found = read_record(context, &namespace, &name).await?;
             take_record(view, found, context);
             if view.target_version() == seen {
-                // Nobody did: an admission webhook or a quota says so, and asking again at once changes nothing.
+                // It was not: an admission webhook or a quota answers so, and would again.
                 let source = withholding(kube::Error::Api(status), &written(token, &body));
                 return Err(Error::WriteTarget {
                     namespace,
@@ -126,7 +93,25 @@ async fn write(
     }
 }
 
-/// The API server took the write, and what stands there is something else: written again, it would be so again.
+/// Takes the present record of the target, `None` where there is none.
+fn take_record(view: &mut View, record: Option<SecretRecord>, context: &Context) {
+    let (namespace, name) = (&view.object.namespace, &view.target_name);
+    match &record {
+        Some(record) => {
+            if context.secrets.put(namespace, name, record.clone()) {
+                context.triggers.secret_changed_by(&view.object, name);
+            }
+        }
+        None => {
+            context.secrets.forget(namespace, name);
+            context.triggers.secret_changed_by(&view.object, name);
+        }
+    }
+    view.record = record;
+    view.judge_target(context);
+}
+
+/// The problem of a target that differs from what was just written to it, and would again.
 fn does_not_keep(name: &str) -> Problem {
     Problem::new(
         Reason::TargetInvalid,
@@ -137,32 +122,28 @@ fn does_not_keep(name: &str) -> Problem {
     )
 }
 
-/// Notes that the target cannot be written, and when to try again.
+/// Notes that the target cannot be written, and the time of the next attempt.
 fn refuse(view: &mut View, problem: Problem, context: &Context) -> Published {
     let count = view
-        .present_block(context)
-        .map_or(1, |memo| memo.count.saturating_add(1));
-    let now = context.clock.now();
-    let next_attempt = backoff::after_no_answer(count, 0, now).unwrap_or(Timestamp::MAX);
-    let block = PublishBlock {
+        .present_backoff(context)
+        .map_or(1, |backoff| backoff.count.saturating_add(1));
+    let now = context.timeline.now();
+    let next_attempt = backoff::after_no_answer(count, 0, now.wall()).unwrap_or(Timestamp::MAX);
+    let backoff = PublishBackoff {
         problem,
-        next_attempt,
+        ends: now.moment_at(next_attempt),
+        count,
+        generation: view.token.metadata.generation,
+        target_version: view.target_version(),
     };
-    view.block = Some(block.clone());
-    context.set_block(
-        &view.object,
-        Some(BlockMemo {
-            block,
-            until: Deadline::new(next_attempt, now, Instant::now()),
-            count,
-            generation: view.token.metadata.generation,
-            target_version: view.target_version(),
-        }),
-    );
+    view.block = Some(backoff.block(&now));
+    context
+        .remembered
+        .set_publish_backoff(&view.object, Some(backoff));
     Published::Refused
 }
 
-/// What a failed write means for the user, or the error where that is nothing; neither repeats what was written.
+/// The problem that a failed write is for the user, or the error of one that is none. Neither repeats the written data.
 fn refused(
     error: kube::Error,
     token: &AccessToken,
@@ -183,7 +164,7 @@ fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
         .collect()
 }
 
-/// The refresh request to be kept on the target: the one that this token serves, else the one that stands there.
+/// The refresh request to be kept on the target: the one that this token serves, or else the present one.
 fn handled(view: &View, context: &Context) -> Option<String> {
     let completed = view.observed(context).standing.completed_request;
     completed.or_else(|| match &view.target {

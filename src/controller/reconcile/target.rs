@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::api::names::Reason;
 use crate::api::{VendorToken, names};
-use crate::controller::reconcile::checked::{Checked, DesiredTarget};
+use crate::controller::reconcile::validated::{DesiredTarget, ValidatedSpec};
 use crate::inputs::Inputs;
 use crate::policy::Problem;
 use crate::policy::ownership::{self, SecretRecord};
@@ -51,7 +51,7 @@ pub(in crate::controller) struct Facts {
 
 /// The whole of what we want to own of the target: token, facts about it, labels, owner.
 pub(in crate::controller) fn body(
-    checked: &Checked,
+    checked: &ValidatedSpec,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
     token: &AccessToken,

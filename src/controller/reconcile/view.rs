@@ -9,13 +9,15 @@ use kube::{Api, ResourceExt};
 
 use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
+use crate::controller::cluster::objects::{LONGEST_REQUEST, key_of};
+use crate::controller::cluster::references::target_name;
+use crate::controller::cluster::remembered::{KnownCredentials, PublishBackoff};
 use crate::controller::cluster::secret_record;
 use crate::controller::cluster::secrets::Lookup;
-use crate::controller::cluster::tokens::{LONGEST_REQUEST, key_of, target_name};
-use crate::controller::context::{BlockMemo, Context, Memo};
-use crate::controller::reconcile::checked::Checked;
+use crate::controller::context::Context;
+use crate::controller::reconcile::credentials;
 use crate::controller::reconcile::error::{Error, read_problem};
-use crate::controller::reconcile::{checked, credentials};
+use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{ObjectKey, Observation};
@@ -30,7 +32,7 @@ pub(in crate::controller) struct View {
     pub(in crate::controller) token: Arc<VendorToken>,
     pub(in crate::controller) object: ObjectKey,
     pub(in crate::controller) target_name: String,
-    pub(in crate::controller) checked: Result<Checked, Problem>,
+    pub(in crate::controller) checked: Result<ValidatedSpec, Problem>,
     pub(in crate::controller) key: Arc<FingerprintKey>,
     pub(in crate::controller) known: KnownInputs,
     /// The target Secret's metadata.
@@ -58,7 +60,7 @@ impl View {
     ) -> Result<Self, Error> {
         let object = key_of(&token);
         let target_name = target_name(&token);
-        let checked = checked::Checked::new(&token, &context.settings.endpoints);
+        let checked = ValidatedSpec::new(&token, &context.settings.endpoints);
         let mut target_denied = None;
         let record = match context.secrets.get(&object.namespace, &target_name) {
             Lookup::Found(record) => Some(record),
@@ -107,7 +109,9 @@ impl View {
         };
         view.judge_target(context);
         view.look_at_credentials(context);
-        view.block = view.present_block(context).map(|memo| memo.block);
+        view.block = view
+            .present_backoff(context)
+            .map(|backoff| backoff.block(&context.timeline.now()));
         Ok(view)
     }
 
@@ -204,7 +208,7 @@ impl View {
         }
         // A spec that cannot be used has no templates, but what stands in its target is told all the same.
         let target = self.checked.as_ref().ok().map(|checked| &checked.target);
-        let rivals = context.tokens.rivals(&self.object, &self.target_name);
+        let rivals = context.objects.rivals(&self.object, &self.target_name);
         let rivals: Vec<_> = rivals
             .iter()
             .map(|(name, created)| Claimant {
@@ -239,7 +243,7 @@ impl View {
         self.target = judge(self.record.as_ref(), me, &rivals, &desired, now);
         // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
         if self.target == Target::Free
-            && let Some(reader) = context.tokens.reader_of(&self.object, &self.target_name)
+            && let Some(reader) = context.objects.reader_of(&self.object, &self.target_name)
         {
             self.target = Target::Blocked(Problem::new(
                 Reason::TargetConflict,
@@ -271,12 +275,13 @@ impl View {
         }
         let version = versions.join("+");
         match context
-            .memo(&self.object)
-            .filter(|memo| memo.version == version && memo.known == self.known)
+            .remembered
+            .credentials(&self.object)
+            .filter(|known| known.version == version && known.known == self.known)
         {
-            Some(memo) => {
-                self.fingerprint = Some(memo.fingerprint);
-                self.account = memo.account;
+            Some(known) => {
+                self.fingerprint = Some(known.fingerprint);
+                self.account = known.account;
                 self.credentials_version = Some(version);
                 self.note_known();
             }
@@ -299,13 +304,13 @@ impl View {
                     .key
                     .fingerprint(&checked.endpoint, &checked.grant, &read.values);
                 let account = self.key.account(&checked.endpoint, &checked.grant, &read.values);
-                let memo = Memo {
+                let known = KnownCredentials {
                     version: read.version.clone(),
                     known: self.known.clone(),
                     fingerprint,
                     account,
                 };
-                context.set_memo(&self.object, Some(memo));
+                context.remembered.set_credentials(&self.object, Some(known));
                 self.fingerprint = Some(fingerprint);
                 self.account = account;
                 self.credentials_version = Some(read.version);
@@ -340,7 +345,7 @@ impl View {
     /// The credentials cannot be used, so nothing may be published from memory either.
     fn unusable(&mut self, context: &Context, problem: Problem) {
         if problem.reason == Reason::CredentialsNotFound {
-            context.set_memo(&self.object, None);
+            context.remembered.set_credentials(&self.object, None);
         }
         context.grants.release(&self.object);
         self.fingerprint = None;
@@ -348,11 +353,15 @@ impl View {
         self.credentials = Credentials::Unusable(problem);
     }
 
-    /// The last failure to write the target, while nothing has changed since.
-    pub(in crate::controller) fn present_block(&self, context: &Context) -> Option<BlockMemo> {
-        context.block(&self.object).filter(|memo| {
-            memo.generation == self.token.metadata.generation && memo.target_version == self.target_version()
-        })
+    /// The wait after the last failed write of the target, while nothing has changed since.
+    pub(in crate::controller) fn present_backoff(&self, context: &Context) -> Option<PublishBackoff> {
+        context
+            .remembered
+            .publish_backoff(&self.object)
+            .filter(|backoff| {
+                backoff.generation == self.token.metadata.generation
+                    && backoff.target_version == self.target_version()
+            })
     }
 
     pub(in crate::controller) fn target_version(&self) -> Option<String> {

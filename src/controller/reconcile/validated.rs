@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use crate::api::names::{self, Reason};
 use crate::api::{CheckmarxScaRegion, CheckmarxScaScope, DeletionPolicy, VendorName, VendorToken};
+use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::secret_record::owned_digest;
-use crate::controller::cluster::tokens::target_name;
 use crate::fingerprint::{Sources, hex};
 use crate::policy::Problem;
 use crate::policy::schedule::RefreshPolicy;
@@ -17,7 +17,7 @@ use crate::template;
 
 /// What a VendorToken asks for.
 #[derive(Clone, Debug)]
-pub(in crate::controller) struct Checked {
+pub(in crate::controller) struct ValidatedSpec {
     pub(in crate::controller) grant: Grant,
     /// The vendor's own endpoint, or the administrator's replacement.
     pub(in crate::controller) endpoint: Endpoint,
@@ -46,7 +46,7 @@ pub(in crate::controller) struct DesiredTarget {
     pub(in crate::controller) owned: u64,
 }
 
-impl Checked {
+impl ValidatedSpec {
     /// Checks what the schema cannot, and what an older schema let pass.
     pub(in crate::controller) fn new(
         token: &VendorToken,
