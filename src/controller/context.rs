@@ -8,7 +8,7 @@ use kube::Client;
 use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::clock::{Clock, Timeline};
+use crate::clock::Timeline;
 use crate::controller::cluster::monitor::WatchMonitor;
 use crate::controller::cluster::objects::Objects;
 use crate::controller::cluster::remembered::Remembered;
@@ -59,7 +59,6 @@ pub(in crate::controller) type KeyReceiver = watch::Receiver<Option<Arc<Fingerpr
 pub(in crate::controller) struct Context {
     pub(in crate::controller) client: Client,
     pub(in crate::controller) settings: Settings,
-    pub(in crate::controller) clock: Arc<dyn Clock>,
     pub(in crate::controller) timeline: Arc<Timeline>,
     pub(in crate::controller) grants: Arc<Grants>,
     pub(in crate::controller) objects: Arc<Objects>,
@@ -88,7 +87,6 @@ impl std::fmt::Debug for Context {
 pub(in crate::controller) struct Parts {
     pub(in crate::controller) client: Client,
     pub(in crate::controller) settings: Settings,
-    pub(in crate::controller) clock: Arc<dyn Clock>,
     pub(in crate::controller) timeline: Arc<Timeline>,
     pub(in crate::controller) grants: Arc<Grants>,
     pub(in crate::controller) recorder: Recorder,
@@ -107,7 +105,7 @@ impl Context {
             remembered: Arc::new(Remembered::new(Arc::clone(&parts.grants), parts.metrics.clone())),
             triggers: Triggers::new(Arc::clone(&objects), parts.queue),
             watches: Arc::new(WatchMonitor::new(
-                Arc::clone(&parts.clock),
+                Arc::clone(&parts.timeline),
                 parts.health.clone(),
                 parts.metrics.clone(),
             )),
@@ -115,7 +113,6 @@ impl Context {
             secrets: Arc::default(),
             client: parts.client,
             settings: parts.settings,
-            clock: parts.clock,
             timeline: parts.timeline,
             grants: parts.grants,
             recorder: parts.recorder,

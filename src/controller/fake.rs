@@ -161,7 +161,6 @@ pub(in crate::controller) fn context_by(
             concurrency: 1,
             longest_wait: crate::controller::LONGEST_WAIT,
         },
-        clock,
         timeline,
         grants,
         metrics: Metrics::new(),

@@ -11,7 +11,7 @@ use kube::runtime::events::Recorder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::clock::{Clock, Timeline};
+use crate::clock::Timeline;
 use crate::controller::context::{Context, Parts, Settings};
 use crate::controller::leading::{self, Next};
 use crate::controller::reconcile::events::reporter;
@@ -29,7 +29,7 @@ pub struct Parameters {
     pub settings: Settings,
     pub grants: GrantsOptions,
     pub transport: Arc<dyn Transport>,
-    pub clock: Arc<dyn Clock>,
+    pub timeline: Arc<Timeline>,
     pub metrics: Metrics,
     pub health: Health,
     /// The right of this process to act.
@@ -56,11 +56,10 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         let allowed = parameters.grants.per_minute.get(&vendor).copied();
         parameters.metrics.vendor_budget(vendor, allowed);
     }
-    let timeline = Arc::new(Timeline::new(Arc::clone(&parameters.clock)));
     let grants = Grants::new(
         parameters.grants,
         parameters.transport,
-        Arc::clone(&timeline),
+        Arc::clone(&parameters.timeline),
         Arc::new(GrantMetrics(parameters.metrics.clone())),
         queue.clone(),
         leadership.clone(),
@@ -70,8 +69,7 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         recorder: Recorder::new(parameters.client.clone(), reporter()),
         client: parameters.client,
         settings: parameters.settings,
-        clock: parameters.clock,
-        timeline,
+        timeline: parameters.timeline,
         grants: Arc::clone(&grants),
         metrics: parameters.metrics,
         health: parameters.health,

@@ -187,20 +187,17 @@ impl Grants {
         }
         let earlier = earlier_failures(observation, standing.counts_for_account, now.wall());
         grant.failures = grant.failures.max(earlier);
-        let overrides = standing
+        let is_held = standing
             .failure
             .as_ref()
             .is_some_and(|failure| failure.holds(now.wall()));
-        if refresh_request.is_some() && overrides {
-            grant.note_override(now.moment);
-        }
         let count = grant.failures.saturating_add(1);
         let since = grant.wait(object, refresh_request, now.moment);
         table.permits += 1;
         grant.phase = Phase::Reserved(table.permits);
         let account = grant.account.filter(|_| standing.counts_for_account);
         if let Some(account) = account {
-            table.count_attempt(fingerprint, account, now.moment);
+            table.count_attempt(fingerprint, account, &now);
             table.note_attempted(std::iter::once(object));
         }
         Reservation::Permitted(Permit {
@@ -214,6 +211,7 @@ impl Grants {
                 let next = backoff::after_no_answer(count, observation.inputs.jitter, now.wall());
                 PastFailure::about_to_be_sent(count, now.wall(), next, observation.inputs.clone())
             }),
+            overrides: refresh_request.is_some() && is_held,
             is_used: false,
         })
     }
@@ -228,6 +226,22 @@ impl Grants {
         let mut table = self.lock();
         table.leave(object, &self.timeline.now());
         table.objects.remove(object);
+    }
+
+    /// Forgets the objects that do not exist.
+    pub fn forget_unless(&self, exists: impl Fn(&ObjectKey) -> bool) {
+        let mut table = self.lock();
+        let now = self.timeline.now();
+        let gone: Vec<_> = table
+            .objects
+            .keys()
+            .filter(|object| !exists(object))
+            .cloned()
+            .collect();
+        for object in gone {
+            table.leave(&object, &now);
+            table.objects.remove(&object);
+        }
     }
 
     /// `object` no longer waits for a grant (it was suspended, say); a request in flight goes on.
@@ -253,14 +267,6 @@ impl Grants {
     pub fn token(&self, object: &ObjectKey) -> Option<Arc<AccessToken>> {
         let now = self.timeline.now();
         self.lock().grant_of(object)?.usable(&now).cloned()
-    }
-
-    /// When the token of `object` that was issued at `issued` came to this process, or when this process started to lead
-    /// where it did not.
-    pub fn known_since(&self, object: &ObjectKey, issued: Timestamp) -> Moment {
-        let table = self.lock();
-        let came = table.grant_of(object).and_then(|grant| grant.came(issued));
-        came.unwrap_or(table.leading_since)
     }
 
     /// Since when `object` waits for an attempt that is under way.

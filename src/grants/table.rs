@@ -32,9 +32,9 @@ const MOST_KEPT: usize = 10_000;
 pub(super) struct ObjectRecord {
     /// The grant that its credentials make; `None` while they cannot be used.
     pub(super) fingerprint: Option<Fingerprint>,
-    /// The attempt in its status that was counted against an account.
-    counted: Option<jiff::Timestamp>,
-    /// This process has made an attempt for it, so that its status shows nothing new.
+    /// The account, and the time of the attempt in the status that was counted against it.
+    counted_from_status: Option<(Account, jiff::Timestamp)>,
+    /// This process has made an attempt for it in this term, so that its status shows no attempt of another process.
     attempted: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct GrantTable {
     pub(super) kept: VecDeque<Fingerprint>,
     pub(super) in_flight: InFlightLimiter,
     /// When this process began to send; before, another one may have.
-    pub(super) leading_since: Moment,
+    leading_since: Moment,
     /// Which endpoint is served first.
     first_endpoint: usize,
     swept: Moment,
@@ -112,6 +112,11 @@ impl GrantTable {
             self.give_up_waiting();
         }
         self.leading_since = now;
+        // Another process may have made attempts before this term, which the statuses show.
+        for object in self.objects.values_mut() {
+            object.attempted = false;
+            object.counted_from_status = None;
+        }
         for endpoint in self.endpoints.values_mut() {
             endpoint.budget.start_leading(now);
         }
@@ -121,11 +126,6 @@ impl GrantTable {
     pub(super) fn step_down(&mut self) {
         self.standing_by = true;
         self.give_up_waiting();
-        // Another process may make attempts now, which the statuses will show.
-        for object in self.objects.values_mut() {
-            object.attempted = false;
-            object.counted = None;
-        }
     }
 
     /// Notes that `object`'s credentials make this grant now. Its former grant is given up: taken out of the queue where
@@ -207,10 +207,11 @@ impl GrantTable {
             return;
         };
         let record = self.objects.entry(observation.object.clone()).or_default();
-        if record.attempted || record.counted == Some(failure.last_attempt) {
+        let attempt = Some((account, failure.last_attempt));
+        if record.attempted || record.counted_from_status == attempt {
             return;
         }
-        record.counted = Some(failure.last_attempt);
+        record.counted_from_status = attempt;
         let password = if observation.evidence.is_same_credential {
             observation.fingerprint
         } else {
@@ -258,10 +259,11 @@ impl GrantTable {
     }
 
     /// Counts the attempt that is reserved now against its account.
-    pub(super) fn count_attempt(&mut self, fingerprint: Fingerprint, account: Account, now: Moment) {
-        self.accounts.count(account, fingerprint, now);
+    pub(super) fn count_attempt(&mut self, fingerprint: Fingerprint, account: Account, now: &Now) {
+        let counted = whole_second(now);
+        self.accounts.count(account, fingerprint, counted);
         if let Some(grant) = self.grants.get_mut(&fingerprint) {
-            grant.counted = Some(now);
+            grant.counted = Some(counted);
         }
     }
 
@@ -363,10 +365,10 @@ impl GrantTable {
         }
     }
 
-    /// The attempt that is reserved or queued is not made. Gives those who waited for it.
-    pub(super) fn cancel(&mut self, fingerprint: Fingerprint) -> Vec<ObjectKey> {
+    /// The attempt that is reserved or queued is not made.
+    pub(super) fn cancel(&mut self, fingerprint: Fingerprint) {
         let Some(grant) = self.grants.get_mut(&fingerprint) else {
-            return Vec::new();
+            return;
         };
         grant.phase = Phase::Idle;
         if let (Some(account), Some(counted)) = (grant.account, grant.counted.take()) {
@@ -379,7 +381,6 @@ impl GrantTable {
         {
             endpoint.queue.remove(fingerprint);
         }
-        grant.waiters.drain().map(|(object, _)| object).collect()
     }
 
     /// Cancels everything that is reserved or waits in a queue.
@@ -392,6 +393,9 @@ impl GrantTable {
             .collect();
         for fingerprint in waiting {
             self.cancel(fingerprint);
+            if let Some(grant) = self.grants.get_mut(&fingerprint) {
+                grant.waiters.clear();
+            }
         }
     }
 
@@ -434,7 +438,8 @@ impl GrantTable {
                 if let Phase::Queued(call) = std::mem::replace(&mut grant.phase, Phase::InFlight) {
                     let counted = grant.account.zip(grant.counted.take());
                     if let Some((account, counted)) = counted {
-                        self.accounts.sent(account, fingerprint, counted, now.moment);
+                        self.accounts
+                            .sent(account, fingerprint, counted, whole_second(now));
                     }
                     endpoint.budget.sent();
                     endpoint.in_flight += 1;
@@ -451,6 +456,11 @@ impl GrantTable {
         // A deadline that has just passed is looked at again at once, and never in a busy loop.
         (jobs, wait.max(Duration::from_millis(1)))
     }
+}
+
+/// The moment of the present whole second, by which a status shows an attempt.
+fn whole_second(now: &Now) -> Moment {
+    now.moment_at(whole_seconds(now.wall()))
 }
 
 /// The end of the pause that a vendor asked a former process for. A deadline from before is not far from the attempt that

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::clock::Clock;
+use crate::clock::Timeline;
 use crate::metrics::Metrics;
 use crate::server::Health;
 use crate::sync::lock;
@@ -15,7 +15,7 @@ use crate::sync::lock;
 /// Takes the signs of life of all watches.
 #[derive(Debug)]
 pub(in crate::controller) struct WatchMonitor {
-    clock: Arc<dyn Clock>,
+    timeline: Arc<Timeline>,
     health: Health,
     metrics: Metrics,
     /// The time of the last event, by watch and scope.
@@ -25,9 +25,9 @@ pub(in crate::controller) struct WatchMonitor {
 
 impl WatchMonitor {
     /// A monitor of no watches.
-    pub(in crate::controller) fn new(clock: Arc<dyn Clock>, health: Health, metrics: Metrics) -> Self {
+    pub(in crate::controller) fn new(timeline: Arc<Timeline>, health: Health, metrics: Metrics) -> Self {
         Self {
-            clock,
+            timeline,
             health,
             metrics,
             heard: Mutex::default(),
@@ -43,7 +43,7 @@ impl WatchMonitor {
     /// A watch received something from the API server, be it a bookmark.
     pub(in crate::controller) fn heard(&self, watch: &'static str, scope: &str) {
         let mut heard = lock(&self.heard);
-        heard.insert((watch, scope.to_owned()), self.clock.now());
+        heard.insert((watch, scope.to_owned()), self.timeline.now().wall());
         let of_watch = heard.iter().filter(|((other, _), _)| *other == watch);
         if let Some(longest_ago) = of_watch.map(|(_, at)| *at).min() {
             self.metrics.watch_event(watch, longest_ago);
@@ -85,7 +85,7 @@ mod tests {
         let metrics = Metrics::new();
         let start = Timestamp::from_second(1_700_000_000).unwrap();
         let clock = Arc::new(TokioClock::new(start));
-        let monitor = WatchMonitor::new(clock, Health::new(&[]), metrics.clone());
+        let monitor = WatchMonitor::new(Arc::new(Timeline::new(clock)), Health::new(&[]), metrics.clone());
         let shown = || {
             let text = metrics.encode().unwrap();
             let series = "vendortoken_watch_last_event_timestamp_seconds{watch=\"secrets\"} ";

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::clock::{Moment, Now};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::{Moment, Now, Timeline};
 use crate::fingerprint::{Account, Fingerprint, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
@@ -42,9 +44,26 @@ impl PublishBackoff {
     }
 }
 
+/// The first look of this process at the token in a target.
+#[derive(Clone, Copy, Debug)]
+struct FirstLook {
+    /// The token's issue, by which it is known again.
+    issued: Timestamp,
+    at: Moment,
+    /// A token that was issued in the future bears the trace of a step of the clock before this look.
+    ahead: SignedDuration,
+}
+
+impl FirstLook {
+    fn set_back(&self, timeline: &Timeline) -> SignedDuration {
+        self.ahead.saturating_add(timeline.set_back_since(self.at))
+    }
+}
+
 /// The record of one VendorToken.
 #[derive(Debug, Default)]
 struct Record {
+    first_look: Option<FirstLook>,
     credentials: Option<KnownCredentials>,
     publish_backoff: Option<PublishBackoff>,
 }
@@ -100,6 +119,40 @@ impl Remembered {
         self.record(object, |record| record.publish_backoff = backoff);
     }
 
+    /// How far the clock was set back since the token that was issued at `issued` came, as far as this process can know.
+    pub(in crate::controller) fn set_back(
+        &self,
+        object: &ObjectKey,
+        issued: Timestamp,
+        timeline: &Timeline,
+    ) -> SignedDuration {
+        let now = timeline.now();
+        let mut records = lock(&self.records);
+        let record = records.entry(object.clone()).or_default();
+        let known = record.first_look.filter(|look| look.issued == issued);
+        let look = *record.first_look.insert(known.unwrap_or(FirstLook {
+            issued,
+            at: now.moment,
+            ahead: issued.duration_since(now.wall()).max(SignedDuration::ZERO),
+        }));
+        drop(records);
+        look.set_back(timeline)
+    }
+
+    /// The same where this process has looked at that token before, and zero where it has not.
+    pub(in crate::controller) fn known_set_back(
+        &self,
+        object: &ObjectKey,
+        issued: Timestamp,
+        timeline: &Timeline,
+    ) -> SignedDuration {
+        let look = lock(&self.records)
+            .get(object)
+            .and_then(|record| record.first_look);
+        look.filter(|look| look.issued == issued)
+            .map_or(SignedDuration::ZERO, |look| look.set_back(timeline))
+    }
+
     fn record(&self, object: &ObjectKey, change: impl FnOnce(&mut Record)) {
         change(lock(&self.records).entry(object.clone()).or_default());
     }
@@ -117,16 +170,17 @@ impl Remembered {
         for object in known.iter().filter(|object| !exists(object)) {
             self.forget(object);
         }
+        self.grants.forget_unless(exists);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::{SignedDuration, Timestamp};
+    use std::time::Duration;
 
     use super::*;
     use crate::api::names::Reason;
-    use crate::clock::{Clock, Timeline, TokioClock};
+    use crate::clock::{Clock, TokioClock};
     use crate::controller::fake;
 
     #[tokio::test(start_paused = true)]
@@ -135,7 +189,7 @@ mod tests {
         let timeline = Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let backoff = PublishBackoff {
             problem: Problem::new(Reason::ApiDenied, "no"),
-            ends: timeline.now().moment + std::time::Duration::from_secs(60),
+            ends: timeline.now().moment + Duration::from_secs(60),
             count: 1,
             generation: None,
             target_version: None,
@@ -144,6 +198,50 @@ mod tests {
             clock.step(SignedDuration::from_secs(step));
             let next = backoff.block(&timeline.now()).next_attempt;
             assert_eq!(next.duration_since(clock.now()).as_secs(), 60, "{step}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_steps_since_the_first_look_are_taken_off_a_token() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let step = async |seconds| {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            clock.step(SignedDuration::from_secs(seconds));
+            timeline.now();
+        };
+        let (remembered, object) = (&context.remembered, fake::object());
+        step(-3600).await;
+        let issued = clock.now();
+        assert_eq!(
+            remembered.known_set_back(&object, issued, &timeline),
+            SignedDuration::ZERO
+        );
+        for (seconds, expected) in [(0, 0), (-240, 240), (90_000, 240), (-60, 300)] {
+            step(seconds).await;
+            let set_back = remembered.set_back(&object, issued, &timeline);
+            assert_eq!(set_back.as_secs(), expected, "after a step of {seconds} s");
+            assert_eq!(remembered.known_set_back(&object, issued, &timeline), set_back);
+        }
+        let next = clock.now();
+        assert_eq!(
+            remembered.set_back(&object, next, &timeline),
+            SignedDuration::ZERO,
+            "another token"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_issued_in_the_future_stays_set_back_by_as_much() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let issued = clock.now() + SignedDuration::from_secs(240);
+        for _ in 0..6 {
+            let set_back = context.remembered.set_back(&fake::object(), issued, &timeline);
+            assert_eq!(set_back.as_secs(), 240);
+            tokio::time::advance(Duration::from_secs(60)).await;
         }
     }
 

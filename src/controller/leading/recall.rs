@@ -109,7 +109,7 @@ fn last_requests(
 }
 
 fn recall_requests(context: &Context) {
-    let now = context.clock.now();
+    let now = context.timeline.now().wall();
     // VendorTokens that share a grant have shared its request, which counts once.
     let mut requests: BTreeMap<(Endpoint, Vendor), HashSet<(String, Timestamp)>> = BTreeMap::new();
     for token in context.objects.all() {
@@ -148,8 +148,10 @@ async fn recall_failures(context: &Arc<Context>) {
                 let object = key_of(&token);
                 let read = async {
                     let mut view = View::gather(token, key, context).await?;
+                    // The book of grants takes in what the status says of credentials that are known, and of those that
+                    // are read.
+                    view.observed(context);
                     view.read_credentials(context).await?;
-                    // The book of grants takes in what the status says.
                     view.observed(context);
                     Ok::<_, Error>(())
                 };

@@ -90,7 +90,7 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                 match publish(view, &token, context).await? {
                     Published::Written => {
                         if let Some(due) = due {
-                            let lateness = context.clock.now().duration_since(due);
+                            let lateness = context.timeline.now().wall().duration_since(due);
                             context
                                 .metrics
                                 .refreshed(Duration::try_from(lateness).unwrap_or_default());
@@ -113,7 +113,7 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
     }
     // The target changes with each look: it is left alone for a moment.
     Ok(Outcome {
-        until: Some(later(context.clock.now(), 1)),
+        until: Some(later(context.timeline.now().wall(), 1)),
         asked: None,
     })
 }
@@ -157,7 +157,7 @@ mod tests {
 
     /// A token in the target that ends in as many seconds, and a status that calls it ready.
     fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
-        let now = context.clock.now();
+        let now = context.timeline.now().wall();
         let ended = later(now, ends_in).to_string();
         let begun = later(now, -3600).to_string();
         let token: VendorToken = serde_json::from_value(json!({

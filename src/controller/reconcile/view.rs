@@ -68,7 +68,7 @@ impl View {
             Lookup::Unknown => match read_record(context, &object.namespace, &target_name).await {
                 Ok(record) => record,
                 Err(error) => {
-                    match denied(&error).or_else(|| outlived(&error, &token, context.clock.now())) {
+                    match denied(&error).or_else(|| outlived(&error, &token, context.timeline.now().wall())) {
                         Some(problem) => {
                             target_denied = Some(problem);
                             None
@@ -136,9 +136,9 @@ impl View {
             status: self.status(),
             target: self.target.clone(),
             set_back: self.stored().map_or(SignedDuration::ZERO, |stored| {
-                // A token that was issued in the future bears the trace of a step that this process did not see.
-                self.set_back_since(stored.issued, context)
-                    .max(stored.issued.duration_since(now))
+                context
+                    .remembered
+                    .set_back(&self.object, stored.issued, &context.timeline)
             }),
             key_id: self.key.id(),
             parameters: &self.known.parameters,
@@ -194,12 +194,6 @@ impl View {
         }
     }
 
-    /// How far the clock was set back since the token that was issued at `issued` came, as far as this process saw it.
-    fn set_back_since(&self, issued: Timestamp, context: &Context) -> SignedDuration {
-        let known_since = context.grants.known_since(&self.object, issued);
-        context.timeline.set_back_since(known_since)
-    }
-
     /// Judges the target anew, after [`Self::record`] has changed.
     pub(in crate::controller) fn judge_target(&mut self, context: &Context) {
         if let Some(problem) = &self.target_denied {
@@ -233,11 +227,14 @@ impl View {
             .as_ref()
             .and_then(|record| record.ours.as_ref()?.stored.as_ref());
         let set_back = stored.map_or(SignedDuration::ZERO, |stored| {
-            self.set_back_since(stored.issued, context)
+            context
+                .remembered
+                .known_set_back(&self.object, stored.issued, &context.timeline)
         });
         let now = context
-            .clock
+            .timeline
             .now()
+            .wall()
             .saturating_add(set_back)
             .unwrap_or(Timestamp::MAX);
         self.target = judge(self.record.as_ref(), me, &rivals, &desired, now);
@@ -298,7 +295,15 @@ impl View {
         let Ok(checked) = &self.checked else { return Ok(()) };
         let namespace = &self.object.namespace;
         let watched = context.secrets.get(namespace, &checked.credentials_secret) != Lookup::Unknown;
-        match credentials::read(&context.client, namespace, checked, context.clock.now(), watched).await {
+        match credentials::read(
+            &context.client,
+            namespace,
+            checked,
+            context.timeline.now().wall(),
+            watched,
+        )
+        .await
+        {
             Ok(read) => {
                 let fingerprint = self
                     .key
