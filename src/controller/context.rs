@@ -20,8 +20,8 @@ use crate::metrics::Metrics;
 use crate::providers::{Endpoint, Vendor};
 use crate::server::Health;
 
-/// Timers are checked against the wall clock at least this often: a clock that was stepped, or a machine that slept,
-/// moves no timer. And what no watch tells is seen within this time.
+/// The longest time between two looks at an object. Neither a step of the clock nor a sleep of the machine moves a
+/// timer, and without a watch no event shows a change.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// The options of the controller.

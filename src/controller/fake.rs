@@ -1,4 +1,4 @@
-//! A context for tests, with an API server that hands out no Secret and vendors that nobody reaches.
+//! A context for tests, with an API server that refuses Secrets and vendors that are out of reach.
 
 #![allow(clippy::unwrap_used)] // tests only: a fake that cannot be set up fails its test
 
@@ -94,7 +94,8 @@ pub(in crate::controller) type Writes = Arc<Mutex<Vec<Value>>>;
 /// The objects that are to be reconciled.
 pub(in crate::controller) type Triggered = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
 
-/// An API server that hands out no Secret, and takes statuses: `answer` makes the object it answers with.
+/// A context with an API server that refuses Secrets and takes statuses: `answer` makes the object that it answers
+/// with.
 pub(in crate::controller) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggered) {
     context_without_secrets(500, answer)
 }

@@ -2,8 +2,8 @@
 //!
 //! May use everything but `main`. The only module that talks to the API server.
 //!
-//! `run` uses `leading`, which uses `reconcile`, which uses `cluster`. The handles of `context` hold the parts of `cluster`
-//! together, for the other two.
+//! `run` uses `leading`, which uses `reconcile`, which uses `cluster`. The handles of `context` hold the parts of
+//! `cluster` together, for the other two.
 
 mod cluster;
 mod context;

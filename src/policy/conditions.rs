@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::observed::Problem;
 use crate::api::names::{Reason, condition};
 
-/// What the conditions depend on.
+/// The facts that the conditions depend on.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
     pub target_name: &'a str,
@@ -29,10 +29,10 @@ pub struct StoredFacts {
     pub of_present_grant: bool,
 }
 
-/// What is being done about a token that is missing.
+/// The progress towards a token that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing that is worth telling.
+    /// None that is worth a condition.
     None,
     /// The vendor is being asked, or the request is queued.
     Asked,

@@ -1,7 +1,6 @@
 //! What to do next for one VendorToken: ordered checks, the first hit wins.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::backoff;
 use super::hold::Hold;
@@ -93,9 +92,9 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
 /// When to look again at a Secret that may not be read. Nothing tells when the right to is there, and an API server that
 /// has just started knows no rights yet: soon at first, and then after as long as it has lasted.
 fn denied_until(problem: &Problem, observed: &Observed<'_>) -> Option<Timestamp> {
-    let ready = |condition: &&Condition| condition.type_ == condition::READY;
-    let since = observed.status.conditions.iter().find(ready);
-    let lasted = since
+    let lasted = observed
+        .status
+        .condition(condition::READY)
         .filter(|ready| ready.reason == Reason::ApiDenied.as_str())
         .map_or(0, |ready| {
             observed

@@ -7,7 +7,7 @@ use super::schedule;
 use super::token_facts::Stored;
 use crate::api::names::Reason;
 
-/// What is kept of a Secret's metadata: enough to judge it, and small, for there may be very many Secrets.
+/// The record of a Secret's metadata: enough to judge it, and small, for there may be very many Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRecord {
     pub uid: Box<str>,
@@ -15,7 +15,7 @@ pub struct SecretRecord {
     pub controller: Option<Controller>,
     /// The value of the consent annotation.
     pub adoptable_by: Option<Box<str>>,
-    /// What our own apply entry in `managedFields` owns.
+    /// Our own apply entry in `managedFields`.
     pub ours: Option<Box<OurEntry>>,
 }
 
@@ -35,7 +35,7 @@ pub enum Controller {
     Other { kind: Box<str>, name: Box<str> },
 }
 
-/// What our apply entry owns; values that somebody else has written since are not here.
+/// The values that our apply entry owns, without those that somebody else has written since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OurEntry {
     /// The label `vendortoken.io/name`.
@@ -44,7 +44,7 @@ pub struct OurEntry {
     pub owned: u64,
     /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
-    /// The token's facts, when all three annotations that tell them are ours and readable.
+    /// The token's facts, where the three annotations that hold them are ours and can be read.
     pub stored: Option<Stored>,
 }
 
@@ -55,7 +55,7 @@ pub struct Claimant<'a> {
     pub created: Option<Timestamp>,
 }
 
-/// What the target should be.
+/// The target that the spec describes.
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
     pub secret_name: &'a str,
@@ -69,14 +69,14 @@ pub struct Desired<'a> {
     pub uid: &'a str,
 }
 
-/// The value of the annotation `vendortoken.io/content`: a mark (adopted or created) and the templates' digest. An adopted
-/// Secret never gets an owner reference, also after its consent annotation was taken away.
+/// The value of the annotation `vendortoken.io/content`: a mark (adopted or created) and the templates' digest. An
+/// adopted Secret never gets an owner reference, also after its consent annotation was taken away.
 pub fn content(adopted: bool, digest: &str) -> String {
     let mark = if adopted { "adopted" } else { "created" };
     format!("{mark}.{digest}")
 }
 
-/// Whether this Secret, if written by `me`, counts as adopted.
+/// True for a Secret that was adopted, or will be with the next write.
 pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     let Some(record) = record else { return false };
     let marked = record.ours.as_ref().and_then(|ours| ours.content.as_deref());
@@ -86,8 +86,8 @@ pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     }
 }
 
-/// Whose this Secret is: the VendorToken that controls it, or, where nothing does, the one that our own label names. `None`
-/// where we have not made it, or somebody else controls it.
+/// The VendorToken that has this Secret: its controller, or, without a controller, the one that our own label names.
+/// `None` for a Secret that we have not made, or that somebody else controls.
 pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     let entry = record.ours.as_ref()?;
     match &record.controller {

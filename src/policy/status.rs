@@ -24,17 +24,17 @@ const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
 const CONDITION_MESSAGE_LIMIT: usize = 2048;
 const FAILURE_MESSAGE_LIMIT: usize = 1024;
 
-/// What a status says beside what was observed.
+/// The part of a status that is not observed.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusContext<'a> {
     /// `metadata.generation` of the object that was observed.
     pub generation: i64,
     pub target_name: &'a str,
-    /// The host that is asked, or `None` where the spec does not tell.
+    /// The host that is asked, or `None` for a spec that cannot be used.
     pub endpoint: Option<&'a str>,
-    /// When the credential itself ends, where the user stated it (Picus).
+    /// The end of the credential itself, where the user stated it (Picus).
     pub credential_expires: Option<Timestamp>,
-    /// What is being done about a token that is missing.
+    /// The progress towards a token that is missing.
     pub progress: Progress,
 }
 
@@ -127,8 +127,8 @@ fn attempt_that_counts(observed: &Observed<'_>) -> Option<FailureStatus> {
     counts.then(|| failure_status(failure))
 }
 
-/// The status with an attempt that is about to be sent, recorded so that no crash forgets it. What the status told of
-/// before stays until the answer is there: asking is no transition.
+/// The status with an attempt that is about to be sent, recorded so that no crash forgets it. Its conditions stay until
+/// the answer is there: a request is no transition.
 pub fn status_before_asking(
     observed: &Observed<'_>,
     context: &StatusContext<'_>,
@@ -226,9 +226,8 @@ fn warnings(
                     .is_some_and(|time| time.0 == stored.issued)
                 && observed
                     .status
-                    .conditions
-                    .iter()
-                    .any(|old| old.type_ == kind && old.status == "True")
+                    .condition(kind)
+                    .is_some_and(|old| old.status == "True")
         };
         if in_memory.is_some_and(|token| token.warnings.expiry_assumed) || was_said(condition::EXPIRY_ASSUMED)
         {
@@ -244,11 +243,7 @@ fn warnings(
             warn(condition::CLOCK_SKEW_SUSPECTED, message);
         }
         let said = || {
-            let old = observed
-                .status
-                .conditions
-                .iter()
-                .find(|old| old.type_ == condition::TOKEN_NOT_YET_VALID)?;
+            let old = observed.status.condition(condition::TOKEN_NOT_YET_VALID)?;
             old.message.strip_prefix(NOT_USABLE_BEFORE)?.parse().ok()
         };
         let not_before = match in_memory {
@@ -271,7 +266,7 @@ fn warnings(
     all
 }
 
-/// One text for each of the three stages, so that the status changes (and an event is told) three times, not daily.
+/// One text for each of the three stages, so that the status changes (and an event is sent) three times, not daily.
 fn credential_warning(expires: Timestamp, now: Timestamp) -> Option<String> {
     let left = expires.duration_since(now);
     if left <= SignedDuration::ZERO {
@@ -293,9 +288,8 @@ fn with_times(facts: ConditionFacts, observed: &Observed<'_>, generation: i64) -
     let status = if facts.status { "True" } else { "False" };
     let same = observed
         .status
-        .conditions
-        .iter()
-        .find(|old| old.type_ == facts.kind && old.status == status);
+        .condition(facts.kind)
+        .filter(|old| old.status == status);
     Condition {
         last_transition_time: same.map_or_else(
             || Time(whole_seconds(observed.now)),

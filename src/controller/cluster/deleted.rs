@@ -1,5 +1,5 @@
-//! The objects that were deleted lately: the answer to a call may come after the event of a deletion, and must not bring
-//! the object back.
+//! The objects that were deleted lately: the answer to a call may come after the event of a deletion, and must not
+//! bring the object back.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -1,9 +1,9 @@
 //! Lists the objects of one kind in one scope and follows their changes, for ever. Each watch is a task with a back-off
 //! of its own: one that fails holds up no other.
 //!
-//! In the place of kube's `watcher` (see ADR 018), for two reasons. A watch that is refused or silent must be known, because
-//! the objects that it brought are not to be trusted any longer; and a watch that the API server ends at once must not be
-//! begun again without a pause.
+//! In the place of kube's `watcher` (see ADR 018), for two reasons. A watch that is refused or silent must be known,
+//! because the objects that it brought are not to be trusted any longer; and a watch that the API server ends at once
+//! must not be begun again without a pause.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -29,7 +29,8 @@ const PAGE_SIZE: u32 = 500;
 const WATCH_TIMEOUT_SECONDS: u32 = 290;
 /// A watch that the API server has not ended by then is dead: its connection was lost without a word.
 const DEAD_AFTER: Duration = Duration::from_secs(295);
-/// The API server sends a bookmark to a quiet watch about every minute. A watch without any event for longer may be cut off.
+/// The API server sends a bookmark to a quiet watch about every minute. A watch without any event for longer may be cut
+/// off.
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 /// A watch that ends sooner without any event has failed, even if it ended in order.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);

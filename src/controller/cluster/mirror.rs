@@ -60,8 +60,8 @@ impl<T: Mirrored> Mirror<T> {
         Some(&entry.record)
     }
 
-    /// Takes the record of an event or of an answer. False for a record that is not newer than the known one, and for one
-    /// of a deleted object.
+    /// Takes the record of an event or of an answer. False for a record that is not newer than the known one, and for
+    /// one of a deleted object.
     pub(in crate::controller) fn put(&mut self, namespace: &str, name: &str, record: T) -> bool {
         if self.deleted.has(record.uid()) {
             return false;
@@ -85,8 +85,8 @@ impl<T: Mirrored> Mirror<T> {
         true
     }
 
-    /// Takes a record of the present list of `scope`. False for a record that is known. It replaces a record from before
-    /// that list, whatever the versions: they are lower after the restore of a backup.
+    /// Takes a record of the present list of `scope`. False for a record that is known. It replaces a record from
+    /// before that list, whatever the versions: they are lower after the restore of a backup.
     pub(in crate::controller) fn put_listed(
         &mut self,
         scope: &str,
@@ -130,7 +130,8 @@ impl<T: Mirrored> Mirror<T> {
         records.insert(name.into(), entry);
     }
 
-    /// Takes a deletion at `resource_version`, and gives the last record. `None` where a newer object is known, or none.
+    /// Takes a deletion at `resource_version`, and gives the last record. `None` where a newer object is known, or
+    /// none.
     pub(in crate::controller) fn remove(
         &mut self,
         namespace: &str,
@@ -162,8 +163,8 @@ impl<T: Mirrored> Mirror<T> {
         self.begun.insert(scope.to_owned(), self.lists);
     }
 
-    /// Ends the list of `scope`: objects that were not in it are gone, unless an event or an answer brought them meanwhile.
-    /// Gives namespace, name and last record of each.
+    /// Ends the list of `scope`: objects that were not in it are gone, unless an event or an answer brought them
+    /// meanwhile. Gives namespace, name and last record of each.
     pub(in crate::controller) fn end_list(&mut self, scope: &str) -> Vec<(String, String, T)> {
         let Some(begun) = self.begun.remove(scope) else {
             return Vec::new();

@@ -1,4 +1,5 @@
-//! The signs of life of the watches: for the liveness probe, for the metrics, and for those who wait for the first lists.
+//! The signs of life of the watches: for the liveness probe, for the metrics, and for those who wait for the first
+//! lists.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -205,8 +205,8 @@ impl Objects {
         Some(Change { former, present })
     }
 
-    /// Takes an object that does not fit the schema: of the present list of `scope`, or of an event. False where that is
-    /// known.
+    /// Takes an object that does not fit the schema: of the present list of `scope`, or of an event. False where that
+    /// is known.
     pub(in crate::controller) fn put_unreadable(&self, scope: Option<&str>, object: &ObjectKey) -> bool {
         let (namespace, name) = (&object.namespace, &object.name);
         let mut inner = lock(&self.inner);

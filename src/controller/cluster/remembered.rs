@@ -1,4 +1,4 @@
-//! What this process remembers of each VendorToken between reconciles.
+//! The memory of each VendorToken between reconciles.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

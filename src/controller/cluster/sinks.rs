@@ -1,5 +1,5 @@
-//! Takes changes from the watches into the mirrors of VendorTokens and Secrets, and triggers the reconciles that depend on
-//! them.
+//! Takes changes from the watches into the mirrors of VendorTokens and Secrets, and triggers the reconciles that depend
+//! on them.
 
 use std::sync::Arc;
 

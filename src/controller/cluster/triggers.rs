@@ -99,7 +99,8 @@ mod tests {
         }
     }
 
-    /// The objects that `change` triggers, where `x` writes `t` and reads `c`, `rival` writes `t`, and `claimant` writes `c`.
+    /// The objects that `change` triggers, where `x` writes `t` and reads `c`, `rival` writes `t`, and `claimant`
+    /// writes `c`.
     fn triggered(change: impl FnOnce(&Triggers)) -> Vec<String> {
         let objects = Arc::new(Objects::new(Metrics::new()));
         for (name, target, source) in [("x", "t", "c"), ("rival", "t", "r"), ("claimant", "c", "o")] {

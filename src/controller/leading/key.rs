@@ -63,8 +63,8 @@ impl KeyError {
 /// The key's bytes, wiped on drop.
 type KeyBytes = Zeroizing<Vec<u8>>;
 
-/// Gets the key, with new attempts until it is there, sends it to `key`, and from then on restores its Secret where that is
-/// deleted. Without the key there are no vendor calls.
+/// Gets the key, with new attempts until it is there, sends it to `key`, and from then on restores its Secret where
+/// that is deleted. Without the key there are no vendor calls.
 pub(in crate::controller) async fn obtain_and_keep(
     context: Arc<Context>,
     key: watch::Sender<Option<Arc<FingerprintKey>>>,
@@ -138,8 +138,8 @@ async fn read_or_create(context: &Context) -> Result<(FingerprintKey, KeyBytes),
     })
 }
 
-/// Makes the Secret again where it was deleted, and gives true then. A Secret with another key stays: it counts from the next
-/// start on.
+/// Makes the Secret again where it was deleted, and gives true then. A Secret with another key stays: it counts from
+/// the next start on.
 async fn restore(context: &Context, bytes: &KeyBytes) -> Result<bool, KeyError> {
     if read(context).await?.is_some() {
         return Ok(false);

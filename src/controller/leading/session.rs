@@ -30,13 +30,13 @@ use crate::grants::ObjectKey;
 
 /// The time for requests in flight at SIGTERM, and then again for publishing what arrived.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
-/// The wait for a list that fails (RBAC, an outage). After it, Secrets are read one by one, and the namespaces that could be
-/// listed are served.
+/// The wait for a list that fails (RBAC, an outage). After it, Secrets are read one by one, and the namespaces that
+/// could be listed are served.
 const LIST_PATIENCE: Duration = Duration::from_secs(10);
 /// The number of reconciles at a time while the last tokens are published.
 const LAST_CONCURRENCY: usize = 32;
-/// The wall clock went ahead of the timers by more: the machine slept, or the clock was set. Tokens may have ended before
-/// a timer says so.
+/// The wall clock went ahead of the timers by more: the machine slept, or the clock was set. Tokens may have ended
+/// before a timer says so.
 const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 
 /// Leads until the leadership is lost or `shutdown` completes.

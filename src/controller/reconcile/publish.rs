@@ -53,7 +53,8 @@ pub(in crate::controller) async fn publish(
         Ok(written) => {
             if let Some(record) = secret_record::read(&written.metadata) {
                 if context.secrets.put(&namespace, &name, record.clone()) {
-                    // For the others that name this Secret, as their credentials for example: the watch brings nothing new.
+                    // For the others that name this Secret, as their credentials for example: the watch brings nothing
+                    // new.
                     context.triggers.secret_changed_by(&view.object, &name);
                 }
                 view.record = Some(record);

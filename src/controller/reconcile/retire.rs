@@ -15,12 +15,12 @@ use crate::controller::reconcile::view::{View, read_record};
 use crate::error_text::with_causes;
 use crate::policy::ownership;
 
-/// Empties the former target of a VendorToken whose target was renamed, by an apply without data: the data of others stays.
-/// The operator has no right to delete Secrets; garbage collection deletes it with its owner.
+/// Empties the former target of a VendorToken whose target was renamed, by an apply without data: the data of others
+/// stays. The operator has no right to delete Secrets; garbage collection deletes it with its owner.
 ///
 /// # Errors
-/// When the API server could not be asked. A refusal that a person must act on is logged only: the token itself is in the
-/// Secret that the spec names.
+/// When the API server could not be asked. A refusal that a person must act on is logged only: the token itself is in
+/// the Secret that the spec names.
 pub(in crate::controller) async fn retire(view: &View, former: &str, context: &Context) -> Result<(), Error> {
     let refused = match empty(view, former, context).await {
         Err(Error::ReadSecret { source, .. }) if read_problem(&source, former).is_some() => source,

@@ -81,9 +81,9 @@ fn was_edited(before: &VendorToken, after: &VendorToken) -> bool {
         || before.deletion_timestamp != after.deletion_timestamp
 }
 
-/// A merge patch that removes leftovers: members that are `found` after an apply of `wanted` and are not in it. An apply leaves
-/// what another writer owns, and a restart would believe it. Conditions of types that are not ours belong to their writers.
-/// `None` where there are no leftovers.
+/// A merge patch that removes leftovers: members that are `found` after an apply of `wanted` and are not in it. An
+/// apply leaves what another writer owns, and a restart would believe it. Conditions of types that are not ours belong
+/// to their writers. `None` where there are no leftovers.
 fn without_leftovers(wanted: &VendorTokenStatus, found: &VendorTokenStatus) -> Option<Value> {
     let is_leftover = |kind: &str| {
         condition::ALL.contains(&kind) && !wanted.conditions.iter().any(|wanted| wanted.type_ == kind)

@@ -46,8 +46,8 @@ async fn go_through(view: &mut View, context: &Arc<Context>) -> Result<Action, E
     match act(view, context).await {
         Ok(outcome) => record(view, &outcome, context).await,
         Err(error) => {
-            // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot be
-            // read.
+            // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot
+            // be read.
             let nothing = Outcome {
                 until: None,
                 asked: None,
@@ -118,8 +118,8 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
     })
 }
 
-/// The due time of the token in the target, where a token that was issued at `issued` refreshes it. `None` where it is that
-/// same token, written once more.
+/// The due time of the token in the target, where a token that was issued at `issued` refreshes it. `None` where it is
+/// that same token, written once more.
 fn due_before(view: &View, issued: Timestamp) -> Option<Timestamp> {
     let (
         policy::Target::Ours {
@@ -236,7 +236,7 @@ mod tests {
         let token = expired(&context);
         let object = key_of(&token);
         assert!(reconcile(token, Arc::clone(&context)).await.is_err());
-        // The watch tells of both changes, and neither is newer than what is known.
+        // The watch brings both changes, and neither is newer than the known object.
         let mut seen = (*context.objects.get(&object).unwrap()).clone();
         seen.metadata.resource_version = Some("8".to_owned());
         assert!(context.objects.put(seen).is_none());
@@ -251,7 +251,8 @@ mod tests {
         assert_eq!(action, Action::requeue(Duration::from_secs(300)));
     }
 
-    /// What is told where the status names another target than the spec, and the API server refuses that one.
+    /// The result and the written binding, where the status names another target than the spec, and the API server
+    /// refuses to read that one.
     async fn renamed(refusal: u16) -> (Result<Action, Error>, Value) {
         let (context, writes, _) = fake::context_without_secrets(refusal, |sent| answered(sent, 1));
         let mut token = (*stored(&context, 3600, true)).clone();

@@ -1,4 +1,4 @@
-//! A spec, checked: parsed once, so that later code cannot fail on it.
+//! The spec of a VendorToken, validated once, so that later code cannot fail on it.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::policy::schedule::RefreshPolicy;
 use crate::providers::{CheckmarxRegion, Endpoint, Grant, Vendor};
 use crate::template;
 
-/// What a VendorToken asks for.
+/// A valid spec.
 #[derive(Clone, Debug)]
 pub(in crate::controller) struct ValidatedSpec {
     pub(in crate::controller) grant: Grant,
@@ -27,7 +27,7 @@ pub(in crate::controller) struct ValidatedSpec {
     pub(in crate::controller) certificate_secret: Option<String>,
     pub(in crate::controller) target: DesiredTarget,
     pub(in crate::controller) refresh: RefreshPolicy,
-    /// When the credential itself ends, where the user stated it.
+    /// The end of the credential itself, where the user stated it.
     pub(in crate::controller) credential_expires: Option<Timestamp>,
 }
 
@@ -47,7 +47,7 @@ pub(in crate::controller) struct DesiredTarget {
 }
 
 impl ValidatedSpec {
-    /// Checks what the schema cannot, and what an older schema let pass.
+    /// Validates a spec beyond the schema, which may be an older one.
     pub(in crate::controller) fn new(
         token: &VendorToken,
         endpoints: &BTreeMap<Vendor, Endpoint>,
@@ -96,7 +96,7 @@ impl ValidatedSpec {
         })
     }
 
-    /// Where the credentials are read from.
+    /// The Secrets and keys of the credentials.
     pub(in crate::controller) fn sources(&self) -> Sources<'_> {
         Sources {
             credentials_secret: &self.credentials_secret,
