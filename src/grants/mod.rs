@@ -200,7 +200,7 @@ impl Grants {
             table.count_attempt(fingerprint, account, &now);
             table.note_attempted(std::iter::once(object));
         }
-        Reservation::Permitted(Permit {
+        Reservation::Permitted(Box::new(Permit {
             grants: Arc::clone(self),
             number: table.permits,
             fingerprint,
@@ -213,7 +213,7 @@ impl Grants {
             }),
             overrides: refresh_request.is_some() && is_held,
             is_used: false,
-        })
+        }))
     }
 
     /// `object`'s credentials cannot be used, so no token leaves memory for it.

@@ -14,7 +14,7 @@ pub enum Reservation {
     /// A request for this grant is under way. The object waits for it since this moment, and is woken when it ends.
     UnderWay(Moment),
     /// The vendor may be asked.
-    Permitted(Permit),
+    Permitted(Box<Permit>),
     /// The vendor may not be asked now, or this process does not lead.
     Held,
 }

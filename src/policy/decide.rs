@@ -27,6 +27,8 @@ pub enum Decision {
     ReadCredentials,
     /// Write the token that is in memory to the target.
     Publish,
+    /// Write the token that is in the target once more, with the labels and the owner that it should have.
+    Repair,
     /// Ask the vendor for a token.
     Issue,
 }
@@ -68,6 +70,14 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     let is_due = due.is_none_or(|due| now >= due);
     if current && as_desired && !is_due && !requested {
         return newer_in_memory(observed).unwrap_or_else(|| wait(now, [expiry, due]));
+    }
+    // Also where it is due or a refresh is asked for: the vendor may let us wait.
+    if current
+        && !as_desired
+        && observed.standing.token.is_none()
+        && stored.is_some_and(|stored| stored.is_readable && observed.is_valid(stored))
+    {
+        return Decision::Repair;
     }
     if !matches!(observed.credentials, Credentials::Known { .. }) {
         return Decision::ReadCredentials;

@@ -42,6 +42,8 @@ pub struct OurEntry {
     pub name: Option<Box<str>>,
     /// A digest of the paths of all keys, labels and annotations that we own.
     pub owned: u64,
+    /// A digest of the keys of `data` that we own.
+    pub owned_data: u64,
     /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
     /// The token's facts, where the three annotations that hold them are ours and can be read.
@@ -63,6 +65,8 @@ pub struct Desired<'a> {
     pub content: &'a str,
     /// A digest of the paths that we would own.
     pub owned: u64,
+    /// A digest of the keys of `data` that we would own.
+    pub owned_data: u64,
     /// `deletionPolicy: Delete`: the target should have an owner reference, unless it was adopted.
     pub delete_with_owner: bool,
     /// The VendorToken's own UID.
@@ -176,6 +180,10 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
         .and_then(|content| content.split_once('.'))
         .is_some_and(|(_, digest)| digest == desired.content);
     let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
+    let stored = stored.map(|stored| Stored {
+        is_readable: content_as_desired && entry.owned_data == desired.owned_data,
+        ..stored
+    });
     Target::Ours {
         as_desired: stored.is_some()
             && owner_as_desired
@@ -220,6 +228,7 @@ mod tests {
             },
             credentials_version: None,
             refresh_handled: None,
+            is_readable: true,
         }
     }
 
@@ -227,6 +236,7 @@ mod tests {
         Some(Box::new(OurEntry {
             name: Some("sca".into()),
             owned: 7,
+            owned_data: 3,
             content: Some("created.c1".into()),
             stored: Some(stored(-10, 3590)),
         }))
@@ -254,6 +264,7 @@ mod tests {
             secret_name: "sca-token",
             content: "c1",
             owned: 7,
+            owned_data: 3,
             delete_with_owner: true,
             uid: "uid-1",
         }

@@ -14,6 +14,8 @@ pub struct Stored {
     /// `uid/resourceVersion` of the credentials that were used.
     pub credentials_version: Option<String>,
     pub refresh_handled: Option<String>,
+    /// The target's data is as our last apply left it, by the present templates: the token can be read from it.
+    pub is_readable: bool,
 }
 
 impl Stored {

@@ -105,11 +105,14 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
             refresh_handled: annotation(names::REFRESH_HANDLED)
                 .filter(is_short)
                 .map(str::to_owned),
+            // The templates decide: see `ownership::judge`.
+            is_readable: false,
         })
     };
     Some(OurEntry {
         name: label(names::NAME_LABEL).map(Into::into),
         owned: owned_digest(&data, &labels, &annotations),
+        owned_data: owned_digest(&data, &[], &[]),
         content: annotation(names::CONTENT).map(|content| cut(content, LONGEST_NAME)),
         stored: stored(),
     })

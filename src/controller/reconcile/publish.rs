@@ -1,5 +1,7 @@
 //! Act: writes the token to the target Secret.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -11,12 +13,14 @@ use crate::api::names::{self, Reason};
 use crate::controller::cluster::remembered::PublishBackoff;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
-use crate::controller::reconcile::error::{Error, withholding, write_problem};
+use crate::controller::reconcile::credentials::wipe;
+use crate::controller::reconcile::error::{Error, read_problem, withholding, write_problem};
 use crate::controller::reconcile::target::{Facts, body, too_large};
 use crate::controller::reconcile::view::{View, read_record};
 use crate::policy::ownership::SecretRecord;
-use crate::policy::{Problem, Target, backoff};
-use crate::token::{AccessToken, ExposeSecret};
+use crate::policy::{Problem, Stored, Target, backoff};
+use crate::template;
+use crate::token::{AccessToken, ExposeSecret, SecretString};
 
 /// The result of a write.
 pub(in crate::controller) enum Published {
@@ -34,19 +38,101 @@ pub(in crate::controller) async fn publish(
     token: &AccessToken,
     context: &Context,
 ) -> Result<Published, Error> {
-    let (Some(inputs), Ok(checked)) = (view.inputs(), &view.checked) else {
+    let Some(inputs) = view.inputs() else {
+        return Ok(Published::Conflict);
+    };
+    let facts = Facts {
+        inputs,
+        credentials_version: view.credentials_version.clone(),
+        refresh_handled: handled(view, context),
+    };
+    apply(view, token, &facts, context).await
+}
+
+/// Applies the target with the token that is in it, and takes the answer into `view`: after a restart memory has no token
+/// to write, and the owner or the labels are not as they should be.
+pub(in crate::controller) async fn repair(view: &mut View, context: &Context) -> Result<Published, Error> {
+    let (Some(stored), Ok(checked)) = (view.stored().cloned(), &view.checked) else {
+        return Ok(Published::Conflict);
+    };
+    let templates = checked.target.data.clone();
+    let (namespace, name) = (view.object.namespace.clone(), view.target_name.clone());
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let found = match api.get_opt(&name).await {
+        // A grant brings a token where the target may not be read.
+        Err(source) if read_problem(&source, &name).is_some() => {
+            view.has_no_readable_token(context);
+            return Ok(Published::Conflict);
+        }
+        found => found.map_err(|source| Error::ReadSecret {
+            namespace,
+            name,
+            source,
+        })?,
+    };
+    let seen = view.target_version();
+    let token = found
+        .as_ref()
+        .and_then(|secret| token_in(secret, &templates, &stored));
+    let record = found.and_then(|mut secret| {
+        wipe(&mut secret.data);
+        secret_record::read(&secret.metadata)
+    });
+    take_record(view, record, context);
+    if view.target_version() != seen {
+        return Ok(Published::Conflict);
+    }
+    let Some(token) = token else {
+        view.has_no_readable_token(context);
+        return Ok(Published::Conflict);
+    };
+    let facts = Facts {
+        // Under a lost key nobody knows whether the present credentials brought it.
+        inputs: view
+            .inputs()
+            .filter(|inputs| inputs.key_id == stored.inputs.key_id)
+            .unwrap_or(stored.inputs),
+        credentials_version: view.credentials_version.clone().or(stored.credentials_version),
+        refresh_handled: stored.refresh_handled,
+    };
+    apply(view, &token, &facts, context).await
+}
+
+/// The token in a target that was made by these templates.
+fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stored) -> Option<AccessToken> {
+    let facts = AccessToken {
+        value: SecretString::from(""),
+        // Vendors give no other.
+        token_type: "Bearer".to_owned(),
+        issued: stored.issued,
+        expires: stored.expires,
+        expiry_assumed: false,
+        clock_skew_suspected: false,
+        not_before: None,
+    };
+    let data = secret.data.as_ref()?;
+    let value = templates.iter().find_map(|(key, template)| {
+        let text = std::str::from_utf8(&data.get(key)?.0).ok()?;
+        template::token_in(template, text, &facts).map(SecretString::from)
+    })?;
+    Some(AccessToken { value, ..facts })
+}
+
+/// Applies the target with `token` and `facts`, and takes the answer into `view`.
+async fn apply(
+    view: &mut View,
+    token: &AccessToken,
+    facts: &Facts,
+    context: &Context,
+) -> Result<Published, Error> {
+    let Ok(checked) = &view.checked else {
         return Ok(Published::Conflict);
     };
     let (namespace, name) = (view.object.namespace.clone(), checked.target.name.clone());
     if let Some(problem) = too_large(&checked.target, token) {
         return Ok(refuse(view, problem, context));
     }
-    let facts = Facts {
-        inputs,
-        credentials_version: view.credentials_version.clone(),
-        refresh_handled: handled(view, context),
-    };
-    let body = body(checked, &view.token, view.record.as_ref(), token, &facts);
+    let body = body(checked, &view.token, view.record.as_ref(), token, facts);
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     match api.patch(&name, &parameters, &Patch::Apply(&body)).await {

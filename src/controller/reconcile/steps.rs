@@ -11,7 +11,7 @@ use crate::controller::cluster::objects::key_of;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
-use crate::controller::reconcile::publish::{Published, publish};
+use crate::controller::reconcile::publish::{Published, publish, repair};
 use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::view::View;
 use crate::error_text::with_causes;
@@ -98,6 +98,9 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                     }
                     Published::Conflict | Published::Refused => {}
                 }
+            }
+            Decision::Repair => {
+                repair(view, context).await?;
             }
             Decision::Issue => match ask(view, context).await? {
                 Asked::Waiting(since) => {

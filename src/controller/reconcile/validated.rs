@@ -44,6 +44,7 @@ pub(in crate::controller) struct DesiredTarget {
     pub(in crate::controller) content: String,
     /// A digest of the paths that our apply entry will own.
     pub(in crate::controller) owned: u64,
+    pub(in crate::controller) owned_data: u64,
 }
 
 impl ValidatedSpec {
@@ -209,6 +210,7 @@ impl DesiredTarget {
         Ok(Self {
             content: content_digest(token),
             owned: owned_digest(&texts(&data), &texts(&labels), &texts(&annotations)),
+            owned_data: owned_digest(&texts(&data), &[], &[]),
             name,
             type_: spec.type_.clone(),
             data: spec.data.clone(),

@@ -39,6 +39,8 @@ pub(in crate::controller) struct View {
     pub(in crate::controller) record: Option<SecretRecord>,
     /// The API server refuses to show the target.
     target_denied: Option<Problem>,
+    /// The token could not be read from the target in this reconcile.
+    target_is_unreadable: bool,
     pub(in crate::controller) target: Target,
     pub(in crate::controller) credentials: Credentials,
     pub(in crate::controller) fingerprint: Option<Fingerprint>,
@@ -98,6 +100,7 @@ impl View {
             known,
             record,
             target_denied,
+            target_is_unreadable: false,
             target: Target::Free,
             credentials: Credentials::Unread { version: None },
             fingerprint: None,
@@ -187,11 +190,17 @@ impl View {
     }
 
     /// The token in the target, where our own annotations show one.
-    fn stored(&self) -> Option<&Stored> {
+    pub(in crate::controller) fn stored(&self) -> Option<&Stored> {
         match &self.target {
             Target::Ours { stored, .. } => stored.as_ref(),
             Target::Free | Target::Blocked(_) => None,
         }
+    }
+
+    /// The token cannot be read from the target after all.
+    pub(in crate::controller) fn has_no_readable_token(&mut self, context: &Context) {
+        self.target_is_unreadable = true;
+        self.judge_target(context);
     }
 
     /// Judges the target anew, after [`Self::record`] has changed.
@@ -218,6 +227,7 @@ impl View {
             secret_name: &self.target_name,
             content: target.map_or("", |target| &target.content),
             owned: target.map_or(0, |target| target.owned),
+            owned_data: target.map_or(0, |target| target.owned_data),
             delete_with_owner: target.is_some_and(|target| target.delete_with_owner),
             uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
         };
@@ -238,6 +248,12 @@ impl View {
             .saturating_add(set_back)
             .unwrap_or(Timestamp::MAX);
         self.target = judge(self.record.as_ref(), me, &rivals, &desired, now);
+        if let Target::Ours {
+            stored: Some(stored), ..
+        } = &mut self.target
+        {
+            stored.is_readable &= !self.target_is_unreadable;
+        }
         // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
         if self.target == Target::Free
             && let Some(reader) = context.objects.reader_of(&self.object, &self.target_name)

@@ -11,7 +11,7 @@ fn checkmarx(name: &str, number: u8, account: u8) -> Ask {
 }
 
 /// Reserves a request, and gives its permit; `None` where another holds it or waits.
-fn permit(bench: &Bench, ask: &Ask, refresh_request: Option<&str>) -> Option<Permit> {
+fn permit(bench: &Bench, ask: &Ask, refresh_request: Option<&str>) -> Option<Box<Permit>> {
     let (endpoint, inputs) = (ask.grant.endpoint(), inputs());
     match bench
         .grants
