@@ -1,7 +1,7 @@
 //! Terms of leadership: the wait for one, its start, its work and its end.
 
 pub(in crate::controller) mod key;
-mod recall;
+mod seed;
 mod session;
 mod stand_by;
 

@@ -21,7 +21,7 @@ use crate::controller::cluster::objects::{key_of, object_ref};
 use crate::controller::cluster::sinks::{Guarded, ObjectSink, SecretSink};
 use crate::controller::context::Context;
 use crate::controller::leading::key::SECRET_NAME;
-use crate::controller::leading::recall::recall;
+use crate::controller::leading::seed::seed;
 use crate::controller::leading::stand_by::{HEARTBEAT, Next};
 use crate::controller::reconcile;
 use crate::controller::reconcile::error::Error;
@@ -154,7 +154,7 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
         .remembered
         .forget_unless(|object| context.objects.get(object).is_some());
     fingerprint_key(context).await;
-    recall(context).await;
+    seed(context).await;
     let requests = stream::poll_fn(|task| queue.poll_recv(task))
         .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))));
     let concurrency = context.settings.concurrency;

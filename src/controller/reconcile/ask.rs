@@ -6,8 +6,8 @@ use crate::clock::Moment;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::record::status_context;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::status::write_status;
-use crate::controller::reconcile::view::View;
 use crate::grants::{Reservation, VendorCall};
 use crate::policy::{self, Progress};
 
@@ -22,17 +22,20 @@ pub(in crate::controller) enum Asked {
 }
 
 /// Reserves a request, records it if it must be, sends it.
-pub(in crate::controller) async fn ask(view: &mut View, context: &Arc<Context>) -> Result<Asked, Error> {
-    let Some(inputs) = view.inputs() else {
+pub(in crate::controller) async fn ask(
+    snapshot: &mut Snapshot,
+    context: &Arc<Context>,
+) -> Result<Asked, Error> {
+    let Some(inputs) = snapshot.inputs() else {
         return Ok(Asked::NeedsCredentials);
     };
     // An attempt that is under way is joined without credentials.
-    if view.values.is_none() && !context.grants.is_under_way(&view.object) {
+    if snapshot.values.is_none() && !context.grants.is_under_way(&snapshot.object) {
         return Ok(Asked::NeedsCredentials);
     }
-    let refresh_request = view.observed(context).pending_request().map(str::to_owned);
+    let refresh_request = snapshot.observe(context).pending_request().map(str::to_owned);
     let now = context.timeline.now().wall();
-    let Some(observation) = view.observation(&inputs, now) else {
+    let Some(observation) = snapshot.observation(&inputs, now) else {
         return Ok(Asked::NeedsCredentials);
     };
     let permit = match context.grants.reserve(&observation, refresh_request.as_deref()) {
@@ -40,24 +43,24 @@ pub(in crate::controller) async fn ask(view: &mut View, context: &Arc<Context>) 
         Reservation::Held => return Ok(Asked::Changed),
         Reservation::Permitted(permit) => permit,
     };
-    if view.values.is_none() {
+    if snapshot.values.is_none() {
         // The attempt that was under way has just ended.
         return Ok(Asked::NeedsCredentials);
     }
     if let Some(attempt) = permit.attempt_to_record() {
         let status = policy::status_before_asking(
-            &view.observed(context),
-            &status_context(view, Progress::Asked),
+            &snapshot.observe(context),
+            &status_context(snapshot, Progress::Asked),
             attempt.clone(),
         );
-        if !write_status(view, &status, context).await? {
+        if !write_status(snapshot, &status, context).await? {
             return Ok(Asked::Changed);
         }
-        if let Some(written) = context.objects.get(&view.object) {
-            view.token = written;
+        if let Some(written) = context.objects.get(&snapshot.object) {
+            snapshot.token = written;
         }
     }
-    let (Ok(checked), Some(credentials)) = (&view.checked, view.values.take()) else {
+    let (Ok(checked), Some(credentials)) = (&snapshot.validated, snapshot.values.take()) else {
         return Ok(Asked::NeedsCredentials);
     };
     let waits = permit.send(VendorCall {

@@ -7,10 +7,10 @@ pub(in crate::controller) mod events;
 pub(in crate::controller) mod publish;
 pub(in crate::controller) mod record;
 pub(in crate::controller) mod retire;
+pub(in crate::controller) mod snapshot;
 pub(in crate::controller) mod status;
 mod steps;
 pub(in crate::controller) mod target;
 pub(in crate::controller) mod validated;
-pub(in crate::controller) mod view;
 
 pub(in crate::controller) use self::steps::{after_error, reconcile};

@@ -15,8 +15,8 @@ use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
 use crate::controller::reconcile::error::{Error, read_problem, withholding, write_problem};
+use crate::controller::reconcile::snapshot::{Snapshot, read_record};
 use crate::controller::reconcile::target::{Facts, body, too_large};
-use crate::controller::reconcile::view::{View, read_record};
 use crate::policy::ownership::SecretRecord;
 use crate::policy::{Problem, Stored, Target, backoff};
 use crate::template;
@@ -32,36 +32,39 @@ pub(in crate::controller) enum Published {
     Refused,
 }
 
-/// Applies the target with `token`, and takes the answer into `view`.
+/// Applies the target with `token`, and takes the answer into `snapshot`.
 pub(in crate::controller) async fn publish(
-    view: &mut View,
+    snapshot: &mut Snapshot,
     token: &AccessToken,
     context: &Context,
 ) -> Result<Published, Error> {
-    let Some(inputs) = view.inputs() else {
+    let Some(inputs) = snapshot.inputs() else {
         return Ok(Published::Conflict);
     };
     let facts = Facts {
         inputs,
-        credentials_version: view.credentials_version.clone(),
-        refresh_handled: handled(view, context),
+        credentials_version: snapshot.credentials_version.clone(),
+        refresh_handled: handled(snapshot, context),
     };
-    apply(view, token, &facts, context).await
+    apply(snapshot, token, &facts, context).await
 }
 
-/// Applies the target with the token that is in it, and takes the answer into `view`: after a restart memory has no token
+/// Applies the target with the token that is in it, and takes the answer into `snapshot`: after a restart memory has no token
 /// to write, and the owner or the labels are not as they should be.
-pub(in crate::controller) async fn repair(view: &mut View, context: &Context) -> Result<Published, Error> {
-    let (Some(stored), Ok(checked)) = (view.stored().cloned(), &view.checked) else {
+pub(in crate::controller) async fn repair(
+    snapshot: &mut Snapshot,
+    context: &Context,
+) -> Result<Published, Error> {
+    let (Some(stored), Ok(checked)) = (snapshot.stored().cloned(), &snapshot.validated) else {
         return Ok(Published::Conflict);
     };
     let templates = checked.target.data.clone();
-    let (namespace, name) = (view.object.namespace.clone(), view.target_name.clone());
+    let (namespace, name) = (snapshot.object.namespace.clone(), snapshot.target_name.clone());
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
     let found = match api.get_opt(&name).await {
         // A grant brings a token where the target may not be read.
         Err(source) if read_problem(&source, &name).is_some() => {
-            view.has_no_readable_token(context);
+            snapshot.has_no_readable_token(context);
             return Ok(Published::Conflict);
         }
         found => found.map_err(|source| Error::ReadSecret {
@@ -70,7 +73,7 @@ pub(in crate::controller) async fn repair(view: &mut View, context: &Context) ->
             source,
         })?,
     };
-    let seen = view.target_version();
+    let seen = snapshot.target_version();
     let token = found
         .as_ref()
         .and_then(|secret| token_in(secret, &templates, &stored));
@@ -78,24 +81,27 @@ pub(in crate::controller) async fn repair(view: &mut View, context: &Context) ->
         wipe(&mut secret.data);
         secret_record::read(&secret.metadata)
     });
-    take_record(view, record, context);
-    if view.target_version() != seen {
+    take_record(snapshot, record, context);
+    if snapshot.target_version() != seen {
         return Ok(Published::Conflict);
     }
     let Some(token) = token else {
-        view.has_no_readable_token(context);
+        snapshot.has_no_readable_token(context);
         return Ok(Published::Conflict);
     };
     let facts = Facts {
         // Under a lost key nobody knows whether the present credentials brought it.
-        inputs: view
+        inputs: snapshot
             .inputs()
             .filter(|inputs| inputs.key_id == stored.inputs.key_id)
             .unwrap_or(stored.inputs),
-        credentials_version: view.credentials_version.clone().or(stored.credentials_version),
+        credentials_version: snapshot
+            .credentials_version
+            .clone()
+            .or(stored.credentials_version),
         refresh_handled: stored.refresh_handled,
     };
-    apply(view, &token, &facts, context).await
+    apply(snapshot, &token, &facts, context).await
 }
 
 /// The token in a target that was made by these templates.
@@ -118,21 +124,21 @@ fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stor
     Some(AccessToken { value, ..facts })
 }
 
-/// Applies the target with `token` and `facts`, and takes the answer into `view`.
+/// Applies the target with `token` and `facts`, and takes the answer into `snapshot`.
 async fn apply(
-    view: &mut View,
+    snapshot: &mut Snapshot,
     token: &AccessToken,
     facts: &Facts,
     context: &Context,
 ) -> Result<Published, Error> {
-    let Ok(checked) = &view.checked else {
+    let Ok(checked) = &snapshot.validated else {
         return Ok(Published::Conflict);
     };
-    let (namespace, name) = (view.object.namespace.clone(), checked.target.name.clone());
+    let (namespace, name) = (snapshot.object.namespace.clone(), checked.target.name.clone());
     if let Some(problem) = too_large(&checked.target, token) {
-        return Ok(refuse(view, problem, context));
+        return Ok(refuse(snapshot, problem, context));
     }
-    let body = body(checked, &view.token, view.record.as_ref(), token, facts);
+    let body = body(checked, &snapshot.token, snapshot.record.as_ref(), token, facts);
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
     match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
@@ -141,24 +147,24 @@ async fn apply(
                 if context.secrets.put(&namespace, &name, record.clone()) {
                     // For the others that name this Secret, as their credentials for example: the watch brings nothing
                     // new.
-                    context.triggers.secret_changed_by(&view.object, &name);
+                    context.triggers.secret_changed_by(&snapshot.object, &name);
                 }
-                view.record = Some(record);
+                snapshot.record = Some(record);
             }
-            view.judge_target(context);
-            if !matches!(view.target, Target::Ours { as_desired: true, .. }) {
-                return Ok(refuse(view, does_not_keep(&name), context));
+            snapshot.judge_target(context);
+            if !matches!(snapshot.target, Target::Ours { as_desired: true, .. }) {
+                return Ok(refuse(snapshot, does_not_keep(&name), context));
             }
-            context.remembered.set_publish_backoff(&view.object, None);
-            view.block = None;
+            context.remembered.set_publish_backoff(&snapshot.object, None);
+            snapshot.block = None;
             Ok(Published::Written)
         }
         Err(kube::Error::Api(status)) if status.is_conflict() => {
             // It was written by others, deleted or created meanwhile.
-            let seen = view.target_version();
+            let seen = snapshot.target_version();
             let found = read_record(context, &namespace, &name).await?;
-            take_record(view, found, context);
-            if view.target_version() == seen {
+            take_record(snapshot, found, context);
+            if snapshot.target_version() == seen {
                 // It was not: an admission webhook or a quota answers so, and would again.
                 let source = withholding(kube::Error::Api(status), &written(token, &body));
                 return Err(Error::WriteTarget {
@@ -170,7 +176,7 @@ async fn apply(
             Ok(Published::Conflict)
         }
         Err(source) => match refused(source, token, &body, &name) {
-            Ok(problem) => Ok(refuse(view, problem, context)),
+            Ok(problem) => Ok(refuse(snapshot, problem, context)),
             Err(source) => Err(Error::WriteTarget {
                 namespace,
                 name,
@@ -181,21 +187,21 @@ async fn apply(
 }
 
 /// Takes the present record of the target, `None` where there is none.
-fn take_record(view: &mut View, record: Option<SecretRecord>, context: &Context) {
-    let (namespace, name) = (&view.object.namespace, &view.target_name);
+fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
+    let (namespace, name) = (&snapshot.object.namespace, &snapshot.target_name);
     match &record {
         Some(record) => {
             if context.secrets.put(namespace, name, record.clone()) {
-                context.triggers.secret_changed_by(&view.object, name);
+                context.triggers.secret_changed_by(&snapshot.object, name);
             }
         }
         None => {
             context.secrets.forget(namespace, name);
-            context.triggers.secret_changed_by(&view.object, name);
+            context.triggers.secret_changed_by(&snapshot.object, name);
         }
     }
-    view.record = record;
-    view.judge_target(context);
+    snapshot.record = record;
+    snapshot.judge_target(context);
 }
 
 /// The problem of a target that differs from what was just written to it, and would again.
@@ -210,8 +216,8 @@ fn does_not_keep(name: &str) -> Problem {
 }
 
 /// Notes that the target cannot be written, and the time of the next attempt.
-fn refuse(view: &mut View, problem: Problem, context: &Context) -> Published {
-    let count = view
+fn refuse(snapshot: &mut Snapshot, problem: Problem, context: &Context) -> Published {
+    let count = snapshot
         .present_backoff(context)
         .map_or(1, |backoff| backoff.count.saturating_add(1));
     let now = context.timeline.now();
@@ -220,13 +226,13 @@ fn refuse(view: &mut View, problem: Problem, context: &Context) -> Published {
         problem,
         ends: now.moment_at(next_attempt),
         count,
-        generation: view.token.metadata.generation,
-        target_version: view.target_version(),
+        generation: snapshot.token.metadata.generation,
+        target_version: snapshot.target_version(),
     };
-    view.block = Some(backoff.block(&now));
+    snapshot.block = Some(backoff.block(&now));
     context
         .remembered
-        .set_publish_backoff(&view.object, Some(backoff));
+        .set_publish_backoff(&snapshot.object, Some(backoff));
     Published::Refused
 }
 
@@ -252,9 +258,9 @@ fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
 }
 
 /// The refresh request to be kept on the target: the one that this token serves, or else the present one.
-fn handled(view: &View, context: &Context) -> Option<String> {
-    let completed = view.observed(context).standing.completed_request;
-    completed.or_else(|| match &view.target {
+fn handled(snapshot: &Snapshot, context: &Context) -> Option<String> {
+    let completed = snapshot.observe(context).standing.completed_request;
+    completed.or_else(|| match &snapshot.target {
         Target::Ours {
             stored: Some(stored), ..
         } => stored.refresh_handled.clone(),

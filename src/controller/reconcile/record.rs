@@ -13,8 +13,8 @@ use crate::clock::Moment;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::retire::retire;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::status::write_status;
-use crate::controller::reconcile::view::View;
 use crate::fingerprint::Fingerprint;
 use crate::metrics::{Need, ObjectLabels};
 use crate::policy::{self, Progress, StatusContext};
@@ -31,11 +31,11 @@ pub(in crate::controller) struct Outcome {
 }
 
 /// The part of a status that is not observed.
-pub(in crate::controller) fn status_context(view: &View, progress: Progress) -> StatusContext<'_> {
-    let checked = view.checked.as_ref().ok();
+pub(in crate::controller) fn status_context(snapshot: &Snapshot, progress: Progress) -> StatusContext<'_> {
+    let checked = snapshot.validated.as_ref().ok();
     StatusContext {
-        generation: view.token.metadata.generation.unwrap_or_default(),
-        target_name: &view.target_name,
+        generation: snapshot.token.metadata.generation.unwrap_or_default(),
+        target_name: &snapshot.target_name,
         endpoint: checked.map(|checked| checked.endpoint.origin.trim_start_matches("https://")),
         credential_expires: checked.and_then(|checked| checked.credential_expires),
         progress,
@@ -44,11 +44,11 @@ pub(in crate::controller) fn status_context(view: &View, progress: Progress) -> 
 
 /// Writes the status where it differs from the one before, and gives the time of the next look.
 pub(in crate::controller) async fn record(
-    view: &View,
+    snapshot: &Snapshot,
     outcome: &Outcome,
     context: &Arc<Context>,
 ) -> Result<Action, Error> {
-    let observed = view.observed(context);
+    let observed = snapshot.observe(context);
     if observed.deleting {
         return Ok(Action::await_change());
     }
@@ -63,15 +63,15 @@ pub(in crate::controller) async fn record(
         (None, _, Some(until)) => Progress::Held(until),
         (None, _, _) => Progress::None,
     };
-    let mut status = policy::status(&observed, &status_context(view, progress));
+    let mut status = policy::status(&observed, &status_context(snapshot, progress));
     let expires = status.expiration_time.as_ref().map(|time| time.0);
     let mut wait = next_look(now, outcome.until, expires, context.settings.longest_wait);
-    let old = view.status();
+    let old = snapshot.status();
     let mut retired = Ok(());
     if let (Some(former), Some(binding)) = (&old.binding, &status.binding)
         && former.name != binding.name
     {
-        retired = retire(view, &former.name, context).await;
+        retired = retire(snapshot, &former.name, context).await;
         if retired.is_err() {
             // By this name the next look finds the Secret that is still to be emptied.
             status.binding = Some(former.clone());
@@ -86,13 +86,13 @@ pub(in crate::controller) async fn record(
         {
             Some(waited) if !is_outdated => wait = wait.min(FIRST_STATUS_AFTER - waited),
             _ => {
-                if !write_status(view, &status, context).await? {
+                if !write_status(snapshot, &status, context).await? {
                     return Ok(Action::requeue(context.settings.longest_wait));
                 }
             }
         }
     }
-    observe(view, &status, context);
+    observe(snapshot, &status, context);
     retired?;
     // Not sooner than a moment from now, whatever the clocks say, so that no object can spin.
     Ok(Action::requeue(wait.max(Duration::from_millis(50))))
@@ -127,11 +127,11 @@ fn is_ready(status: &VendorTokenStatus) -> bool {
         .is_some_and(|ready| ready.status == "True")
 }
 
-fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
+fn observe(snapshot: &Snapshot, status: &VendorTokenStatus, context: &Context) {
     let labels = ObjectLabels {
-        namespace: view.object.namespace.clone(),
-        name: view.object.name.clone(),
-        vendor: crate::controller::reconcile::validated::vendor(&view.token).as_str(),
+        namespace: snapshot.object.namespace.clone(),
+        name: snapshot.object.name.clone(),
+        vendor: crate::controller::reconcile::validated::vendor(&snapshot.token).as_str(),
     };
     let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         time.as_ref().map(|time| time.0)
@@ -141,26 +141,26 @@ fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
         is_ready(status),
         time(&status.expiration_time),
         time(&status.next_refresh_time),
-        need(view),
+        need(snapshot),
     );
 }
 
 /// The requests that the object needs of its vendor. `None` where it has no token to refresh, or is not to refresh it.
-fn need(view: &View) -> Option<Need> {
-    let (Ok(checked), policy::Target::Ours { stored, .. }) = (&view.checked, &view.target) else {
+fn need(snapshot: &Snapshot) -> Option<Need> {
+    let (Ok(checked), policy::Target::Ours { stored, .. }) = (&snapshot.validated, &snapshot.target) else {
         return None;
     };
     let stored = stored.as_ref()?;
-    if view.token.spec.suspend || matches!(view.credentials, policy::Credentials::Unusable(_)) {
+    if snapshot.token.spec.suspend || matches!(snapshot.credentials, policy::Credentials::Unusable(_)) {
         return None;
     }
     let mut endpoint = std::hash::DefaultHasher::new();
     checked.endpoint.origin.hash(&mut endpoint);
-    let inputs = view.inputs().unwrap_or_else(|| stored.inputs.clone());
+    let inputs = snapshot.inputs().unwrap_or_else(|| stored.inputs.clone());
     Some(Need {
         endpoint: endpoint.finish(),
         published: Fingerprint::of_published(&inputs).number(),
-        grant: view.fingerprint.map(|fingerprint| fingerprint.number()),
+        grant: snapshot.fingerprint.map(|fingerprint| fingerprint.number()),
         seconds: stored.refresh_interval(checked.refresh).as_secs(),
     })
 }

@@ -11,7 +11,7 @@ use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
 use crate::controller::reconcile::error::{Error, read_problem, write_problem};
-use crate::controller::reconcile::view::{View, read_record};
+use crate::controller::reconcile::snapshot::{Snapshot, read_record};
 use crate::error_text::with_causes;
 use crate::policy::ownership;
 
@@ -21,21 +21,25 @@ use crate::policy::ownership;
 /// # Errors
 /// When the API server could not be asked. A refusal that a person must act on is logged only: the token itself is in
 /// the Secret that the spec names.
-pub(in crate::controller) async fn retire(view: &View, former: &str, context: &Context) -> Result<(), Error> {
-    let refused = match empty(view, former, context).await {
+pub(in crate::controller) async fn retire(
+    snapshot: &Snapshot,
+    former: &str,
+    context: &Context,
+) -> Result<(), Error> {
+    let refused = match empty(snapshot, former, context).await {
         Err(Error::ReadSecret { source, .. }) if read_problem(&source, former).is_some() => source,
         Err(Error::WriteTarget { source, .. }) if write_problem(&source, former).is_some() => source,
         result => return result,
     };
     tracing::warn!(
-        object = %view.object, former, error = with_causes(&refused),
+        object = %snapshot.object, former, error = with_causes(&refused),
         "the former target could not be emptied: delete that Secret"
     );
     Ok(())
 }
 
-async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error> {
-    let namespace = &view.object.namespace;
+async fn empty(snapshot: &Snapshot, former: &str, context: &Context) -> Result<(), Error> {
+    let namespace = &snapshot.object.namespace;
     let read_error = |source| Error::ReadSecret {
         namespace: namespace.clone(),
         name: former.to_owned(),
@@ -44,7 +48,7 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
     let Some(record) = read_record(context, namespace, former).await? else {
         return Ok(());
     };
-    if ownership::incumbent(&record) != Some(&view.object.name) {
+    if ownership::incumbent(&record) != Some(&snapshot.object.name) {
         return Ok(());
     }
     // The type cannot be left out of the apply: it would be set back to the default, which is refused.
@@ -55,13 +59,13 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
     wipe(&mut secret.data);
     let mut metadata =
         json!({ "name": former, "uid": record.uid, "resourceVersion": record.resource_version });
-    if let (Some(_), Some(mut reference)) = (&record.controller, view.token.controller_owner_ref(&())) {
+    if let (Some(_), Some(mut reference)) = (&record.controller, snapshot.token.controller_owner_ref(&())) {
         reference.block_owner_deletion = Some(false);
         metadata["ownerReferences"] = json!([reference]);
     }
     if record.controller.is_none() && !ownership::is_adopted(Some(&record)) {
         // Without an owner the label alone shows whose it is: the rename may be undone.
-        metadata["labels"] = json!({ names::NAME_LABEL: view.object.name });
+        metadata["labels"] = json!({ names::NAME_LABEL: snapshot.object.name });
     }
     let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type_ });
     let metadata_api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
@@ -71,9 +75,9 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
             if let Some(record) = secret_record::read(&written.metadata)
                 && context.secrets.put(namespace, former, record)
             {
-                context.triggers.secret_changed_by(&view.object, former);
+                context.triggers.secret_changed_by(&snapshot.object, former);
             }
-            tracing::info!(object = %view.object, former, "emptied the former target");
+            tracing::info!(object = %snapshot.object, former, "emptied the former target");
             Ok(())
         }
         Err(source) => Err(Error::WriteTarget {

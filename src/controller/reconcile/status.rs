@@ -13,21 +13,21 @@ use crate::controller::cluster::references::References;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::events;
-use crate::controller::reconcile::view::View;
+use crate::controller::reconcile::snapshot::Snapshot;
 
 /// Writes the status. False where the object was deleted, or deleted and made anew.
 pub(in crate::controller) async fn write_status(
-    view: &View,
+    snapshot: &Snapshot,
     status: &VendorTokenStatus,
     context: &Arc<Context>,
 ) -> Result<bool, Error> {
-    let (namespace, name) = (&view.object.namespace, &view.object.name);
+    let (namespace, name) = (&snapshot.object.namespace, &snapshot.object.name);
     let api: Api<VendorToken> = Api::namespaced(context.client.clone(), namespace);
     let patch = json!({
         "apiVersion": "vendortoken.io/v1alpha1",
         "kind": "VendorToken",
         // With the UID, a status never lands on another object of this name.
-        "metadata": { "name": name, "uid": view.token.metadata.uid },
+        "metadata": { "name": name, "uid": snapshot.token.metadata.uid },
         "status": status,
     });
     let parameters = PatchParams::apply(names::STATUS_FIELD_MANAGER).force();
@@ -52,15 +52,21 @@ pub(in crate::controller) async fn write_status(
     match written {
         Ok(mut written) => {
             slim(&mut written.metadata);
-            let edited = was_edited(&view.token, &written);
+            let edited = was_edited(&snapshot.token, &written);
             context.objects.put(written.clone());
             if edited {
                 // An edit came in between. This answer has shown it, so the watch will bring nothing new.
-                let (before, after) = (References::of(&view.token), References::of(&written));
-                context.triggers.references_changed(&view.object, &before, &after);
-                context.triggers.trigger(view.object.clone());
+                let (before, after) = (References::of(&snapshot.token), References::of(&written));
+                context
+                    .triggers
+                    .references_changed(&snapshot.object, &before, &after);
+                context.triggers.trigger(snapshot.object.clone());
             }
-            events::publish(context, &view.token, events::transitions(view.status(), status));
+            events::publish(
+                context,
+                &snapshot.token,
+                events::transitions(snapshot.status(), status),
+            );
             Ok(true)
         }
         // Its own event brings the rest.

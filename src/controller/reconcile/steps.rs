@@ -13,7 +13,7 @@ use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::publish::{Published, publish, repair};
 use crate::controller::reconcile::record::{Outcome, record};
-use crate::controller::reconcile::view::View;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
 use crate::policy::{self, Decision, decide};
 use crate::text;
@@ -33,18 +33,18 @@ pub(in crate::controller) async fn reconcile(
     let Some(key) = context.key() else {
         return Ok(Action::requeue(Duration::from_secs(1)));
     };
-    let mut view = View::gather(token, key, &context).await?;
-    let result = go_through(&mut view, &context).await;
-    if context.objects.get(&view.object).is_none() {
+    let mut snapshot = Snapshot::gather(token, key, &context).await?;
+    let result = go_through(&mut snapshot, &context).await;
+    if context.objects.get(&snapshot.object).is_none() {
         // It was deleted meanwhile.
-        context.remembered.forget(&view.object);
+        context.remembered.forget(&snapshot.object);
     }
     result
 }
 
-async fn go_through(view: &mut View, context: &Arc<Context>) -> Result<Action, Error> {
-    match act(view, context).await {
-        Ok(outcome) => record(view, &outcome, context).await,
+async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Action, Error> {
+    match act(snapshot, context).await {
+        Ok(outcome) => record(snapshot, &outcome, context).await,
         Err(error) => {
             // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot
             // be read.
@@ -52,42 +52,42 @@ async fn go_through(view: &mut View, context: &Arc<Context>) -> Result<Action, E
                 until: None,
                 asked: None,
             };
-            if let Err(error) = record(view, &nothing, context).await {
-                tracing::debug!(object = %view.object, error = with_causes(&error), "nor could the status be written");
+            if let Err(error) = record(snapshot, &nothing, context).await {
+                tracing::debug!(object = %snapshot.object, error = with_causes(&error), "nor could the status be written");
             }
             Err(error)
         }
     }
 }
 
-async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> {
+async fn act(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Outcome, Error> {
     for _ in 0..MOST_STEPS {
-        let decision = decide(&view.observed(context));
-        tracing::trace!(object = %view.object, ?decision, "decided");
+        let decision = decide(&snapshot.observe(context));
+        tracing::trace!(object = %snapshot.object, ?decision, "decided");
         match decision {
             Decision::Nothing => {
-                context.grants.withdraw(&view.object);
+                context.grants.withdraw(&snapshot.object);
                 return Ok(Outcome {
                     until: None,
                     asked: None,
                 });
             }
             Decision::Wait { until } => {
-                let is_blocked = matches!(view.target, policy::Target::Blocked(_));
-                if view.token.spec.suspend || view.checked.is_err() || is_blocked {
-                    context.grants.withdraw(&view.object);
+                let is_blocked = matches!(snapshot.target, policy::Target::Blocked(_));
+                if snapshot.token.spec.suspend || snapshot.validated.is_err() || is_blocked {
+                    context.grants.withdraw(&snapshot.object);
                 }
                 // The record of an attempt that is under way makes the decision wait; it is asking all the same.
-                let asked = context.grants.waits_since(&view.object);
+                let asked = context.grants.waits_since(&snapshot.object);
                 return Ok(Outcome { until, asked });
             }
-            Decision::ReadCredentials => view.read_credentials(context).await?,
+            Decision::ReadCredentials => snapshot.read_credentials(context).await?,
             Decision::Publish => {
-                let Some(token) = context.grants.token(&view.object) else {
+                let Some(token) = context.grants.token(&snapshot.object) else {
                     continue;
                 };
-                let due = due_before(view, token.issued);
-                match publish(view, &token, context).await? {
+                let due = due_before(snapshot, token.issued);
+                match publish(snapshot, &token, context).await? {
                     Published::Written => {
                         if let Some(due) = due {
                             let lateness = context.timeline.now().wall().duration_since(due);
@@ -100,16 +100,16 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
                 }
             }
             Decision::Repair => {
-                repair(view, context).await?;
+                repair(snapshot, context).await?;
             }
-            Decision::Issue => match ask(view, context).await? {
+            Decision::Issue => match ask(snapshot, context).await? {
                 Asked::Waiting(since) => {
                     return Ok(Outcome {
                         until: None,
                         asked: Some(since),
                     });
                 }
-                Asked::NeedsCredentials => view.read_credentials(context).await?,
+                Asked::NeedsCredentials => snapshot.read_credentials(context).await?,
                 Asked::Changed => break,
             },
         }
@@ -123,13 +123,13 @@ async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> 
 
 /// The due time of the token in the target, where a token that was issued at `issued` refreshes it. `None` where it is
 /// that same token, written once more.
-fn due_before(view: &View, issued: Timestamp) -> Option<Timestamp> {
+fn due_before(snapshot: &Snapshot, issued: Timestamp) -> Option<Timestamp> {
     let (
         policy::Target::Ours {
             stored: Some(stored), ..
         },
         Ok(checked),
-    ) = (&view.target, &view.checked)
+    ) = (&snapshot.target, &snapshot.validated)
     else {
         return None;
     };

@@ -16,8 +16,8 @@ use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::validated::{self, ValidatedSpec};
-use crate::controller::reconcile::view::View;
 use crate::error_text::with_causes;
 use crate::grants::{COUNTED_FOR, requests_before};
 use crate::policy::PastFailure;
@@ -30,10 +30,10 @@ const CONCURRENCY: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads back what counts of the time before.
-pub(in crate::controller) async fn recall(context: &Arc<Context>) {
+pub(in crate::controller) async fn seed(context: &Arc<Context>) {
     context.grants.start_leading();
-    recall_requests(context);
-    if tokio::time::timeout(PATIENCE, recall_failures(context))
+    count_earlier_requests(context);
+    if tokio::time::timeout(PATIENCE, take_in_failures(context))
         .await
         .is_err()
     {
@@ -108,7 +108,7 @@ fn last_requests(
     given.chain(failure)
 }
 
-fn recall_requests(context: &Context) {
+fn count_earlier_requests(context: &Context) {
     let now = context.timeline.now().wall();
     // VendorTokens that share a grant have shared its request, which counts once.
     let mut requests: BTreeMap<(Endpoint, Vendor), HashSet<(String, Timestamp)>> = BTreeMap::new();
@@ -132,7 +132,7 @@ fn recall_requests(context: &Context) {
 }
 
 /// Failures that hold for others too: at a vendor that locks accounts, and where an endpoint was paused.
-async fn recall_failures(context: &Arc<Context>) {
+async fn take_in_failures(context: &Arc<Context>) {
     let holds_for_others = |token: &Arc<VendorToken>| {
         let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
         failure.is_some_and(|failure| {
@@ -147,12 +147,12 @@ async fn recall_failures(context: &Arc<Context>) {
             async move {
                 let object = key_of(&token);
                 let read = async {
-                    let mut view = View::gather(token, key, context).await?;
+                    let mut snapshot = Snapshot::gather(token, key, context).await?;
                     // The book of grants takes in what the status says of credentials that are known, and of those that
                     // are read.
-                    view.observed(context);
-                    view.read_credentials(context).await?;
-                    view.observed(context);
+                    snapshot.observe(context);
+                    snapshot.read_credentials(context).await?;
+                    snapshot.observe(context);
                     Ok::<_, Error>(())
                 };
                 if let Err(error) = read.await {

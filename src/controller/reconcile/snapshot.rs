@@ -28,11 +28,11 @@ use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Stor
 use crate::token;
 
 /// What is known of one VendorToken.
-pub(in crate::controller) struct View {
+pub(in crate::controller) struct Snapshot {
     pub(in crate::controller) token: Arc<VendorToken>,
     pub(in crate::controller) object: ObjectKey,
     pub(in crate::controller) target_name: String,
-    pub(in crate::controller) checked: Result<ValidatedSpec, Problem>,
+    pub(in crate::controller) validated: Result<ValidatedSpec, Problem>,
     pub(in crate::controller) key: Arc<FingerprintKey>,
     pub(in crate::controller) known: KnownInputs,
     /// The target Secret's metadata.
@@ -53,7 +53,7 @@ pub(in crate::controller) struct View {
     pub(in crate::controller) block: Option<PublishBlock>,
 }
 
-impl View {
+impl Snapshot {
     /// Looks at everything that metadata tells. Reads no Secret data.
     pub(in crate::controller) async fn gather(
         token: Arc<VendorToken>,
@@ -62,7 +62,7 @@ impl View {
     ) -> Result<Self, Error> {
         let object = key_of(&token);
         let target_name = target_name(&token);
-        let checked = ValidatedSpec::new(&token, &context.settings.endpoints);
+        let validated = ValidatedSpec::new(&token, &context.settings.endpoints);
         let mut target_denied = None;
         let record = match context.secrets.get(&object.namespace, &target_name) {
             Lookup::Found(record) => Some(record),
@@ -80,7 +80,7 @@ impl View {
                 }
             },
         };
-        let known = match &checked {
+        let known = match &validated {
             Ok(checked) => key.known_inputs(
                 &object.namespace,
                 &checked.endpoint,
@@ -92,10 +92,10 @@ impl View {
                 sources: String::new(),
             },
         };
-        let mut view = Self {
+        let mut snapshot = Self {
             object,
             target_name,
-            checked,
+            validated,
             key,
             known,
             record,
@@ -110,24 +110,24 @@ impl View {
             block: None,
             token,
         };
-        view.judge_target(context);
-        view.look_at_credentials(context);
-        view.block = view
+        snapshot.judge_target(context);
+        snapshot.look_at_credentials(context);
+        snapshot.block = snapshot
             .present_backoff(context)
             .map(|backoff| backoff.block(&context.timeline.now()));
-        Ok(view)
+        Ok(snapshot)
     }
 
     /// What the decision depends on.
-    pub(in crate::controller) fn observed(&self, context: &Context) -> Observed<'_> {
+    pub(in crate::controller) fn observe(&self, context: &Context) -> Observed<'_> {
         let now = context.timeline.now().wall();
         Observed {
             now,
             deleting: self.token.metadata.deletion_timestamp.is_some(),
             suspended: self.token.spec.suspend,
-            spec_problem: self.checked.as_ref().err().cloned(),
+            spec_problem: self.validated.as_ref().err().cloned(),
             refresh: self
-                .checked
+                .validated
                 .as_ref()
                 .map_or_else(|_| RefreshPolicy::from_spec(None), |checked| checked.refresh),
             refresh_request: self
@@ -177,7 +177,7 @@ impl View {
         inputs: &'a Inputs,
         now: Timestamp,
     ) -> Option<Observation<'a>> {
-        let checked = self.checked.as_ref().ok()?;
+        let checked = self.validated.as_ref().ok()?;
         Some(Observation {
             object: &self.object,
             fingerprint: self.fingerprint?,
@@ -210,7 +210,7 @@ impl View {
             return;
         }
         // A spec that cannot be used has no templates, but what stands in its target is told all the same.
-        let target = self.checked.as_ref().ok().map(|checked| &checked.target);
+        let target = self.validated.as_ref().ok().map(|checked| &checked.target);
         let rivals = context.objects.rivals(&self.object, &self.target_name);
         let rivals: Vec<_> = rivals
             .iter()
@@ -270,7 +270,7 @@ impl View {
     }
 
     fn look_at_credentials(&mut self, context: &Context) {
-        let Ok(checked) = &self.checked else { return };
+        let Ok(checked) = &self.validated else { return };
         let mut versions = Vec::new();
         let names = [
             Some(checked.credentials_secret.clone()),
@@ -308,7 +308,9 @@ impl View {
 
     /// Reads the credentials Secret, and the client certificate's.
     pub(in crate::controller) async fn read_credentials(&mut self, context: &Context) -> Result<(), Error> {
-        let Ok(checked) = &self.checked else { return Ok(()) };
+        let Ok(checked) = &self.validated else {
+            return Ok(());
+        };
         let namespace = &self.object.namespace;
         let watched = context.secrets.get(namespace, &checked.credentials_secret) != Lookup::Unknown;
         match credentials::read(
