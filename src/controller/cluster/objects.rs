@@ -109,7 +109,7 @@ pub(in crate::controller) struct Objects {
 struct Inner {
     mirror: Mirror<Known>,
     references: ReferenceIndex,
-    /// How many objects cannot be read.
+    /// The number of objects that cannot be read.
     unreadable: usize,
     /// Writes the store, in step with the mirror. Lists of several namespaces are merged in the mirror: the store sees
     /// single changes only.
@@ -329,7 +329,7 @@ mod tests {
         objects.get(&key(name))?.resource_version()
     }
 
-    /// How many of target and source of the VendorToken `x` are in the index.
+    /// The number of references of the VendorToken `x` in the index: its target, its source.
     fn claims(objects: &Objects) -> usize {
         let rival = key("rival");
         objects.rivals(&rival, "t").len() + objects.reader_of(&rival, "c").iter().len()

@@ -119,7 +119,8 @@ impl Remembered {
         self.record(object, |record| record.publish_backoff = backoff);
     }
 
-    /// How far the clock was set back since the token that was issued at `issued` came, as far as this process can know.
+    /// The time by which the clock was set back since the token that was issued at `issued` came, as far as this process
+    /// can know.
     pub(in crate::controller) fn set_back(
         &self,
         object: &ObjectKey,

@@ -1,5 +1,5 @@
-//! What a process that begins to lead must know of the time before: requests of the last minute, attempts on accounts,
-//! rejections and pauses. All of it is read back from targets and statuses.
+//! The start of a term: requests of the last minute, attempts on accounts, rejections and pauses are read back from
+//! targets and statuses.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use crate::policy::PastFailure;
 use crate::policy::schedule::{self, is_credible_issue};
 use crate::providers::{Endpoint, Vendor};
 
-/// Credentials that are read at a time.
+/// The number of credentials that are read at a time.
 const CONCURRENCY: usize = 32;
 /// An API server that is slow does not hold up fresh tokens for longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Reads back what counts of the time before.
+/// Starts the term of the book of grants, with what counts of the time before.
 pub(in crate::controller) async fn seed(context: &Arc<Context>) {
     context.grants.start_leading();
     count_earlier_requests(context);
@@ -43,17 +43,22 @@ pub(in crate::controller) async fn seed(context: &Arc<Context>) {
     }
 }
 
-/// The token that a VendorToken has been given last.
-struct Given {
-    /// What is the same for all that share the grant.
+/// The last token of a VendorToken.
+struct LastToken {
+    /// A name of the grant, equal for all that share it.
     grant: String,
     issued: Timestamp,
     refreshed_after: SignedDuration,
 }
 
-/// What the target tells of its token; where nothing is known of one, as without a watch of Secrets, what the status
-/// tells. An issue that is not credible was told by somebody else.
-fn given(token: &VendorToken, checked: &ValidatedSpec, context: &Context, now: Timestamp) -> Option<Given> {
+/// The last token by the target, or by the status where no target is known, as without a watch of Secrets. An issue that
+/// is not credible was written by somebody else.
+fn last_token(
+    token: &VendorToken,
+    checked: &ValidatedSpec,
+    context: &Context,
+    now: Timestamp,
+) -> Option<LastToken> {
     let object = key_of(token);
     let stored = match context.secrets.get(&object.namespace, &target_name(token)) {
         Lookup::Found(record) => record.ours.and_then(|ours| ours.stored),
@@ -61,7 +66,7 @@ fn given(token: &VendorToken, checked: &ValidatedSpec, context: &Context, now: T
     };
     let is_credible = |issued: &Timestamp| is_credible_issue(*issued, now);
     if let Some(stored) = stored.filter(|stored| is_credible(&stored.issued)) {
-        return Some(Given {
+        return Some(LastToken {
             refreshed_after: stored.refresh_interval(checked.refresh),
             grant: stored.inputs.fingerprint,
             issued: stored.issued,
@@ -74,7 +79,7 @@ fn given(token: &VendorToken, checked: &ValidatedSpec, context: &Context, now: T
         .map(|time| time.0)
         .filter(is_credible)?;
     let expires = status.expiration_time.as_ref()?.0;
-    Some(Given {
+    Some(LastToken {
         // A status has no fingerprint. Where others share the credential from other Secrets, too much is counted.
         grant: format!("{} {:?} {:?}", object.namespace, checked.sources(), checked.grant),
         issued,
@@ -83,8 +88,8 @@ fn given(token: &VendorToken, checked: &ValidatedSpec, context: &Context, now: T
     })
 }
 
-/// When this VendorToken's last requests were sent, as far as its target and its status tell, and at the latest before:
-/// a token that lives a minute has had more than one in that minute.
+/// The times of this VendorToken's last requests by its target and its status, each with the name of its grant. A token
+/// that lives less than a minute has had several in that minute.
 fn last_requests(
     token: &VendorToken,
     checked: &ValidatedSpec,
@@ -92,20 +97,20 @@ fn last_requests(
     now: Timestamp,
 ) -> impl Iterator<Item = (String, Timestamp)> + use<> {
     let created = token.creation_timestamp().map(|created| created.0);
-    let given = given(token, checked, context, now)
+    let issued = last_token(token, checked, context, now)
         .into_iter()
-        .flat_map(move |given| {
+        .flat_map(move |last| {
             let oldest = now
                 .checked_sub(COUNTED_FOR)
                 .unwrap_or(now)
                 .max(created.unwrap_or(now));
-            requests_before(given.issued, given.refreshed_after, oldest)
-                .map(move |sent| (given.grant.clone(), sent))
+            requests_before(last.issued, last.refreshed_after, oldest)
+                .map(move |sent| (last.grant.clone(), sent))
         });
     let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
     let failure = failure.and_then(PastFailure::from_status);
     let failure = failure.map(|failure| (failure.inputs.fingerprint, failure.last_attempt));
-    given.chain(failure)
+    issued.chain(failure)
 }
 
 fn count_earlier_requests(context: &Context) {
@@ -170,9 +175,9 @@ mod tests {
     use super::*;
     use crate::controller::fake;
 
-    /// The requests of the last minute that a VendorToken with this Secret and this status tells of, in seconds before now,
-    /// and by which name its grant is counted. No target is known.
-    fn told(credentials: Value, status: Value) -> (Vec<i64>, Vec<String>) {
+    /// The requests of the last minute by the status of a VendorToken with this Secret, in seconds before now, and the names
+    /// of their grants. No target is known.
+    fn read_back(credentials: Value, status: Value) -> (Vec<i64>, Vec<String>) {
         let (context, _, _) = fake::context(|sent| sent);
         let now = now();
         let token: VendorToken = serde_json::from_value(json!({
@@ -197,20 +202,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_no_target_is_known_the_status_tells_when_its_token_was_asked_for() {
+    async fn without_a_target_the_status_gives_the_times_of_requests() {
         let secret = json!({ "name": "c" });
         let hour = lives("2026-05-04T10:00:50Z", "2026-05-04T11:00:50Z");
-        assert_eq!(told(secret.clone(), hour).0, [10]);
+        assert_eq!(read_back(secret.clone(), hour).0, [10]);
         let forty_seconds = lives("2026-05-04T10:00:50Z", "2026-05-04T10:01:30Z");
-        assert_eq!(told(secret.clone(), forty_seconds).0, [10, 30, 50]);
-        assert_eq!(told(secret, json!({})).0, Vec::<i64>::new());
+        assert_eq!(read_back(secret.clone(), forty_seconds).0, [10, 30, 50]);
+        assert_eq!(read_back(secret, json!({})).0, Vec::<i64>::new());
     }
 
     #[tokio::test]
-    async fn grants_of_one_secret_are_told_apart_and_vendor_tokens_that_share_one_are_not() {
+    async fn grants_of_one_secret_have_a_name_each() {
         let grant = |credentials: Value| {
             let status = lives("2026-05-04T10:00:50Z", "2026-05-04T11:00:50Z");
-            told(credentials, status).1.remove(0)
+            read_back(credentials, status).1.remove(0)
         };
         let one = json!({ "name": "c", "keys": { "client-secret": "one" } });
         let other = json!({ "name": "c", "keys": { "client-secret": "other" } });
@@ -221,8 +226,8 @@ mod tests {
     #[tokio::test]
     async fn an_issue_that_is_not_credible_counts_for_nothing() {
         for issued in ["9999-12-30T21:59:59Z", "2026-05-04T10:06:01Z"] {
-            let told = told(json!({ "name": "c" }), lives(issued, "9999-12-30T22:00:00Z"));
-            assert_eq!(told.0, Vec::<i64>::new(), "{issued}");
+            let requests = read_back(json!({ "name": "c" }), lives(issued, "9999-12-30T22:00:00Z"));
+            assert_eq!(requests.0, Vec::<i64>::new(), "{issued}");
         }
     }
 }

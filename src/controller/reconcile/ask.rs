@@ -11,7 +11,7 @@ use crate::controller::reconcile::status::write_status;
 use crate::grants::{Reservation, VendorCall};
 use crate::policy::{self, Progress};
 
-/// What became of asking.
+/// The result of asking.
 pub(in crate::controller) enum Asked {
     /// The object waits since this moment.
     Waiting(Moment),

@@ -27,7 +27,7 @@ use crate::policy::schedule::RefreshPolicy;
 use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Stored, Target};
 use crate::token;
 
-/// What is known of one VendorToken.
+/// One VendorToken with its target and its credentials, as far as metadata shows them, for one reconcile.
 pub(in crate::controller) struct Snapshot {
     pub(in crate::controller) token: Arc<VendorToken>,
     pub(in crate::controller) object: ObjectKey,
@@ -54,7 +54,10 @@ pub(in crate::controller) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Looks at everything that metadata tells. Reads no Secret data.
+    /// Gathers everything that metadata shows. Reads no Secret data.
+    ///
+    /// # Errors
+    /// When the target's metadata could not be read, and the status need not say so.
     pub(in crate::controller) async fn gather(
         token: Arc<VendorToken>,
         key: Arc<FingerprintKey>,
@@ -118,7 +121,7 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// What the decision depends on.
+    /// Everything that the decision depends on. The book of grants takes in what the status and the target say.
     pub(in crate::controller) fn observe(&self, context: &Context) -> Observed<'_> {
         let now = context.timeline.now().wall();
         Observed {
@@ -165,13 +168,14 @@ impl Snapshot {
         self.token.status.as_ref().unwrap_or(&NONE)
     }
 
-    /// What may be published of the grant, once the credentials were read.
+    /// The published form of the grant; `None` before the credentials were read.
     pub(in crate::controller) fn inputs(&self) -> Option<Inputs> {
         self.fingerprint
             .map(|fingerprint| self.key.inputs(&self.object.namespace, &self.known, fingerprint))
     }
 
-    /// What the status and the target say of the grant that `inputs` stand for, once the credentials were read.
+    /// The grant that `inputs` stand for, with what the status and the target say of it; `None` before the credentials were
+    /// read.
     pub(in crate::controller) fn observation<'a>(
         &'a self,
         inputs: &'a Inputs,
@@ -209,7 +213,7 @@ impl Snapshot {
             self.target = Target::Blocked(problem.clone());
             return;
         }
-        // A spec that cannot be used has no templates, but what stands in its target is told all the same.
+        // A spec that cannot be used has no templates, but its status shows the token in the target all the same.
         let target = self.validated.as_ref().ok().map(|checked| &checked.target);
         let rivals = context.objects.rivals(&self.object, &self.target_name);
         let rivals: Vec<_> = rivals
@@ -399,8 +403,8 @@ fn denied(error: &Error) -> Option<Problem> {
     }
 }
 
-/// What to tell when the target cannot be read and the token that the status calls ready has ended: it must not be called
-/// so because the API server does not hand out one Secret.
+/// The problem of a target that cannot be read while the status calls a token ready that has ended: it must not stay ready
+/// because one Secret cannot be read.
 fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Option<Problem> {
     let Error::ReadSecret { name, source, .. } = error else {
         return None;
