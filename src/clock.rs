@@ -1,4 +1,4 @@
-//! The process's clock: one steady timeline inside, the time of day at the border, and a list of the wall clock's steps.
+//! The process's clock: a steady timeline inside, the time of day at the border, and a list of the wall clock's steps.
 //!
 //! May use: `sync`.
 //!
@@ -21,7 +21,8 @@ use crate::sync::lock;
 pub trait Clock: Send + Sync + Debug {
     /// The time of day, which may be stepped.
     fn now(&self) -> Timestamp;
-    /// The time since some fixed point. Nothing steps it, and it goes on while the machine sleeps.
+    /// The time since a fixed point in the past. No step of the wall clock moves it, and it goes on while the machine
+    /// sleeps (on Linux: CLOCK_BOOTTIME, see clock_gettime(2)). Zero where the clock cannot be read.
     fn steady(&self) -> Duration {
         // CLOCK_MONOTONIC stands still while a Linux machine sleeps, CLOCK_BOOTTIME does not.
         #[cfg(target_os = "linux")]
@@ -42,7 +43,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that starts at a given time and moves with tokio's clock, which a test pauses and advances.
+/// A clock for tests: it starts at a given time and moves with tokio's clock, which a test pauses and advances.
 #[derive(Debug)]
 pub struct TokioClock {
     base: Timestamp,
@@ -54,7 +55,7 @@ pub struct TokioClock {
 }
 
 impl TokioClock {
-    /// A clock that shows `base` now. Call it inside a tokio runtime where tokio's time may be paused.
+    /// Gives a clock that shows `base` now. Call it inside the tokio runtime whose time is paused.
     pub fn new(base: Timestamp) -> Self {
         Self {
             base,
@@ -64,7 +65,7 @@ impl TokioClock {
         }
     }
 
-    /// Sets the time of day ahead by `step` (negative: back), as an NTP correction does. No timer moves.
+    /// Sets the time of day ahead by `step` (negative: back), as a correction by NTP does. No timer moves.
     pub fn step(&self, step: SignedDuration) {
         self.stepped.fetch_add(nanoseconds(step), Ordering::Relaxed);
     }
@@ -100,7 +101,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// A point on the process's timeline.
+/// A point on the timeline of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(SignedDuration);
 
@@ -111,7 +112,7 @@ impl Moment {
         Self(SignedDuration::from_secs(second))
     }
 
-    /// The time since `earlier`; zero where that is later.
+    /// The time from `earlier` to this moment; zero where `earlier` is the later one.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::try_from(self - earlier).unwrap_or_default()
     }
@@ -120,7 +121,7 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Self;
 
-    /// Saturates.
+    /// The moment `duration` later. Saturates.
     fn add(self, duration: Duration) -> Self {
         let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self(self.0.saturating_add(duration))
@@ -130,7 +131,7 @@ impl Add<Duration> for Moment {
 impl Sub<Duration> for Moment {
     type Output = Self;
 
-    /// Saturates.
+    /// The moment `duration` earlier. Saturates.
     fn sub(self, duration: Duration) -> Self {
         let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self(self.0.saturating_sub(duration))
@@ -140,18 +141,18 @@ impl Sub<Duration> for Moment {
 impl Sub for Moment {
     type Output = SignedDuration;
 
-    /// Negative where `other` is later. Saturates.
+    /// The time from `other` to this moment, negative where `other` is the later one. Saturates.
     fn sub(self, other: Self) -> SignedDuration {
         self.0.saturating_sub(other.0)
     }
 }
 
-/// One reading of the clock: the present moment, and what the wall clock shows.
+/// One reading of both clocks: the present moment, and the time of day.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// The present moment.
     pub moment: Moment,
-    /// What the wall clock, as it goes now, showed at the timeline's start.
+    /// The time of day at the timeline's start, by the wall clock as it goes now.
     origin: Timestamp,
 }
 
@@ -161,7 +162,7 @@ impl Now {
         self.wall_at(self.moment)
     }
 
-    /// The time of day at `moment`, as the wall clock goes now.
+    /// The time of day at `moment`, by the wall clock as it goes now. Saturates.
     pub fn wall_at(&self, moment: Moment) -> Timestamp {
         let limit = if moment.0.is_negative() {
             Timestamp::MIN
@@ -171,23 +172,23 @@ impl Now {
         self.origin.saturating_add(moment.0).unwrap_or(limit)
     }
 
-    /// The moment at which the wall clock, as it goes now, shows `time`.
+    /// The moment at which the wall clock shows `time`, as it goes now.
     pub fn moment_at(&self, time: Timestamp) -> Moment {
         Moment(time.duration_since(self.origin))
     }
 }
 
-/// The wall clock was set, by more than it drifts.
+/// A step of the wall clock: it was set, by more than it drifts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
     seen: Moment,
-    /// Negative: back.
+    /// Negative where the clock was set back.
     by: SignedDuration,
 }
 
-/// The wall clock may differ by less from the steady one without having been set.
+/// A smaller difference between the wall clock and the steady clock is drift, and no step.
 const DRIFT_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
-/// The oldest steps of more are forgotten.
+/// Steps that are kept at most; the oldest are dropped first.
 const MOST_STEPS: usize = 64;
 
 /// The timeline of this process, and the steps that the wall clock has made beside it.
@@ -204,7 +205,7 @@ struct TimelineState {
 }
 
 impl Timeline {
-    /// The timeline begins at the steady clock's own zero.
+    /// Takes the clocks of the machine. The timeline begins at the zero of the steady clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let origin = origin_of(clock.now(), clock.steady());
         Self {
@@ -216,7 +217,7 @@ impl Timeline {
         }
     }
 
-    /// Reads the clock, and notes a step of the wall clock.
+    /// Reads both clocks, and adds a step of the wall clock since the last reading to the list.
     pub fn now(&self) -> Now {
         let mut state = lock(&self.inner);
         let (wall, steady) = (self.clock.now(), self.clock.steady());
@@ -238,14 +239,14 @@ impl Timeline {
         }
     }
 
-    /// How far the wall clock was set ahead since `earlier`, all steps added up; negative where it was set back.
+    /// The sum of the wall clock's steps since `earlier`; negative where the steps back outweigh those ahead.
     pub fn stepped_since(&self, earlier: Moment) -> SignedDuration {
         self.steps_since(earlier)
             .fold(SignedDuration::ZERO, SignedDuration::saturating_add)
     }
 
-    /// How far the wall clock was set back since `earlier`. A step ahead takes nothing away: the times that were written
-    /// before may have been right.
+    /// The sum of the wall clock's steps back since `earlier`, as a positive duration. Steps ahead do not count: times
+    /// that were written before them may have been right.
     pub fn set_back_since(&self, earlier: Moment) -> SignedDuration {
         self.steps_since(earlier)
             .filter(SignedDuration::is_negative)
@@ -262,24 +263,24 @@ impl Timeline {
     }
 }
 
-/// What the wall clock shows or showed at the steady clock's zero.
+/// The time of day at the zero of the steady clock.
 fn origin_of(wall: Timestamp, steady: Duration) -> Timestamp {
     let steady = SignedDuration::try_from(steady).unwrap_or(SignedDuration::MAX);
     wall.saturating_sub(steady).unwrap_or(Timestamp::MIN)
 }
 
-/// How far the wall clock went ahead of the timer (negative: behind) between two looks at both: by what it was set, or for
-/// how long the machine slept.
-pub fn gone_ahead((wall, timer): (Timestamp, Instant), (now, at): (Timestamp, Instant)) -> SignedDuration {
+/// The time by which the wall clock went ahead of the timer between two readings of both (negative: behind): a step of
+/// the clock, or a sleep of the machine.
+fn drift((wall, timer): (Timestamp, Instant), (now, at): (Timestamp, Instant)) -> SignedDuration {
     let elapsed =
         SignedDuration::try_from(at.saturating_duration_since(timer)).unwrap_or(SignedDuration::MAX);
     now.duration_since(wall).saturating_sub(elapsed)
 }
 
-/// Clocks that are read one after the other differ by less.
-const NOTICED: SignedDuration = SignedDuration::from_secs(1);
+/// Two clocks that are read one after the other differ by less.
+const READING_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
-/// When a wait ends, noted by both clocks: a wall clock that is set back must not make it longer.
+/// The end of a wait, kept by both clocks: a wall clock that is set back does not make the wait longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
     until: Timestamp,
@@ -287,7 +288,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// `until`, by the clock that shows `now`.
+    /// Takes the end of the wait, and the present readings of the wall clock and the timer.
     pub const fn new(until: Timestamp, now: Timestamp, at: Instant) -> Self {
         Self {
             until,
@@ -295,15 +296,16 @@ impl Deadline {
         }
     }
 
-    /// When it ends by the clock as it goes now: sooner by what the clock was set back since, and a second later than that,
-    /// so that nobody is early. A clock that was set ahead takes nothing away: a machine that slept looks the same.
+    /// The end of the wait by the wall clock as it goes now. Where the clock was set back since, it is earlier by the
+    /// step, less one second so that no wait is cut short. A clock that was set ahead changes nothing: a machine that
+    /// slept looks the same.
     pub fn until(&self, now: Timestamp, at: Instant) -> Timestamp {
-        let lost = SignedDuration::ZERO.saturating_sub(gone_ahead(self.noted, (now, at)));
-        if lost < NOTICED {
+        let lost = SignedDuration::ZERO.saturating_sub(drift(self.noted, (now, at)));
+        if lost < READING_TOLERANCE {
             return self.until;
         }
-        // To the nearest second, or the status would change with each look.
-        let lost = SignedDuration::from_secs(lost.saturating_add(NOTICED / 2).as_secs() - 1);
+        // Rounded to the second, so that the time in a status does not change with each reading.
+        let lost = SignedDuration::from_secs(lost.saturating_add(READING_TOLERANCE / 2).as_secs() - 1);
         self.until.saturating_sub(lost).unwrap_or(Timestamp::MIN)
     }
 }
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_is_time_that_has_passed_and_no_step() {
+    async fn a_sleep_of_the_machine_is_no_step() {
         let (clock, timeline) = timeline();
         let before = timeline.now().moment;
         clock.sleep(seconds(600));
@@ -378,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn steps_back_add_up_and_a_step_ahead_takes_nothing_away() {
+    async fn a_step_ahead_does_not_offset_steps_back() {
         let (clock, timeline) = timeline();
         let start = timeline.now().moment;
         for (step, set_back) in [(-240, 240), (90_000, 240), (-60, 300)] {
@@ -448,8 +450,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
-    /// How long a wait of 600 s that began 100 s ago still lasts, where the clock has since made these steps, in
-    /// milliseconds.
+    /// The seconds left of a wait of 600 s that began 100 s ago, after these steps of the clock in milliseconds.
     fn left(steps: &[i64]) -> i64 {
         let at = Instant::now();
         let deadline = Deadline::new(
@@ -466,24 +467,28 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_lengthens_no_wait_and_shortens_none() {
+    fn a_clock_that_is_set_back_changes_no_wait() {
         assert_eq!(left(&[]), 500);
         for back in [-1000, -240_000, -3_600_000, -86_400_000] {
             assert_eq!(left(&[back]), 501, "{back}");
         }
-        assert_eq!(left(&[-999]), 500, "too little to be told from none");
+        assert_eq!(left(&[-999]), 500, "too little to be distinguished from drift");
     }
 
     #[test]
-    fn a_clock_that_is_set_ahead_ends_a_wait_sooner_until_it_is_set_back() {
+    fn a_clock_that_is_set_ahead_ends_a_wait_sooner() {
         assert_eq!(left(&[400_000]), 100);
+    }
+
+    #[test]
+    fn a_step_ahead_that_is_undone_changes_no_wait() {
         assert_eq!(left(&[3_600_000, -3_600_000]), 500);
         assert_eq!(left(&[3_600_000, -3_700_000]), 501);
     }
 
     proptest! {
         #[test]
-        fn no_clock_shortens_a_wait_by_being_set_back_and_none_makes_it_panic(
+        fn no_step_back_of_the_clock_shortens_a_wait(
             until in any::<i64>(), noted in any::<i64>(), now in any::<i64>(), elapsed in 0..1_000_000_000_u64
         ) {
             let time = |second: i64| Timestamp::from_second(second % 253_402_207_200).unwrap_or(Timestamp::MAX);
@@ -491,10 +496,10 @@ mod tests {
             let deadline = Deadline::new(time(until), time(noted), at);
             let after = Duration::from_millis(elapsed);
             let ends = deadline.until(time(now), at + after);
-            let told = SignedDuration::try_from(after).unwrap() + ends.duration_since(time(now));
+            let wait = SignedDuration::try_from(after).unwrap() + ends.duration_since(time(now));
             let asked = time(until).duration_since(time(noted));
             let was_set_ahead = time(now).duration_since(time(noted)) > SignedDuration::try_from(after).unwrap();
-            prop_assert!(was_set_ahead || told >= asked || ends == Timestamp::MIN, "{told:?} of {asked:?}");
+            prop_assert!(was_set_ahead || wait >= asked || ends == Timestamp::MIN, "{wait:?} of {asked:?}");
         }
     }
 }

@@ -7,35 +7,37 @@ use super::schedule;
 use super::token_facts::Stored;
 use crate::api::names::Reason;
 
-/// What is kept of a Secret's metadata: enough to judge it, and small, for there may be very many Secrets.
+/// The part of a Secret's metadata that is kept: enough to judge it, and small, because a cluster may have very many
+/// Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRecord {
     pub uid: Box<str>,
     pub resource_version: Box<str>,
     pub controller: Option<Controller>,
-    /// The value of the consent annotation.
+    /// The value of the annotation `vendortoken.io/adoptable-by`: the name of the VendorToken that may take the Secret
+    /// over.
     pub adoptable_by: Option<Box<str>>,
-    /// What our own apply entry in `managedFields` owns.
+    /// The values that our own apply entry in `managedFields` owns; `None` where there is no such entry.
     pub ours: Option<Box<OurEntry>>,
 }
 
 impl SecretRecord {
-    /// `uid/resourceVersion`.
+    /// The version of the Secret, as `uid/resourceVersion`.
     pub fn version(&self) -> String {
         format!("{}/{}", self.uid, self.resource_version)
     }
 }
 
-/// The controller owner of a Secret.
+/// The controller of a Secret: the owner reference with `controller: true`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Controller {
     /// A VendorToken of this name.
     VendorToken { name: Box<str>, uid: Box<str> },
-    /// Something else.
+    /// An object of another kind.
     Other { kind: Box<str>, name: Box<str> },
 }
 
-/// What our apply entry owns; values that somebody else has written since are not here.
+/// The values that our apply entry owns, without those that somebody else has written since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OurEntry {
     /// The label `vendortoken.io/name`.
@@ -44,7 +46,7 @@ pub struct OurEntry {
     pub owned: u64,
     /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
-    /// The token's facts, when all three annotations that tell them are ours and readable.
+    /// The facts of the token, where all three annotations that hold them are ours and readable.
     pub stored: Option<Stored>,
 }
 
@@ -52,31 +54,33 @@ pub struct OurEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claimant<'a> {
     pub name: &'a str,
+    /// Its `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
 }
 
-/// What the target should be.
+/// The desired state of the target.
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
     pub secret_name: &'a str,
-    /// The fingerprint of the templates, without the mark in front (see [`content`]).
+    /// The digest of the templates, without the mark that [`content`] puts in front.
     pub content: &'a str,
-    /// A digest of the paths that we would own.
+    /// A digest of the paths of all keys, labels and annotations that we would own.
     pub owned: u64,
-    /// `deletionPolicy: Delete`: the target should have an owner reference, unless it was adopted.
+    /// True for `deletionPolicy: Delete`: the target has an owner reference, unless it was adopted.
     pub delete_with_owner: bool,
     /// The VendorToken's own UID.
     pub uid: &'a str,
 }
 
-/// The value of the annotation `vendortoken.io/content`: a mark (adopted or created) and the templates' digest. An adopted
-/// Secret never gets an owner reference, also after its consent annotation was taken away.
+/// The value of the annotation `vendortoken.io/content`: a mark (`adopted` or `created`) and the digest of the
+/// templates. The mark keeps an adopted Secret without an owner reference, also after its consent annotation was taken
+/// away.
 pub fn content(adopted: bool, digest: &str) -> String {
     let mark = if adopted { "adopted" } else { "created" };
     format!("{mark}.{digest}")
 }
 
-/// Whether this Secret, if written by `me`, counts as adopted.
+/// True when this Secret counts as adopted, or would after a first write; false where there is no Secret.
 pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     let Some(record) = record else { return false };
     let marked = record.ours.as_ref().and_then(|ours| ours.content.as_deref());
@@ -86,8 +90,8 @@ pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     }
 }
 
-/// Whose this Secret is: the VendorToken that controls it, or, where nothing does, the one that our own label names. `None`
-/// where we have not made it, or somebody else controls it.
+/// The name of the VendorToken that has this Secret: its controller or, where nothing controls it, the one in our own
+/// label. `None` where we have not made it, or an object of another kind controls it.
 pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     let entry = record.ours.as_ref()?;
     match &record.controller {
@@ -97,7 +101,8 @@ pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     }
 }
 
-/// Judges the Secret that `me` names as its target. `others` are the other VendorTokens of the namespace that name it.
+/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `others`
+/// are the other VendorTokens of the namespace that name it.
 pub fn judge(
     record: Option<&SecretRecord>,
     me: Claimant<'_>,
@@ -185,7 +190,7 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
     }
 }
 
-/// Times that no vendor gives cannot be ours: they would keep an old token for ever, or loop.
+/// True when a vendor can have given these times. Others would keep an old token for ever, or make refreshes loop.
 fn is_credible(stored: &Stored, now: Timestamp) -> bool {
     let latest_expiry = stored
         .issued
@@ -309,7 +314,7 @@ mod tests {
         "TargetNotOwned"
     )]
     #[case::its_owner_is_gone(SecretRecord { controller: owned_by("gone", "uid-9"), ..record() }, "free")]
-    fn a_secret_is_judged(#[case] record: SecretRecord, #[case] expected: &str) {
+    fn each_secret_has_its_verdict(#[case] record: SecretRecord, #[case] expected: &str) {
         assert_eq!(judged(&record), expected);
     }
 
@@ -330,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_key_or_another_template_is_repaired() {
+    fn a_lost_key_or_an_edited_template_is_repaired() {
         for change in [
             |entry: &mut OurEntry| entry.owned = 8,
             |entry: &mut OurEntry| entry.content = Some("created.c2".into()),
@@ -348,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_incumbent_keeps_a_contested_target_and_the_loser_takes_over_when_it_is_gone() {
+    fn the_incumbent_keeps_a_contested_target() {
         let older = Claimant {
             name: "other",
             created: Some(Timestamp::MIN),
@@ -365,11 +370,19 @@ mod tests {
             matches!(&blocked, Target::Blocked(problem) if problem.reason == Reason::TargetConflict),
             "{blocked:?}"
         );
+    }
+
+    #[test]
+    fn a_target_whose_incumbent_is_gone_can_be_taken_over() {
+        let theirs = SecretRecord {
+            controller: owned_by("other", "uid-2"),
+            ..record()
+        };
         assert_eq!(judge(Some(&theirs), me(), &[], &desired(), now()), Target::Free);
     }
 
     #[test]
-    fn where_no_secret_exists_the_older_then_the_lesser_name_wins() {
+    fn without_a_secret_the_older_then_the_lesser_name_wins() {
         let younger = Claimant {
             name: "aaa",
             created: Some(Timestamp::MAX),
