@@ -1,4 +1,4 @@
-//! Permission to ask a vendor once for one grant.
+//! The permission to ask a vendor once for one grant.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use crate::clock::Moment;
 use crate::fingerprint::Fingerprint;
 use crate::policy::PastFailure;
 
-/// What came of the wish to ask a vendor.
+/// The answer to a wish to ask a vendor.
 #[derive(Debug)]
 pub enum Reservation {
     /// A request for this grant is under way. The object waits for it since this moment, and is woken when it ends.
     UnderWay(Moment),
-    /// The vendor may be asked.
+    /// The vendor may be asked once.
     Permitted(Permit),
     /// The vendor may not be asked now, or this process does not lead.
     Held,
 }
 
-/// The vendor may be asked once. While it lives, nobody else may ask for the same grant; dropped unused, it gives back
-/// the attempt that was counted against an account, and wakes the others who waited.
+/// The permission to ask a vendor once. While it lives, nobody else may ask for the same grant. Dropped unused, it
+/// takes back the attempt that was counted against an account, and wakes the others who wait.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) grants: Arc<Grants>,
@@ -34,14 +34,14 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The attempt as it must stand in the status before it is sent, so that no crash forgets it; `None` where a failed
-    /// attempt could lock no account.
+    /// The record of the attempt that must be in the status before it is sent, so that a crash does not lose it; `None`
+    /// where a failed attempt can lock no account.
     pub fn attempt_to_record(&self) -> Option<&PastFailure> {
         self.attempt.as_ref()
     }
 
-    /// Queues the request. Gives the moment since when the object waits, and `None` where this process has stopped
-    /// leading since the reservation.
+    /// Queues the request. Gives the moment since which the object waits; `None` where this process has stopped leading
+    /// since the reservation.
     pub fn send(mut self, call: VendorCall) -> Option<Moment> {
         let grants = Arc::clone(&self.grants);
         let now = grants.timeline.now();
