@@ -7,7 +7,7 @@
 //!         providers  -> { token, failure, times }
 //!         api        -> nothing of ours
 //! ```
-//! The documentation of each module names the modules that it may use; `tests/layering.rs` checks it.
+//! The documentation of each module names the modules that it may use; `tests/layering` checks it.
 
 pub mod api;
 pub mod arguments;

@@ -11,7 +11,7 @@ use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigEr
 use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
-use vendor_token_operator::clock::{Clock, SystemClock};
+use vendor_token_operator::clock::{Clock, SystemClock, Timeline};
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::election::{
     ApiServerReachability, ElectionOptions, Elector, LastAnswer, Leadership, writes_need_leadership,
@@ -127,6 +127,7 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     let metrics = Metrics::new();
     let health = Health::new(&["fingerprint-key", "watches"]);
     let clock = Arc::new(SystemClock);
+    let timeline = Arc::new(Timeline::new(clock.clone()));
     let config = cluster(arguments).await?;
     let (leadership, elector) = election(arguments, &config, clock.clone())?;
     let last_answer = LastAnswer::default();
@@ -144,7 +145,7 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
             additional_authorities: vendor_authorities(arguments)?,
             ..HttpTransportOptions::default()
         },
-        clock.clone(),
+        Arc::clone(&timeline),
     )
     .map_err(|source| match (&source, &arguments.vendor_ca_file) {
         (TransportError::Bundle(_), Some(path)) => StartError::UseVendorCa {
@@ -193,7 +194,7 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
         grants: grants_options(arguments),
         settings,
         transport: Arc::new(transport),
-        clock,
+        timeline,
         metrics,
         health,
         leadership,

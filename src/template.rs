@@ -99,12 +99,29 @@ pub fn render(template: &str, token: &AccessToken) -> Zeroizing<String> {
     let Ok(pieces) = pieces(template) else {
         return Zeroizing::new(template.to_owned());
     };
+    rendered(&pieces, token)
+}
+
+/// The token in `text`, which is the result of [`render`] of `template` for a token of this type and these times. `None`
+/// where `text` is another one, or the template has not exactly one `$(token)`.
+pub fn token_in<'a>(template: &str, text: &'a str, facts: &AccessToken) -> Option<&'a str> {
+    let pieces = pieces(template).ok()?;
+    let is_token = |piece: &Piece<'_>| matches!(piece, Piece::Placeholder(Placeholder::Token));
+    let at = pieces.iter().position(is_token)?;
+    let (before, behind) = (pieces.get(..at)?, pieces.get(at + 1..)?);
+    let token = text
+        .strip_prefix(rendered(before, facts).as_str())?
+        .strip_suffix(rendered(behind, facts).as_str())?;
+    (!token.is_empty() && !behind.iter().any(is_token)).then_some(token)
+}
+
+fn rendered(pieces: &[Piece<'_>], token: &AccessToken) -> Zeroizing<String> {
     // Of the final size, since a text that grows leaves copies in freed memory.
-    let mut text = Zeroizing::new(String::with_capacity(length_of(&pieces, token)));
+    let mut text = Zeroizing::new(String::with_capacity(length_of(pieces, token)));
     for piece in pieces {
         match piece {
             Piece::Text(piece) => text.push_str(piece),
-            Piece::Dollars(count) => text.extend(std::iter::repeat_n('$', count)),
+            Piece::Dollars(count) => text.extend(std::iter::repeat_n('$', *count)),
             Piece::Placeholder(Placeholder::Token) => text.push_str(token.value.expose_secret()),
             Piece::Placeholder(Placeholder::TokenType) => text.push_str(&token.token_type),
             Piece::Placeholder(Placeholder::ExpirationTime) => text.push_str(&token.expires.to_string()),
@@ -120,6 +137,25 @@ mod tests {
 
     use super::*;
     use crate::token::SecretString;
+
+    #[rstest]
+    #[case::alone("$(token)")]
+    #[case::a_header("Authorization: $(tokenType) $(token)\n")]
+    #[case::between_times("$(issuedTime)|$ $(token)|$(expirationTime)")]
+    fn a_token_is_found_again_in_what_was_rendered(#[case] template: &str) {
+        let text = render(template, &token());
+        assert_eq!(token_in(template, &text, &token()), Some("T0K"));
+    }
+
+    #[rstest]
+    #[case::no_placeholder("T0K", "T0K")]
+    #[case::two_of_them("$(token)$(token)", "T0KT0K")]
+    #[case::other_times("$(issuedTime) $(token)", "2027-01-01T00:00:00Z T0K")]
+    #[case::an_empty_token("Bearer $(token)", "Bearer ")]
+    #[case::another_text("Bearer $(token)", "Basic T0K")]
+    fn no_token_is_found_in_another_text(#[case] template: &str, #[case] text: &str) {
+        assert_eq!(token_in(template, text, &token()), None);
+    }
 
     fn token() -> AccessToken {
         AccessToken {

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use vendor_token_operator::clock::{Clock, SystemClock};
+use vendor_token_operator::clock::{Clock, SystemClock, Timeline};
 use vendor_token_operator::failure::{Failure, FailureClass};
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
 use vendor_token_operator::providers::{TokenRequest, TokenResponse};
@@ -243,8 +243,13 @@ fn options(authority: &Authority) -> HttpTransportOptions {
     }
 }
 
+/// A timeline by this clock.
+fn by(clock: impl Clock + 'static) -> Arc<Timeline> {
+    Arc::new(Timeline::new(Arc::new(clock)))
+}
+
 fn transport(options: HttpTransportOptions) -> HttpTransport {
-    HttpTransport::new(options, Arc::new(SystemClock)).unwrap()
+    HttpTransport::new(options, by(SystemClock)).unwrap()
 }
 
 fn request(url: &str) -> TokenRequest {
@@ -330,8 +335,7 @@ impl Clock for CountingClock {
 async fn sent_and_received_come_from_the_given_clock() {
     let authority = Authority::new();
     let server = Server::answering(authority.good(), TOKEN).await;
-    let transport =
-        HttpTransport::new(options(&authority), Arc::new(CountingClock(AtomicI64::new(90)))).unwrap();
+    let transport = HttpTransport::new(options(&authority), by(CountingClock(AtomicI64::new(90)))).unwrap();
     let response = transport.send(request(&server.url())).await.unwrap();
     assert_eq!(
         (response.sent.as_second(), response.received.as_second()),
@@ -365,7 +369,7 @@ async fn a_clock_that_is_set_while_a_vendor_answers_is_told() {
             steps_after,
             step: SignedDuration::from_secs(if seconds < 0 { -3600 } else { 3600 }),
         };
-        let transport = HttpTransport::new(options(&authority), Arc::new(clock)).unwrap();
+        let transport = HttpTransport::new(options(&authority), by(clock)).unwrap();
         let response = transport.send(request(&server.url())).await.unwrap();
         let told = response.clock_step.as_secs_f64().round();
         assert_eq!(told, seconds as f64, "after {steps_after} looks");

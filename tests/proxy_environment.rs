@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rstest::rstest;
-use vendor_token_operator::clock::SystemClock;
+use vendor_token_operator::clock::{SystemClock, Timeline};
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
 use vendor_token_operator::providers::TokenRequest;
 use vendor_token_operator::token::SecretString;
@@ -34,7 +34,7 @@ async fn helper_send() {
         proxy,
         ..HttpTransportOptions::default()
     };
-    let transport = HttpTransport::new(options, Arc::new(SystemClock)).unwrap();
+    let transport = HttpTransport::new(options, Arc::new(Timeline::new(Arc::new(SystemClock)))).unwrap();
     let request = TokenRequest {
         url: format!("https://{HOST}/oauth/token"),
         headers: Vec::new(),

@@ -89,6 +89,13 @@ pub struct VendorTokenStatus {
     pub failure: Option<FailureStatus>,
 }
 
+impl VendorTokenStatus {
+    /// The condition of this type.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == kind)
+    }
+}
+
 /// The Secret that holds the token.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct Binding {

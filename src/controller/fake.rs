@@ -1,4 +1,4 @@
-//! A context for tests, with an API server that hands out no Secret and vendors that nobody reaches.
+//! A context for tests, with an API server that refuses Secrets and vendors that are out of reach.
 
 #![allow(clippy::unwrap_used)] // tests only: a fake that cannot be set up fails its test
 
@@ -13,11 +13,14 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use kube::client::Body;
+use kube::runtime::events::Recorder;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower::service_fn;
 
 use crate::clock::{Clock, Moment, SystemClock, Timeline};
 use crate::controller::context::{Context, Parts, Settings};
+use crate::controller::reconcile::events::reporter;
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Fingerprint, FingerprintKey};
@@ -45,7 +48,15 @@ impl GrantObserver for Nobody {
     fn throttled_until(&self, _: Vendor, _: Timestamp) {}
 }
 
-/// Asks for a token of `object`; gives since when it waits.
+/// A VendorToken's name.
+pub(in crate::controller) fn object() -> ObjectKey {
+    ObjectKey {
+        namespace: "a".to_owned(),
+        name: "t".to_owned(),
+    }
+}
+
+/// Asks for a token of `object`, and gives the moment since which it waits.
 pub(in crate::controller) fn ask(context: &Context, object: &ObjectKey) -> Option<Moment> {
     let endpoint = Grant::Mapiq.endpoint();
     let inputs = Inputs {
@@ -81,10 +92,11 @@ pub(in crate::controller) fn ask(context: &Context, object: &ObjectKey) -> Optio
 /// The statuses that were written.
 pub(in crate::controller) type Writes = Arc<Mutex<Vec<Value>>>;
 /// The objects that are to be reconciled.
-pub(in crate::controller) type Triggers = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
+pub(in crate::controller) type Triggered = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
 
-/// An API server that hands out no Secret, and takes statuses: `answer` makes the object it answers with.
-pub(in crate::controller) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggers) {
+/// A context with an API server that refuses Secrets and takes statuses: `answer` makes the object that it answers
+/// with.
+pub(in crate::controller) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggered) {
     context_without_secrets(500, answer)
 }
 
@@ -92,7 +104,7 @@ pub(in crate::controller) fn context(answer: fn(Value) -> Value) -> (Arc<Context
 pub(in crate::controller) fn context_without_secrets(
     refusal: u16,
     answer: fn(Value) -> Value,
-) -> (Arc<Context>, Writes, Triggers) {
+) -> (Arc<Context>, Writes, Triggered) {
     context_by(Arc::new(SystemClock), refusal, answer)
 }
 
@@ -101,7 +113,7 @@ pub(in crate::controller) fn context_by(
     clock: Arc<dyn Clock>,
     refusal: u16,
     answer: fn(Value) -> Value,
-) -> (Arc<Context>, Writes, Triggers) {
+) -> (Arc<Context>, Writes, Triggered) {
     let writes = Writes::default();
     let taken = Arc::clone(&writes);
     let service = service_fn(move |request: Request<Body>| {
@@ -124,7 +136,7 @@ pub(in crate::controller) fn context_by(
             Ok::<_, Infallible>(response.unwrap())
         }
     });
-    let (triggers, triggered) = tokio::sync::mpsc::unbounded_channel();
+    let (queue, triggered) = tokio::sync::mpsc::unbounded_channel();
     let timeline = Arc::new(Timeline::new(Arc::clone(&clock)));
     let grants = Grants::new(
         GrantsOptions {
@@ -134,11 +146,14 @@ pub(in crate::controller) fn context_by(
         Arc::new(NoVendor),
         Arc::clone(&timeline),
         Arc::new(Nobody),
-        triggers.clone(),
+        queue.clone(),
         Leadership::always(clock.clone()),
     );
+    let client = kube::Client::new(service, "default");
+    let key = FingerprintKey::new(&[7; 32]).unwrap();
     let context = Context::new(Parts {
-        client: kube::Client::new(service, "default"),
+        recorder: Recorder::new(client.clone(), reporter()),
+        client,
         settings: Settings {
             operator_namespace: "operator".to_owned(),
             watch_namespaces: Vec::new(),
@@ -147,13 +162,12 @@ pub(in crate::controller) fn context_by(
             concurrency: 1,
             longest_wait: crate::controller::LONGEST_WAIT,
         },
-        clock,
         timeline,
         grants,
         metrics: Metrics::new(),
         health: Health::new(&[]),
-        triggers,
+        key: watch::channel(Some(Arc::new(key))).1,
+        queue,
     });
-    context.set_key(FingerprintKey::new(&[7; 32]).unwrap());
     (Arc::new(context), writes, triggered)
 }

@@ -82,7 +82,6 @@ impl FailedAttempt {
 #[derive(Debug)]
 pub(super) struct HeldToken {
     token: Arc<AccessToken>,
-    came: Moment,
     ends: Moment,
 }
 
@@ -155,23 +154,17 @@ impl GrantRecord {
         self.usable(now).is_some() && self.gap_ends(true, now.moment).is_some()
     }
 
-    /// The last token, while it is valid. `None` also where its issue lies ahead of a clock that was set back: a target
-    /// with it would count as one without a token.
+    /// The last token, while it is valid by the timeline and by the wall clock. `None` also where its issue lies ahead
+    /// of a clock that was set back: a target with it would count as one without a token.
     pub(super) fn usable(&self, now: &Now) -> Option<&Arc<AccessToken>> {
         let held = self.token.as_ref()?;
-        let is_usable = now.moment < held.ends && schedule::is_credible_issue(held.token.issued, now.wall());
-        is_usable.then_some(&held.token)
+        let is_valid = now.moment < held.ends && now.wall() < held.token.expires;
+        (is_valid && schedule::is_credible_issue(held.token.issued, now.wall())).then_some(&held.token)
     }
 
     /// Drops the token where it has expired, or where it is unneeded.
     pub(super) fn drop_token_if(&mut self, now: Moment, is_unneeded: bool) {
         self.token.take_if(|held| is_unneeded || held.ends <= now);
-    }
-
-    /// The moment at which the token in memory came, where it was issued at `issued`.
-    pub(super) fn came(&self, issued: Timestamp) -> Option<Moment> {
-        let held = self.token.as_ref().filter(|held| held.token.issued == issued)?;
-        Some(held.came)
     }
 
     /// The end of the least gap after the last token; `None` where it has passed. The gap is shorter for a refresh
@@ -234,7 +227,6 @@ impl GrantRecord {
             ..token
         };
         self.token = Some(HeldToken {
-            came: now.moment,
             ends: now.moment_at(token.expires),
             token: Arc::new(token),
         });

@@ -187,23 +187,20 @@ impl Grants {
         }
         let earlier = earlier_failures(observation, standing.counts_for_account, now.wall());
         grant.failures = grant.failures.max(earlier);
-        let overrides = standing
+        let is_held = standing
             .failure
             .as_ref()
             .is_some_and(|failure| failure.holds(now.wall()));
-        if refresh_request.is_some() && overrides {
-            grant.note_override(now.moment);
-        }
         let count = grant.failures.saturating_add(1);
         let since = grant.wait(object, refresh_request, now.moment);
         table.permits += 1;
         grant.phase = Phase::Reserved(table.permits);
         let account = grant.account.filter(|_| standing.counts_for_account);
         if let Some(account) = account {
-            table.count_attempt(fingerprint, account, now.moment);
+            table.count_attempt(fingerprint, account, &now);
             table.note_attempted(std::iter::once(object));
         }
-        Reservation::Permitted(Permit {
+        Reservation::Permitted(Box::new(Permit {
             grants: Arc::clone(self),
             number: table.permits,
             fingerprint,
@@ -214,8 +211,9 @@ impl Grants {
                 let next = backoff::after_no_answer(count, observation.inputs.jitter, now.wall());
                 PastFailure::about_to_be_sent(count, now.wall(), next, observation.inputs.clone())
             }),
+            overrides: refresh_request.is_some() && is_held,
             is_used: false,
-        })
+        }))
     }
 
     /// Ends the use of its grant by `object`, whose credentials cannot be used: no token leaves memory for it.
@@ -228,6 +226,22 @@ impl Grants {
         let mut table = self.lock();
         table.leave(object, &self.timeline.now());
         table.objects.remove(object);
+    }
+
+    /// Forgets the objects that do not exist.
+    pub fn forget_unless(&self, exists: impl Fn(&ObjectKey) -> bool) {
+        let mut table = self.lock();
+        let now = self.timeline.now();
+        let gone: Vec<_> = table
+            .objects
+            .keys()
+            .filter(|object| !exists(object))
+            .cloned()
+            .collect();
+        for object in gone {
+            table.leave(&object, &now);
+            table.objects.remove(&object);
+        }
     }
 
     /// Ends the wait of `object` for its grant (it was suspended, say). A request that nobody else waits for leaves the
@@ -254,14 +268,6 @@ impl Grants {
     pub fn token(&self, object: &ObjectKey) -> Option<Arc<AccessToken>> {
         let now = self.timeline.now();
         self.lock().grant_of(object)?.usable(&now).cloned()
-    }
-
-    /// The moment at which the token of `object` that was issued at `issued` came to this process or, where it came to
-    /// another one, the moment at which this process started to lead.
-    pub fn known_since(&self, object: &ObjectKey, issued: Timestamp) -> Moment {
-        let table = self.lock();
-        let came = table.grant_of(object).and_then(|grant| grant.came(issued));
-        came.unwrap_or(table.leading_since)
     }
 
     /// The moment since which `object` waits for an attempt; `None` where it waits for none.

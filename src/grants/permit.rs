@@ -14,13 +14,13 @@ pub enum Reservation {
     /// A request for this grant is under way. The object waits for it since this moment, and is woken when it ends.
     UnderWay(Moment),
     /// The vendor may be asked once.
-    Permitted(Permit),
+    Permitted(Box<Permit>),
     /// The vendor may not be asked now, or this process does not lead.
     Held,
 }
 
 /// The permission to ask a vendor once. While it lives, nobody else may ask for the same grant. Dropped unused, it
-/// takes back the attempt that was counted against an account, and wakes the others who wait.
+/// takes back the attempt that was counted against an account, and wakes one of the others who wait.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) grants: Arc<Grants>,
@@ -30,6 +30,8 @@ pub struct Permit {
     pub(super) since: Moment,
     pub(super) live_until: Option<Moment>,
     pub(super) attempt: Option<PastFailure>,
+    /// True when the attempt serves a refresh request that overrides a hold.
+    pub(super) overrides: bool,
     pub(super) is_used: bool,
 }
 
@@ -41,17 +43,22 @@ impl Permit {
     }
 
     /// Queues the request. Gives the moment since which the object waits; `None` where this process has stopped leading
-    /// since the reservation.
+    /// since the reservation, or the object is gone.
     pub fn send(mut self, call: VendorCall) -> Option<Moment> {
         let grants = Arc::clone(&self.grants);
         let now = grants.timeline.now();
         let mut table = grants.lock();
         let vendor = call.grant.vendor();
         let grant = table.grants.get_mut(&self.fingerprint)?;
-        if !matches!(grant.phase, Phase::Reserved(number) if number == self.number) {
+        let is_reserved = matches!(grant.phase, Phase::Reserved(number) if number == self.number);
+        // An object that was deleted meanwhile waits no more.
+        if !is_reserved || grant.waiters.is_empty() {
             return None;
         }
         self.is_used = true;
+        if self.overrides {
+            grant.note_override(now.moment);
+        }
         grant.endpoint = Some(call.endpoint.clone());
         let endpoint = call.endpoint.clone();
         grant.phase = Phase::Queued(Box::new(call));
@@ -79,15 +86,17 @@ impl Drop for Permit {
         if !matches!(grant.phase, Phase::Reserved(number) if number == self.number) {
             return;
         }
-        let waiting = table.cancel(self.fingerprint);
-        if table
-            .grants
-            .get(&self.fingerprint)
-            .is_some_and(|grant| grant.users.is_empty())
-        {
+        table.cancel(self.fingerprint);
+        let Some(grant) = table.grants.get_mut(&self.fingerprint) else {
+            return;
+        };
+        grant.waiters.remove(&self.object);
+        // Another one asks in its place, and the end of that attempt wakes all.
+        let next = grant.waiters.keys().next().cloned();
+        if grant.users.is_empty() {
             table.give_back(self.fingerprint, &now);
         }
-        for object in waiting.into_iter().filter(|object| *object != self.object) {
+        if let Some(object) = next {
             self.grants.wake(object);
         }
     }

@@ -33,9 +33,10 @@ const MOST_UNUSED_GRANTS: usize = 10_000;
 pub(super) struct ObjectRecord {
     /// The grant that its credentials make; `None` while they cannot be used.
     pub(super) fingerprint: Option<Fingerprint>,
-    /// The time of the attempt in its status that was counted against an account.
-    counted: Option<jiff::Timestamp>,
-    /// True when this process has made an attempt for it, so that its status shows no attempt of another process.
+    /// The account, and the time of the attempt in the status that was counted against it.
+    counted_from_status: Option<(Account, jiff::Timestamp)>,
+    /// True when this process has made an attempt for it in this term, so that its status shows no attempt of another
+    /// process.
     attempted: bool,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct GrantTable {
     pub(super) kept: VecDeque<Fingerprint>,
     pub(super) in_flight: InFlightLimiter,
     /// The moment at which this process began to send; another one may have sent before.
-    pub(super) leading_since: Moment,
+    leading_since: Moment,
     /// The index of the endpoint that is served first.
     first_endpoint: usize,
     /// The moment of the last sweep.
@@ -115,6 +116,11 @@ impl GrantTable {
             self.give_up_waiting();
         }
         self.leading_since = now;
+        // Another process may have made attempts before this term, which the statuses show.
+        for object in self.objects.values_mut() {
+            object.attempted = false;
+            object.counted_from_status = None;
+        }
         for endpoint in self.endpoints.values_mut() {
             endpoint.budget.start_leading(now);
         }
@@ -124,11 +130,6 @@ impl GrantTable {
     pub(super) fn step_down(&mut self) {
         self.standing_by = true;
         self.give_up_waiting();
-        // Another process may make attempts from now on, and the statuses will show them.
-        for object in self.objects.values_mut() {
-            object.attempted = false;
-            object.counted = None;
-        }
     }
 
     /// Makes `object` a user of the grant of its present credentials. Its former grant leaves the queue where nobody
@@ -210,10 +211,11 @@ impl GrantTable {
             return;
         };
         let record = self.objects.entry(observation.object.clone()).or_default();
-        if record.attempted || record.counted == Some(failure.last_attempt) {
+        let attempt = Some((account, failure.last_attempt));
+        if record.attempted || record.counted_from_status == attempt {
             return;
         }
-        record.counted = Some(failure.last_attempt);
+        record.counted_from_status = attempt;
         let password = if observation.evidence.is_same_credential {
             observation.fingerprint
         } else {
@@ -261,10 +263,11 @@ impl GrantTable {
     }
 
     /// Counts the attempt that is reserved now against its account.
-    pub(super) fn count_attempt(&mut self, fingerprint: Fingerprint, account: Account, now: Moment) {
-        self.accounts.count(account, fingerprint, now);
+    pub(super) fn count_attempt(&mut self, fingerprint: Fingerprint, account: Account, now: &Now) {
+        let counted = whole_second(now);
+        self.accounts.count(account, fingerprint, counted);
         if let Some(grant) = self.grants.get_mut(&fingerprint) {
-            grant.counted = Some(now);
+            grant.counted = Some(counted);
         }
     }
 
@@ -366,10 +369,10 @@ impl GrantTable {
         }
     }
 
-    /// Cancels the attempt that is reserved or queued, and gives the objects that waited for it.
-    pub(super) fn cancel(&mut self, fingerprint: Fingerprint) -> Vec<ObjectKey> {
+    /// Cancels the attempt that is reserved or queued. The caller sees to the objects that wait for it.
+    pub(super) fn cancel(&mut self, fingerprint: Fingerprint) {
         let Some(grant) = self.grants.get_mut(&fingerprint) else {
-            return Vec::new();
+            return;
         };
         grant.phase = Phase::Idle;
         if let (Some(account), Some(counted)) = (grant.account, grant.counted.take()) {
@@ -382,7 +385,6 @@ impl GrantTable {
         {
             endpoint.queue.remove(fingerprint);
         }
-        grant.waiters.drain().map(|(object, _)| object).collect()
     }
 
     /// Cancels every attempt that is reserved or queued.
@@ -395,6 +397,9 @@ impl GrantTable {
             .collect();
         for fingerprint in waiting {
             self.cancel(fingerprint);
+            if let Some(grant) = self.grants.get_mut(&fingerprint) {
+                grant.waiters.clear();
+            }
         }
     }
 
@@ -437,7 +442,8 @@ impl GrantTable {
                 if let Phase::Queued(call) = std::mem::replace(&mut grant.phase, Phase::InFlight) {
                     let counted = grant.account.zip(grant.counted.take());
                     if let Some((account, counted)) = counted {
-                        self.accounts.sent(account, fingerprint, counted, now.moment);
+                        self.accounts
+                            .sent(account, fingerprint, counted, whole_second(now));
                     }
                     endpoint.budget.sent();
                     endpoint.in_flight += 1;
@@ -454,6 +460,11 @@ impl GrantTable {
         // At least a millisecond, so that a deadline that has just passed makes no busy loop.
         (jobs, wait.max(Duration::from_millis(1)))
     }
+}
+
+/// The moment of the present whole second, by which a status shows an attempt.
+fn whole_second(now: &Now) -> Moment {
+    now.moment_at(whole_seconds(now.wall()))
 }
 
 /// The end of the pause that a vendor asked a former process for; `None` where the deadline lies too far from the

@@ -6,6 +6,7 @@ mod flight;
 mod lifecycle;
 mod limits;
 mod offline;
+mod permits;
 mod reachability;
 mod schedules;
 mod standby;
@@ -22,7 +23,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Reservation, VendorCall};
+use super::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Permit, Reservation, VendorCall};
 use crate::api::names::Reason;
 use crate::clock::{Clock, Moment, Timeline, TokioClock};
 use crate::election::Leadership;

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 pub use certificate::{ClientCertificateError, check_client_certificate};
 use clients::Clients;
 
-use crate::clock::{Clock, Timeline};
+use crate::clock::Timeline;
 use crate::failure::{Failure, FailureClass};
 use crate::providers::{TokenRequest, TokenResponse};
 use crate::token::ExposeSecret;
@@ -113,7 +113,7 @@ pub struct HttpTransport {
 
 struct Inner {
     clients: Clients,
-    timeline: Timeline,
+    timeline: Arc<Timeline>,
     total_timeout: Duration,
     body_limit: usize,
 }
@@ -126,13 +126,13 @@ impl fmt::Debug for HttpTransport {
 
 impl HttpTransport {
     /// Reads the system's authorities and the proxy's address, and sets up connection pools. Makes no connection.
-    pub fn new(options: HttpTransportOptions, clock: Arc<dyn Clock>) -> Result<Self, TransportError> {
+    pub fn new(options: HttpTransportOptions, timeline: Arc<Timeline>) -> Result<Self, TransportError> {
         let (total_timeout, body_limit) = (options.total_timeout, options.body_limit);
         let clients = Clients::new(options)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 clients,
-                timeline: Timeline::new(clock),
+                timeline,
                 total_timeout,
                 body_limit,
             }),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::observed::Problem;
 use crate::api::names::{Reason, condition};
 
-/// The facts from which the conditions follow.
+/// The facts that the conditions depend on.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
     pub target_name: &'a str,
@@ -37,7 +37,7 @@ pub struct StoredFacts {
 /// The progress towards a token that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing worth showing.
+    /// None that is worth a condition.
     None,
     /// The vendor is being asked, or the request is queued.
     Asked,

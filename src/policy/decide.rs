@@ -1,7 +1,6 @@
 //! The next step for one VendorToken: ordered checks, the first hit wins.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::backoff;
 use super::hold::Hold;
@@ -28,6 +27,8 @@ pub enum Decision {
     ReadCredentials,
     /// Write the token that is in memory to the target.
     Publish,
+    /// Write the token that is in the target once more, with the labels and the owner that it should have.
+    Repair,
     /// Ask the vendor for a token.
     Issue,
 }
@@ -70,6 +71,14 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     if current && as_desired && !is_due && !requested {
         return newer_in_memory(observed).unwrap_or_else(|| wait(now, [expiry, due]));
     }
+    // Also where it is due or a refresh is asked for: the vendor may let us wait.
+    if current
+        && !as_desired
+        && observed.standing.token.is_none()
+        && stored.is_some_and(|stored| stored.is_readable && observed.is_valid(stored))
+    {
+        return Decision::Repair;
+    }
     if !matches!(observed.credentials, Credentials::Known { .. }) {
         return Decision::ReadCredentials;
     }
@@ -94,9 +103,9 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
 /// new right, and an API server that has just started knows no rights yet: the wait is short at first, and grows with
 /// the time that the denial has lasted.
 fn denied_until(problem: &Problem, observed: &Observed<'_>) -> Option<Timestamp> {
-    let ready = |condition: &&Condition| condition.type_ == condition::READY;
-    let since = observed.status.conditions.iter().find(ready);
-    let lasted = since
+    let lasted = observed
+        .status
+        .condition(condition::READY)
         .filter(|ready| ready.reason == Reason::ApiDenied.as_str())
         .map_or(0, |ready| {
             observed

@@ -7,8 +7,7 @@ use super::schedule;
 use super::token_facts::Stored;
 use crate::api::names::Reason;
 
-/// The part of a Secret's metadata that is kept: enough to judge it, and small, because a cluster may have very many
-/// Secrets.
+/// The record of a Secret's metadata: enough to judge it, and small, because a cluster may have very many Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRecord {
     pub uid: Box<str>,
@@ -17,7 +16,7 @@ pub struct SecretRecord {
     /// The value of the annotation `vendortoken.io/adoptable-by`: the name of the VendorToken that may take the Secret
     /// over.
     pub adoptable_by: Option<Box<str>>,
-    /// The values that our own apply entry in `managedFields` owns; `None` where there is no such entry.
+    /// Our own apply entry in `managedFields`.
     pub ours: Option<Box<OurEntry>>,
 }
 
@@ -44,9 +43,11 @@ pub struct OurEntry {
     pub name: Option<Box<str>>,
     /// A digest of the paths of all keys, labels and annotations that we own.
     pub owned: u64,
+    /// A digest of the keys of `data` that we own.
+    pub owned_data: u64,
     /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
-    /// The facts of the token, where all three annotations that hold them are ours and readable.
+    /// The token's facts, where the three annotations that hold them are ours and can be read.
     pub stored: Option<Stored>,
 }
 
@@ -58,7 +59,7 @@ pub struct Claimant<'a> {
     pub created: Option<Timestamp>,
 }
 
-/// The desired state of the target.
+/// The target that the spec describes.
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
     pub secret_name: &'a str,
@@ -66,6 +67,8 @@ pub struct Desired<'a> {
     pub content: &'a str,
     /// A digest of the paths of all keys, labels and annotations that we would own.
     pub owned: u64,
+    /// A digest of the keys of `data` that we would own.
+    pub owned_data: u64,
     /// True for `deletionPolicy: Delete`: the target has an owner reference, unless it was adopted.
     pub delete_with_owner: bool,
     /// The VendorToken's own UID.
@@ -80,7 +83,7 @@ pub fn content(adopted: bool, digest: &str) -> String {
     format!("{mark}.{digest}")
 }
 
-/// True when this Secret counts as adopted, or would after a first write; false where there is no Secret.
+/// True for a Secret that was adopted, or will be with the next write.
 pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     let Some(record) = record else { return false };
     let marked = record.ours.as_ref().and_then(|ours| ours.content.as_deref());
@@ -90,8 +93,8 @@ pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
     }
 }
 
-/// The name of the VendorToken that has this Secret: its controller or, where nothing controls it, the one in our own
-/// label. `None` where we have not made it, or an object of another kind controls it.
+/// The VendorToken that has this Secret: its controller, or, without a controller, the one that our own label names.
+/// `None` for a Secret that we have not made, or that somebody else controls.
 pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     let entry = record.ours.as_ref()?;
     match &record.controller {
@@ -181,6 +184,10 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
         .and_then(|content| content.split_once('.'))
         .is_some_and(|(_, digest)| digest == desired.content);
     let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
+    let stored = stored.map(|stored| Stored {
+        is_readable: content_as_desired && entry.owned_data == desired.owned_data,
+        ..stored
+    });
     Target::Ours {
         as_desired: stored.is_some()
             && owner_as_desired
@@ -225,6 +232,7 @@ mod tests {
             },
             credentials_version: None,
             refresh_handled: None,
+            is_readable: true,
         }
     }
 
@@ -232,6 +240,7 @@ mod tests {
         Some(Box::new(OurEntry {
             name: Some("sca".into()),
             owned: 7,
+            owned_data: 3,
             content: Some("created.c1".into()),
             stored: Some(stored(-10, 3590)),
         }))
@@ -259,6 +268,7 @@ mod tests {
             secret_name: "sca-token",
             content: "c1",
             owned: 7,
+            owned_data: 3,
             delete_with_owner: true,
             uid: "uid-1",
         }

@@ -24,13 +24,13 @@ const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
 const CONDITION_MESSAGE_LIMIT: usize = 2048;
 const FAILURE_MESSAGE_LIMIT: usize = 1024;
 
-/// The inputs of a status that no decision depends on.
+/// The part of a status that is not observed.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusContext<'a> {
     /// `metadata.generation` of the object that was observed.
     pub generation: i64,
     pub target_name: &'a str,
-    /// The host that is asked; `None` where the spec names none.
+    /// The host that is asked; `None` for a spec that cannot be used.
     pub endpoint: Option<&'a str>,
     /// The end of the credential itself, where the user stated it (Picus).
     pub credential_expires: Option<Timestamp>,
@@ -127,8 +127,8 @@ fn attempt_that_counts(observed: &Observed<'_>) -> Option<FailureStatus> {
     counts.then(|| failure_status(failure))
 }
 
-/// Gives the status with the record of an attempt that is about to be sent, so that a crash does not lose it. All else
-/// stays as it is until the answer is there: asking is no transition.
+/// Gives the status with the record of an attempt that is about to be sent, so that a crash does not lose it. The
+/// conditions stay as they are until the answer is there: a request is no transition.
 pub fn status_before_asking(
     observed: &Observed<'_>,
     context: &StatusContext<'_>,
@@ -228,9 +228,8 @@ fn warnings(
                     .is_some_and(|time| time.0 == stored.issued)
                 && observed
                     .status
-                    .conditions
-                    .iter()
-                    .any(|old| old.type_ == kind && old.status == "True")
+                    .condition(kind)
+                    .is_some_and(|old| old.status == "True")
         };
         if in_memory.is_some_and(|token| token.warnings.expiry_assumed)
             || is_in_status(condition::EXPIRY_ASSUMED)
@@ -247,11 +246,7 @@ fn warnings(
             warn(condition::CLOCK_SKEW_SUSPECTED, message);
         }
         let time_in_status = || {
-            let old = observed
-                .status
-                .conditions
-                .iter()
-                .find(|old| old.type_ == condition::TOKEN_NOT_YET_VALID)?;
+            let old = observed.status.condition(condition::TOKEN_NOT_YET_VALID)?;
             old.message.strip_prefix(NOT_USABLE_BEFORE)?.parse().ok()
         };
         let not_before = match in_memory {
@@ -297,9 +292,8 @@ fn with_times(facts: ConditionFacts, observed: &Observed<'_>, generation: i64) -
     let status = if facts.status { "True" } else { "False" };
     let same = observed
         .status
-        .conditions
-        .iter()
-        .find(|old| old.type_ == facts.kind && old.status == status);
+        .condition(facts.kind)
+        .filter(|old| old.status == status);
     Condition {
         last_transition_time: same.map_or_else(
             || Time(whole_seconds(observed.now)),

@@ -86,6 +86,7 @@ impl Scene {
                     inputs: inputs('a'),
                     credentials_version: Some("uid/1".to_owned()),
                     refresh_handled: None,
+                    is_readable: false,
                 }),
                 as_desired: true,
             },
@@ -191,6 +192,11 @@ impl Scene {
             *as_desired = false;
         }
         self
+    }
+
+    /// The data is as the last apply left it.
+    fn readable(self) -> Self {
+        self.stored(|stored| stored.is_readable = true)
     }
 
     /// Our annotations were edited by others, so that the token in the Secret is not known.

@@ -15,6 +15,8 @@ pub struct Stored {
     pub credentials_version: Option<String>,
     /// The refresh request that was handled when it was published.
     pub refresh_handled: Option<String>,
+    /// The target's data is as our last apply left it, by the present templates: the token can be read from it.
+    pub is_readable: bool,
 }
 
 impl Stored {

@@ -396,35 +396,14 @@ async fn failed(world: &World, name: &str) {
 
 /// Targets that the API server refuses, with words that repeat the token where a policy does that.
 async fn targets_that_refuse(world: &World, marked: &mut Marked) {
-    let policy = format!("echo-{}", world.namespace);
-    let deny = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": { "name": policy },
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {
-                "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": world.namespace } },
-                "resourceRules": [{
-                    "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"],
-                }],
-            },
-            "validations": [{
-                "expression": "!has(object.metadata.labels) || !('denied' in object.metadata.labels)",
-                "messageExpression": "'no: ' + string(object.data['token'])",
-            }],
-        },
+    let rule = json!({
+        "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"],
     });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": { "name": policy }, "spec": { "policyName": policy, "validationActions": ["Deny"] },
+    let validation = json!({
+        "expression": "!has(object.metadata.labels) || !('denied' in object.metadata.labels)",
+        "messageExpression": "'no: ' + string(object.data['token'])",
     });
-    for object in [deny, binding] {
-        world
-            .plane
-            .apply_yaml("", &serde_json::to_string(&object).unwrap())
-            .await
-            .unwrap();
-    }
+    world.refuse("echo", rule, validation).await;
     let secrets = world.secrets();
     wait_for("the policy to be in force", PATIENCE, || async {
         let probe = json!({

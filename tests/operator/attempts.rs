@@ -146,7 +146,7 @@ async fn a_process_that_is_killed_at_each_attempt_makes_three_in_a_quarter_of_an
 async fn an_attempt_that_cannot_be_recorded_is_not_sent() {
     let world = World::new("unrecorded").await;
     let operator = world.operator().await;
-    world.refuse_statuses().await;
+    let policy = world.refuse_statuses().await;
     world.register(VENDOR, "user").await;
     world.apply("sca", vendors::spec(VENDOR, "user")).await;
     // No account is at stake here: it gets its token, whatever becomes of its status.
@@ -166,7 +166,7 @@ async fn an_attempt_that_cannot_be_recorded_is_not_sent() {
     assert!(world.token("sca").await.status.unwrap().failure.is_none());
     assert_eq!(world.calls(VENDOR), 0);
 
-    world.allow_statuses().await;
+    world.allow_statuses(&policy).await;
     world.ready("sca", "True Published").await;
     assert_eq!(world.calls(VENDOR), 1);
 }
@@ -301,36 +301,14 @@ async fn an_unproven_password_without_a_verdict_is_sent_three_times_at_most() {
 }
 
 impl World {
-    fn policy(&self) -> String {
-        format!("no-status-{}", self.namespace)
-    }
-
-    /// Has the API server refuse each write of a status in this world's namespace, and waits until it does.
-    async fn refuse_statuses(&self) {
-        let policy = self.policy();
-        let deny = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-            "metadata": { "name": policy },
-            "spec": {
-                "failurePolicy": "Fail",
-                "matchConstraints": {
-                    "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": self.namespace } },
-                    "resourceRules": [{
-                        "apiGroups": ["vendortoken.io"], "apiVersions": ["*"], "operations": ["UPDATE"],
-                        "resources": ["vendortokens/status"],
-                    }],
-                },
-                "validations": [{ "expression": "false", "message": "not now" }],
-            },
+    /// Has the API server refuse each write of a status in this world's namespace, and waits until it does. Gives the policy.
+    async fn refuse_statuses(&self) -> String {
+        let rule = json!({
+            "apiGroups": ["vendortoken.io"], "apiVersions": ["*"], "operations": ["UPDATE"],
+            "resources": ["vendortokens/status"],
         });
-        let binding = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-            "metadata": { "name": policy }, "spec": { "policyName": policy, "validationActions": ["Deny"] },
-        });
-        for object in [deny, binding] {
-            let yaml = serde_json::to_string(&object).unwrap();
-            self.plane.apply_yaml("", &yaml).await.unwrap();
-        }
+        let validation = json!({ "expression": "false", "message": "not now" });
+        let policy = self.refuse("no-status", rule, validation).await;
         let mut probe = vendors::spec(Vendor::Picus, "probe");
         probe["suspend"] = json!(true);
         self.apply("probe", probe).await;
@@ -341,15 +319,13 @@ impl World {
             }
         })
         .await;
+        policy
     }
 
-    async fn allow_statuses(&self) {
+    async fn allow_statuses(&self, policy: &str) {
         use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding as Binding;
         let bindings: kube::Api<Binding> = kube::Api::all(self.admin.clone());
-        bindings
-            .delete(&self.policy(), &Default::default())
-            .await
-            .unwrap();
+        bindings.delete(policy, &Default::default()).await.unwrap();
     }
 
     async fn try_status(&self, name: &str) -> Result<(), kube::Error> {

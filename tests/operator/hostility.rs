@@ -203,8 +203,7 @@ async fn a_rejected_credential_that_comes_back_is_not_tried_again() {
     world.ready("sixmap", "True Published").await;
     // The good token is asked for anew, so that it is younger than the rejection.
     world.clock.pass(60);
-    let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-    world.edit("sixmap", request).await;
+    world.request_refresh("sixmap", "now").await;
     world
         .until("the refresh", async || match world.calls(VENDOR) {
             3.. => Ok(()),

@@ -7,7 +7,6 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use vendor_simulator::{Effect, Fault, Vendor};
-use vendor_token_operator::api::names;
 use vendor_token_operator::failure::Failure;
 use vendor_token_operator::http::Transport;
 use vendor_token_operator::providers::{TokenRequest, TokenResponse};
@@ -138,8 +137,7 @@ async fn the_same_token_again_is_written_nowhere() {
     assert_eq!(world.data("mapiq", "token").await, Some(token));
 
     // Nor when a person asks: the request is echoed in the status alone.
-    let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-    world.edit("mapiq", request).await;
+    world.request_refresh("mapiq", "now").await;
     world.clock.pass(40);
     world.settle("mapiq", operator).await;
     world

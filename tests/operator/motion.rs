@@ -2,7 +2,6 @@
 
 use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
-use vendor_token_operator::api::names;
 
 use crate::world::vendors;
 use crate::world::{Operator, Running as _, World, counts};
@@ -125,8 +124,7 @@ async fn a_refresh_that_meets_an_immutable_target_is_published_when_that_is_gone
     world.settle("sca", &operator).await;
     world.ready("sca", "True Published").await;
     world.clock.pass(40);
-    let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-    world.edit("sca", request).await;
+    world.request_refresh("sca", "now").await;
     world.ready("sca", "False TargetInvalid +Stalled").await;
     assert!(world.message("sca").await.contains("delete that Secret"));
     // The token stays what it was, and the new one is kept: it is not asked for again.

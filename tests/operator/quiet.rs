@@ -228,13 +228,7 @@ async fn key(world: &World) -> Option<Vec<u8>> {
 
 async fn settle_all(world: &World, operator: &Operator, count: usize) {
     for_each(world, count, async |world, _, object| {
-        let poke = Timestamp::now().as_nanosecond().to_string();
-        world
-            .edit(
-                &object,
-                json!({ "metadata": { "annotations": { "test/poke": poke } } }),
-            )
-            .await;
+        world.poke(&object).await;
     })
     .await;
     operator.quiet().await;

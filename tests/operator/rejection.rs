@@ -2,7 +2,6 @@
 
 use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
-use vendor_token_operator::api::names;
 
 use crate::world::vendors::{self, for_every_vendor, object};
 use crate::world::{Running as _, World};
@@ -144,8 +143,7 @@ async fn a_refresh_request_sends_a_rejected_credential_once_more_in_a_quarter_of
     world.with_wrong_secrets().await;
     for (request, calls, minutes) in [("first", 2, 10), ("second", 2, 6), ("third", 3, 0)] {
         for_every_vendor(async |vendor, object| {
-            let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: request } } });
-            world.edit(&object, request).await;
+            world.request_refresh(&object, request).await;
             world.settle(&object, &operator).await;
             world.ready(&object, REJECTED).await;
             assert_eq!(world.calls(vendor), calls, "{vendor}");
@@ -169,8 +167,7 @@ async fn a_credential_that_is_revoked_is_sent_once() {
     world.clock.pass(40);
     for_every_vendor(async |vendor, object| {
         let value = world.data(&object, "token").await;
-        let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-        world.edit(&object, request).await;
+        world.request_refresh(&object, "now").await;
         world
             .ready(&object, "True CredentialsRejected +RefreshFailing")
             .await;

@@ -1,8 +1,6 @@
 //! Answers that are not what a vendor documents never touch a target.
 
-use serde_json::json;
 use vendor_simulator::{Effect, Fault, Vendor};
-use vendor_token_operator::api::names;
 
 use crate::world::vendors::{self, for_every_vendor};
 use crate::world::{Running as _, World, summary};
@@ -65,8 +63,7 @@ async fn an_answer_that_no_vendor_documents_never_touches_a_target() {
         for (case, _, reason) in answers() {
             let object = format!("{prefix}-{case}");
             let version = world.secret(&object).await.metadata.resource_version;
-            let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-            world.edit(&object, request).await;
+            world.request_refresh(&object, "now").await;
             world
                 .ready(&object, &format!("True {reason} +RefreshFailing"))
                 .await;

@@ -112,10 +112,9 @@ async fn five_hundred_vendor_tokens_with_one_credential_share_each_call() {
     let mark = worlds[0].mark().await;
     worlds[0].clock.pass(3_000);
     let started = Instant::now();
-    let poke = &json!({ "metadata": { "annotations": { "test/poke": "due" } } });
     stream::iter(objects(&worlds))
         .for_each_concurrent(AT_A_TIME, |(world, name)| async move {
-            world.edit(&name, poke.clone()).await;
+            world.poke(&name).await;
         })
         .await;
     let refreshed = all_hold_one_token(&worlds, &operator, Some(&token)).await;
@@ -198,8 +197,7 @@ async fn a_target_whose_credentials_are_gone_gets_nothing_newer() {
         .ready("sixmap", "True CredentialsNotFound +RefreshFailing")
         .await;
     keeper.clock.pass(40);
-    let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-    keeper.edit("sixmap", request).await;
+    keeper.request_refresh("sixmap", "now").await;
     let newer = keeper.until_data("sixmap", "token", |value| value != token).await;
     robbed.settle("sixmap", &operator).await;
     assert_eq!(robbed.data("sixmap", "token").await, Some(token));

@@ -129,8 +129,7 @@ async fn a_refresh_request_brings_exactly_one_call() {
     world.clock.pass(40);
     for_every_vendor(async |_, object| {
         let first = world.data(&object, "token").await.unwrap();
-        let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "once" } } });
-        world.edit(&object, request.clone()).await;
+        world.request_refresh(&object, "once").await;
         world.until_data(&object, "token", |value| value != first).await;
         world
             .until("the request to be echoed", async || {
@@ -149,7 +148,7 @@ async fn a_refresh_request_brings_exactly_one_call() {
         let annotations = world.secret(&object).await.metadata.annotations.unwrap();
         assert_eq!(annotations[names::REFRESH_HANDLED], "once");
         world.ready(&object, "True Published").await;
-        world.edit(&object, request).await;
+        world.request_refresh(&object, "once").await;
     })
     .await;
     // Neither later nor after a restart.
@@ -176,12 +175,7 @@ async fn a_refresh_request_that_fails_is_handled_too() {
     };
     world.simulator.add_fault(Fault::new(VENDOR, down).times(1));
     world.clock.pass(60);
-    world
-        .edit(
-            "sca",
-            json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } }),
-        )
-        .await;
+    world.request_refresh("sca", "now").await;
     let token = world.ready("sca", "True VendorUnavailable +RefreshFailing").await;
     assert_eq!(
         token.status.unwrap().last_handled_refresh_request.as_deref(),

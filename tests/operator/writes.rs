@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
 use vendor_simulator::Vendor;
-use vendor_token_operator::api::names;
 
 use crate::world::installation;
 use crate::world::vendors::{self, for_every_vendor};
@@ -25,8 +23,7 @@ async fn a_refresh_writes_the_target_and_the_status_once_each_at_every_vendor() 
     let mark = world.mark().await;
     let before = &before;
     for_every_vendor(async |_, object| {
-        let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: "now" } } });
-        world.edit(&object, request).await;
+        world.request_refresh(&object, "now").await;
         world
             .until_data(&object, "token", |value| value != before[&object])
             .await;

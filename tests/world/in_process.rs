@@ -12,7 +12,7 @@ use kube::client::ClientBuilder;
 use test_support::ControlPlane;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
-use vendor_token_operator::clock::{Clock, SystemClock};
+use vendor_token_operator::clock::{Clock, SystemClock, Timeline};
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::election::Leadership;
 use vendor_token_operator::grants::GrantsOptions;
@@ -122,13 +122,14 @@ impl World {
         };
         change(&mut settings);
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let timeline = Arc::new(Timeline::new(Arc::clone(&clock)));
         let transport = HttpTransport::new(
             HttpTransportOptions {
                 additional_authorities: Some(self.simulator.ca_pem().as_bytes().to_vec()),
                 proxy: ProxySetting::Off,
                 ..HttpTransportOptions::default()
             },
-            clock.clone(),
+            Arc::clone(&timeline),
         )
         .unwrap();
         Operator::start(Parameters {
@@ -139,7 +140,7 @@ impl World {
                 max_concurrent: 32,
             },
             transport: wrap(Arc::new(transport)),
-            clock: Arc::clone(&clock),
+            timeline,
             metrics,
             health: Health::new(&["fingerprint-key", "watches"]),
             leadership: Leadership::always(clock),

@@ -20,7 +20,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
 use vendor_simulator::{Options, Simulator, Vendor};
-use vendor_token_operator::api::VendorToken;
+use vendor_token_operator::api::{VendorToken, names};
 
 pub(crate) use in_process::Operator;
 pub(crate) use process::Program;
@@ -265,6 +265,39 @@ impl World {
         })
         .await;
         operator.quiet().await;
+    }
+
+    /// Asks for a new token, as its user does.
+    pub(crate) async fn request_refresh(&self, name: &str, request: &str) {
+        let request = json!({ "metadata": { "annotations": { names::REFRESH_REQUESTED_AT: request } } });
+        self.edit(name, request).await;
+    }
+
+    /// Has the API server refuse what a ValidatingAdmissionPolicy with this rule and validation refuses, in this world's
+    /// namespace. Gives the policy's name, and its binding's.
+    pub(crate) async fn refuse(&self, prefix: &str, rule: Value, validation: Value) -> String {
+        let policy = format!("{prefix}-{}", self.namespace);
+        let deny = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": { "name": policy },
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {
+                    "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": self.namespace } },
+                    "resourceRules": [rule],
+                },
+                "validations": [validation],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": { "name": policy }, "spec": { "policyName": policy, "validationActions": ["Deny"] },
+        });
+        for object in [deny, binding] {
+            let yaml = serde_json::to_string(&object).unwrap();
+            self.plane.apply_yaml("", &yaml).await.unwrap();
+        }
+        policy
     }
 
     /// Has the operator look at a VendorToken again.

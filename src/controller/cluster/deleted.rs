@@ -1,12 +1,12 @@
-//! The objects that were deleted lately: an answer to a call of ours may come after the event that tells of the deletion,
-//! and must not bring the object back.
+//! The objects that were deleted lately: the answer to a call may come after the event of a deletion, and must not
+//! bring the object back.
 
 use std::collections::{HashSet, VecDeque};
 
-/// Answers are not late for longer than it takes for so many others to be deleted.
-const MOST: usize = 4096;
+/// No answer is later than it takes to delete so many other objects.
+const MOST_REMEMBERED: usize = 4096;
 
-/// UIDs, of which none is ever used again.
+/// The UIDs of deleted objects. No UID is ever used again.
 #[derive(Debug, Default)]
 pub(in crate::controller) struct Deleted {
     all: HashSet<Box<str>>,
@@ -14,25 +14,25 @@ pub(in crate::controller) struct Deleted {
 }
 
 impl Deleted {
-    /// This object was deleted.
+    /// Notes a deletion. An empty UID, of an object that was never read, is not noted.
     pub(in crate::controller) fn note(&mut self, uid: &str) {
-        if !self.all.insert(uid.into()) {
+        if uid.is_empty() || !self.all.insert(uid.into()) {
             return;
         }
         self.by_time.push_back(uid.into());
-        if self.by_time.len() > MOST
+        if self.by_time.len() > MOST_REMEMBERED
             && let Some(oldest) = self.by_time.pop_front()
         {
             self.all.remove(&oldest);
         }
     }
 
-    /// Whether this object was deleted lately.
+    /// True for an object that was deleted lately.
     pub(in crate::controller) fn has(&self, uid: &str) -> bool {
         self.all.contains(uid)
     }
 
-    /// The API server lists it: a backup was restored.
+    /// Takes a deletion back: the API server lists the object, from a restored backup.
     pub(in crate::controller) fn is_back(&mut self, uid: &str) {
         if self.all.remove(uid) {
             self.by_time.retain(|known| **known != *uid);
@@ -47,13 +47,19 @@ mod tests {
     #[test]
     fn the_latest_deletions_are_known_and_no_more_are_kept() {
         let mut deleted = Deleted::default();
-        for number in 0..=MOST {
+        for number in 0..=MOST_REMEMBERED {
             deleted.note(&number.to_string());
             deleted.note(&number.to_string());
         }
-        assert!(!deleted.has("0") && deleted.has("1") && deleted.has(&MOST.to_string()));
-        deleted.is_back("1");
-        assert!(!deleted.has("1"));
-        assert_eq!(deleted.by_time.len(), MOST - 1);
+        assert!(!deleted.has("0") && deleted.has("1") && deleted.has(&MOST_REMEMBERED.to_string()));
+        assert_eq!(deleted.by_time.len(), MOST_REMEMBERED);
+    }
+
+    #[test]
+    fn a_restored_object_is_no_longer_deleted() {
+        let mut deleted = Deleted::default();
+        deleted.note("u");
+        deleted.is_back("u");
+        assert!(!deleted.has("u") && deleted.by_time.is_empty());
     }
 }

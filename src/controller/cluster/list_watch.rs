@@ -1,8 +1,9 @@
 //! Lists the objects of one kind in one scope and follows their changes, for ever. Each watch is a task with a back-off
 //! of its own: one that fails holds up no other.
 //!
-//! In the place of kube's `watcher` (see ADR 018): a watch that is refused or heard no more must be told, for what it told
-//! before is not to be trusted any longer; and one that the API server ends at once must not be asked for without a pause.
+//! In the place of kube's `watcher` (see ADR 018), for two reasons. A watch that is refused or silent must be known,
+//! because the objects that it brought are not to be trusted any longer; and a watch that the API server ends at once
+//! must not be begun again without a pause.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -19,26 +20,44 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::controller::cluster::watch::Sink;
-use crate::controller::context::Context;
+use crate::controller::cluster::monitor::WatchMonitor;
+use crate::error_text::with_causes;
 
-/// Objects of a list that are asked for at a time.
-const PAGE: u32 = 500;
-/// The API server is asked to end a watch after this long, in seconds.
-const WATCH_LASTS: u32 = 290;
-/// A watch that it has not ended by then is dead: nobody closed the connection.
+/// The objects in one page of a list.
+const PAGE_SIZE: u32 = 500;
+/// The time after which the API server is asked to end a watch, in seconds.
+const WATCH_TIMEOUT_SECONDS: u32 = 290;
+/// A watch that the API server has not ended by then is dead: its connection was lost without a word.
 const DEAD_AFTER: Duration = Duration::from_secs(295);
-/// The API server tells a quiet watch every minute or so that it is there. One that heard nothing at all for longer may
-/// be one that nothing is told to.
-const QUIET_FOR_LONG: Duration = Duration::from_secs(180);
-/// A watch that ends sooner and has told nothing has failed, however orderly it ended.
+/// The API server sends a bookmark to a quiet watch about every minute. A watch without any event for longer may be cut
+/// off.
+const LONGEST_SILENCE: Duration = Duration::from_secs(180);
+/// A watch that ends sooner without any event has failed, even if it ended in order.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
-/// What a watch has told is not trusted any more when it has failed for this long.
+/// The objects of a watch that has failed for this long are not trusted any more.
 const BLIND_AFTER: Duration = Duration::from_secs(60);
 /// A task that waits shows that it is alive this often.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
-/// Why a list or a watch is to be tried again.
+/// Takes the objects of one kind in one scope: a namespace, or empty for all namespaces.
+pub(in crate::controller) trait Sink<K>: Send + Sync + 'static {
+    /// The name of the watch in logs and metrics.
+    const WATCH: &'static str;
+    /// A list of `scope` begins.
+    fn list_begins(&self, scope: &str);
+    /// An object of the list that has begun.
+    fn listed(&self, scope: &str, object: K);
+    /// An object was added or changed.
+    fn applied(&self, object: K);
+    /// An object was deleted.
+    fn deleted(&self, object: K);
+    /// The list of `scope` is complete.
+    fn list_ends(&self, scope: &str);
+    /// Changes in `scope` are not seen any more, until the next list ends.
+    fn lost(&self, scope: &str);
+}
+
+/// The failure of a list or a watch, which is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::controller) enum WatchError {
     #[error("failed to list")]
@@ -66,7 +85,7 @@ impl WatchError {
         }
     }
 
-    /// What was known before is not known any more: nobody tells what became of it.
+    /// The known objects are not to be trusted any more: later changes of them are not seen.
     fn blinds(&self) -> bool {
         matches!(self.code(), Some(401 | 403)) || matches!(self, Self::Silent(_))
     }
@@ -77,8 +96,8 @@ impl WatchError {
     }
 }
 
-/// Lists and watches `api` for ever, and tells `sink`.
-pub(in crate::controller) async fn run<K, S>(api: Api<K>, scope: String, sink: S, context: Arc<Context>)
+/// Lists and watches `api` for ever, into `sink`.
+pub(in crate::controller) async fn run<K, S>(api: Api<K>, scope: String, sink: S, monitor: Arc<WatchMonitor>)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     S: Sink<K>,
@@ -87,7 +106,7 @@ where
         api,
         scope,
         sink,
-        context,
+        monitor,
         backoff: DefaultBackoff::default(),
         failing_since: None,
     };
@@ -111,9 +130,9 @@ struct ListWatch<K, S> {
     api: Api<K>,
     scope: String,
     sink: S,
-    context: Arc<Context>,
+    monitor: Arc<WatchMonitor>,
     backoff: DefaultBackoff,
-    /// Since when nothing but failures came.
+    /// The time of the first failure since the last success.
     failing_since: Option<Instant>,
 }
 
@@ -122,10 +141,10 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     S: Sink<K>,
 {
-    /// Tells all objects that there are, and gives the version from which to watch.
+    /// Lists all objects, and gives the version from which to watch.
     async fn list(&mut self) -> Result<String, WatchError> {
         self.sink.list_begins(&self.scope);
-        let mut parameters = ListParams::default().limit(PAGE);
+        let mut parameters = ListParams::default().limit(PAGE_SIZE);
         loop {
             let list = self.alive_while(self.api.list(&parameters)).await;
             let list = list.map_err(|source| WatchError::List(Box::new(source)))?;
@@ -140,15 +159,15 @@ where
                     return Err(WatchError::NoVersion);
                 }
                 self.sink.list_ends(&self.scope);
-                self.context.initial_lists.notify_waiters();
+                self.monitor.list_ended();
                 return Ok(version);
             }
         }
     }
 
-    /// Tells changes from `version` on, and takes it along, until the API server ends the watch in order.
+    /// Follows changes from `version` on, and moves it forward, until the API server ends the watch in order.
     async fn follow(&mut self, version: &mut String) -> Result<(), WatchError> {
-        let parameters = WatchParams::default().timeout(WATCH_LASTS);
+        let parameters = WatchParams::default().timeout(WATCH_TIMEOUT_SECONDS);
         let began = Instant::now();
         let stream = self.alive_while(self.api.watch(&parameters, version)).await;
         let stream = stream.map_err(|source| WatchError::Begin(Box::new(source)))?;
@@ -160,12 +179,12 @@ where
                 Err(_) => return Err(WatchError::Silent(heard.elapsed())),
                 Ok(None) if heard != began => return Ok(()),
                 Ok(None) if began.elapsed() < SHORTEST_WATCH => return Err(WatchError::EndedAtOnce),
-                Ok(None) if began.elapsed() >= QUIET_FOR_LONG => {
+                Ok(None) if began.elapsed() >= LONGEST_SILENCE => {
                     return Err(WatchError::Silent(began.elapsed()));
                 }
                 Ok(None) => return Ok(()),
                 Ok(Some(Err(source))) => return Err(WatchError::Broken(Box::new(source))),
-                Ok(Some(Ok(WatchEvent::Error(status)))) => return Err(told(status)),
+                Ok(Some(Ok(WatchEvent::Error(status)))) => return Err(broken(status)),
                 Ok(Some(Ok(event))) => event,
             };
             heard = Instant::now();
@@ -181,7 +200,7 @@ where
                     self.sink.deleted(object);
                 }
                 WatchEvent::Bookmark(bookmark) => *version = bookmark.metadata.resource_version,
-                WatchEvent::Error(status) => return Err(told(status)),
+                WatchEvent::Error(status) => return Err(broken(status)),
             }
         }
     }
@@ -190,7 +209,7 @@ where
     async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         loop {
-            self.context.watch_alive(S::WATCH, &self.scope);
+            self.monitor.alive(S::WATCH, &self.scope);
             if let Ok(done) = tokio::time::timeout(SIGN_OF_LIFE, &mut work).await {
                 return done;
             }
@@ -198,7 +217,7 @@ where
     }
 
     fn heard(&self) {
-        self.context.watch_heard(S::WATCH, &self.scope);
+        self.monitor.heard(S::WATCH, &self.scope);
     }
 
     /// The watch works.
@@ -207,9 +226,15 @@ where
         self.backoff.reset();
     }
 
-    /// Notes a failure; true where everything has to be listed anew.
+    /// Notes a failure. True where everything has to be listed anew.
     fn failed(&mut self, error: &WatchError) -> bool {
-        self.context.watch_failed(S::WATCH, &self.scope, error);
+        tracing::warn!(
+            watch = S::WATCH,
+            namespace = if self.scope.is_empty() { "all" } else { &self.scope },
+            error = with_causes(error),
+            "a watch failed and is tried again"
+        );
+        self.monitor.failed(S::WATCH);
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         let blind = error.blinds() || since.elapsed() >= BLIND_AFTER;
         if blind {
@@ -219,6 +244,6 @@ where
     }
 }
 
-fn told(status: Box<Status>) -> WatchError {
+fn broken(status: Box<Status>) -> WatchError {
     WatchError::Broken(Box::new(kube::Error::Api(status)))
 }

@@ -1,4 +1,4 @@
-//! Reads from a Secret's metadata the little that is kept of it.
+//! Makes the record of a Secret from its metadata.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -11,12 +11,12 @@ use crate::inputs::Inputs;
 use crate::policy::Stored;
 use crate::policy::ownership::{Controller, OurEntry, SecretRecord};
 
-/// No name that is compared is longer, in bytes. What is cut there equals none.
+/// The longest name that is compared, in bytes. A longer one is cut, and equals no name then.
 const LONGEST_NAME: usize = 254;
-/// No text that we write into an annotation is longer, in bytes.
+/// The longest text that we write into an annotation, in bytes.
 const LONGEST_TEXT: usize = 1024;
 
-/// The beginning of a text that anybody may have written: a record is kept of every Secret, and has to be small.
+/// The beginning of a text that anybody may have written: every Secret has a record, which must be small.
 fn cut(text: &str, bytes: usize) -> Box<str> {
     text.get(..text.floor_char_boundary(bytes))
         .unwrap_or_default()
@@ -70,8 +70,8 @@ pub(in crate::controller) fn read(metadata: &ObjectMeta) -> Option<SecretRecord>
     })
 }
 
-/// What our apply entry owns. A key that anybody else changes or removes leaves the entry, so what is found here was
-/// written by us and is unchanged since.
+/// The keys and values of our apply entry. A key that anybody else changes or removes leaves the entry, so these were
+/// written by us and are unchanged since.
 fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEntry> {
     let is_ours = entry.manager.as_deref() == Some(names::FIELD_MANAGER)
         && entry.operation.as_deref() == Some("Apply")
@@ -105,11 +105,14 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
             refresh_handled: annotation(names::REFRESH_HANDLED)
                 .filter(is_short)
                 .map(str::to_owned),
+            // The templates decide: see `ownership::judge`.
+            is_readable: false,
         })
     };
     Some(OurEntry {
         name: label(names::NAME_LABEL).map(Into::into),
         owned: owned_digest(&data, &labels, &annotations),
+        owned_data: owned_digest(&data, &[], &[]),
         content: annotation(names::CONTENT).map(|content| cut(content, LONGEST_NAME)),
         stored: stored(),
     })

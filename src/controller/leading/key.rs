@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::api::names;
@@ -23,7 +24,7 @@ use crate::fingerprint::FingerprintKey;
 pub const SECRET_NAME: &str = "vendor-token-operator-fingerprint-key";
 const DATA_KEY: &str = "key";
 
-/// Why there is no key.
+/// The failure to get the key.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::controller) enum KeyError {
     #[error("failed to read Secret '{namespace}/{SECRET_NAME}'")]
@@ -62,13 +63,19 @@ impl KeyError {
 /// The key's bytes, wiped on drop.
 type KeyBytes = Zeroizing<Vec<u8>>;
 
-/// Gets the key, trying again until it is there, and then keeps its Secret there. Without it there are no vendor calls.
-pub(in crate::controller) async fn obtain_and_keep(context: Arc<Context>) {
-    let bytes = obtain(&context).await;
+/// Gets the key, with new attempts until it is there, sends it to `key`, and from then on restores its Secret where
+/// that is deleted. Without the key there are no vendor calls.
+pub(in crate::controller) async fn obtain_and_keep(
+    context: Arc<Context>,
+    key: watch::Sender<Option<Arc<FingerprintKey>>>,
+) {
+    let (found, bytes) = obtain(&context).await;
+    key.send_replace(Some(Arc::new(found)));
+    context.health.set_ready("fingerprint-key", Ok(()));
     loop {
         tokio::select! {
             () = context.key_deleted.notified() => {}
-            // Where no watch tells that it was deleted.
+            // Without a watch no event shows the deletion.
             () = tokio::time::sleep(context.settings.longest_wait) => {}
         }
         match restore(&context, &bytes).await {
@@ -88,31 +95,34 @@ pub(in crate::controller) async fn obtain_and_keep(context: Arc<Context>) {
     }
 }
 
-async fn obtain(context: &Context) -> KeyBytes {
+async fn obtain(context: &Context) -> (FingerprintKey, KeyBytes) {
     let mut pause = Duration::from_millis(500);
     loop {
         match read_or_create(context).await {
             Ok((key, bytes)) => {
                 tracing::info!(key_id = key.id(), "the fingerprint key is there");
-                context.set_key(key);
-                return bytes;
+                return (key, bytes);
             }
             // A standby may not create it: the leader does.
             Err(error) if error.is_not_leading() => {
                 tracing::debug!("the fingerprint key is made by the process that leads");
-                context.key_missing("it is made by the process that leads");
+                not_ready(context, "it is made by the process that leads".to_owned());
             }
             Err(error) => {
                 tracing::error!(
                     error = with_causes(&error),
                     "no fingerprint key, so no vendor is asked"
                 );
-                context.key_missing(&with_causes(&error));
+                not_ready(context, with_causes(&error));
             }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(30));
     }
+}
+
+fn not_ready(context: &Context, why: String) {
+    context.health.set_ready("fingerprint-key", Err(why));
 }
 
 async fn read_or_create(context: &Context) -> Result<(FingerprintKey, KeyBytes), KeyError> {
@@ -128,8 +138,8 @@ async fn read_or_create(context: &Context) -> Result<(FingerprintKey, KeyBytes),
     })
 }
 
-/// Makes the Secret again where it was deleted; says whether it was. One with another key stays: it counts from the
-/// next start on.
+/// Makes the Secret again where it was deleted, and gives true then. A Secret with another key stays: it counts from
+/// the next start on.
 async fn restore(context: &Context, bytes: &KeyBytes) -> Result<bool, KeyError> {
     if read(context).await?.is_some() {
         return Ok(false);

@@ -1,5 +1,9 @@
-//! One term of leadership: what it begins with, works through and ends with.
+//! Terms of leadership: the wait for one, its start, its work and its end.
 
 pub(in crate::controller) mod key;
-pub(in crate::controller) mod recall;
-pub(in crate::controller) mod session;
+mod recall;
+mod session;
+mod stand_by;
+
+pub(in crate::controller) use self::session::run;
+pub(in crate::controller) use self::stand_by::{Next, stand_by};

@@ -11,11 +11,12 @@ use kube::ResourceExt as _;
 
 use crate::api::VendorToken;
 use crate::api::names::Reason;
+use crate::controller::cluster::objects::key_of;
+use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::secrets::Lookup;
-use crate::controller::cluster::tokens::{key_of, target_name};
 use crate::controller::context::Context;
-use crate::controller::reconcile::checked::{self, Checked};
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::validated::{self, ValidatedSpec};
 use crate::controller::reconcile::view::View;
 use crate::error_text::with_causes;
 use crate::grants::{COUNTED_FOR, requests_before};
@@ -52,7 +53,7 @@ struct Given {
 
 /// What the target tells of its token; where nothing is known of one, as without a watch of Secrets, what the status
 /// tells. An issue that is not credible was told by somebody else.
-fn given(token: &VendorToken, checked: &Checked, context: &Context, now: Timestamp) -> Option<Given> {
+fn given(token: &VendorToken, checked: &ValidatedSpec, context: &Context, now: Timestamp) -> Option<Given> {
     let object = key_of(token);
     let stored = match context.secrets.get(&object.namespace, &target_name(token)) {
         Lookup::Found(record) => record.ours.and_then(|ours| ours.stored),
@@ -86,7 +87,7 @@ fn given(token: &VendorToken, checked: &Checked, context: &Context, now: Timesta
 /// a token that lives a minute has had more than one in that minute.
 fn last_requests(
     token: &VendorToken,
-    checked: &Checked,
+    checked: &ValidatedSpec,
     context: &Context,
     now: Timestamp,
 ) -> impl Iterator<Item = (String, Timestamp)> + use<> {
@@ -108,11 +109,11 @@ fn last_requests(
 }
 
 fn recall_requests(context: &Context) {
-    let now = context.clock.now();
+    let now = context.timeline.now().wall();
     // VendorTokens that share a grant have shared its request, which counts once.
     let mut requests: BTreeMap<(Endpoint, Vendor), HashSet<(String, Timestamp)>> = BTreeMap::new();
-    for token in context.tokens.all() {
-        let Ok(checked) = Checked::new(&token, &context.settings.endpoints) else {
+    for token in context.objects.all() {
+        let Ok(checked) = ValidatedSpec::new(&token, &context.settings.endpoints) else {
             continue;
         };
         let recent = last_requests(&token, &checked, context, now)
@@ -135,11 +136,11 @@ async fn recall_failures(context: &Arc<Context>) {
     let holds_for_others = |token: &Arc<VendorToken>| {
         let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
         failure.is_some_and(|failure| {
-            checked::vendor(token).locks_accounts() || failure.reason == Reason::RateLimited.as_str()
+            validated::vendor(token).locks_accounts() || failure.reason == Reason::RateLimited.as_str()
         })
     };
     let Some(key) = context.key() else { return };
-    let tokens = context.tokens.all().into_iter().filter(holds_for_others);
+    let tokens = context.objects.all().into_iter().filter(holds_for_others);
     stream::iter(tokens)
         .for_each_concurrent(CONCURRENCY, |token| {
             let key = Arc::clone(&key);
@@ -147,8 +148,10 @@ async fn recall_failures(context: &Arc<Context>) {
                 let object = key_of(&token);
                 let read = async {
                     let mut view = View::gather(token, key, context).await?;
+                    // The book of grants takes in what the status says of credentials that are known, and of those that
+                    // are read.
+                    view.observed(context);
                     view.read_credentials(context).await?;
-                    // The book of grants takes in what the status says.
                     view.observed(context);
                     Ok::<_, Error>(())
                 };
@@ -179,7 +182,7 @@ mod tests {
             "status": status,
         }))
         .unwrap();
-        let checked = Checked::new(&token, &BTreeMap::new()).unwrap();
+        let checked = ValidatedSpec::new(&token, &BTreeMap::new()).unwrap();
         let (names, times): (Vec<_>, Vec<_>) = last_requests(&token, &checked, &context, now).unzip();
         let ages = times.iter().map(|sent| now.duration_since(*sent).as_secs());
         (ages.collect(), names)

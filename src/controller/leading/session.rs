@@ -1,4 +1,4 @@
-//! The time during which this process leads: watches, reconciles, and the end of both.
+//! One term of leadership: it starts the watches and the reconciles, and ends both.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,41 +17,36 @@ use tokio::time::Instant;
 
 use crate::api::VendorToken;
 use crate::controller::cluster::list_watch;
-use crate::controller::cluster::tokens::{key_of, object_ref};
-use crate::controller::cluster::watch::{SecretSink, TokenSink};
+use crate::controller::cluster::objects::{key_of, object_ref};
+use crate::controller::cluster::sinks::{Guarded, ObjectSink, SecretSink};
 use crate::controller::context::Context;
+use crate::controller::leading::key::SECRET_NAME;
 use crate::controller::leading::recall::recall;
+use crate::controller::leading::stand_by::{HEARTBEAT, Next};
+use crate::controller::reconcile;
 use crate::controller::reconcile::error::Error;
-use crate::controller::{HEARTBEAT, Next, reconcile};
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
 
-/// At SIGTERM, requests in flight get this long, and then as long again what arrived is published.
+/// The time for requests in flight at SIGTERM, and then again for publishing what arrived.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
-/// A list that does not come (RBAC, an outage) is waited for this long; then Secrets are read one by one, and the
-/// namespaces that could be listed are served.
+/// The wait for a list that fails (RBAC, an outage). After it, Secrets are read one by one, and the namespaces that
+/// could be listed are served.
 const LIST_PATIENCE: Duration = Duration::from_secs(10);
-/// Reconciles at a time, when what arrived last is published.
+/// The number of reconciles at a time while the last tokens are published.
 const LAST_CONCURRENCY: usize = 32;
-/// The wall clock went ahead of the timers by more: the machine slept, or the clock was set. Tokens may have ended before
-/// a timer says so.
+/// The wall clock went ahead of the timers by more: the machine slept, or the clock was set. Tokens may have ended
+/// before a timer says so.
 const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 
-/// Works until the leadership is lost or `shutdown` completes.
-pub(in crate::controller) async fn lead(
+/// Leads until the leadership is lost or `shutdown` completes.
+pub(in crate::controller) async fn run(
     context: &Arc<Context>,
     queue: &mut mpsc::UnboundedReceiver<ObjectKey>,
     leadership: &mut Leadership,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Next {
-    context
-        .health
-        .set_ready("watches", Err("listing VendorTokens and Secrets".to_owned()));
-    // A view from before somebody else led may miss what they published: everything is listed anew.
-    context.tokens.clear();
-    context.secrets.clear();
-    let mut watches = JoinSet::new();
-    start_watches(&mut watches, context);
+    let mut watches = start_leading(context);
     let reconciling = reconcile_all(context, queue);
     tokio::pin!(reconciling);
     let stopping = tokio::select! {
@@ -61,7 +56,7 @@ pub(in crate::controller) async fn lead(
     };
     if !stopping {
         watches.shutdown().await;
-        context.stands_down();
+        step_down(context);
         return Next::StandBy;
     }
     tracing::info!("stopping: requests in flight may end, and what arrives is published");
@@ -80,14 +75,14 @@ pub(in crate::controller) async fn lead(
     Next::Stop
 }
 
-/// Reconciles each object whose grant has brought a token or a failure once more, without the scheduler, which
-/// forgets what it has not begun.
+/// Reconciles each object whose grant has ended once more, without the scheduler, which drops reconciles that have not
+/// begun.
 async fn publish_what_is_left(context: &Arc<Context>) {
     let tokens = context
         .grants
         .objects_with_outcome()
         .into_iter()
-        .filter_map(|object| context.tokens.get(&object));
+        .filter_map(|object| context.objects.get(&object));
     stream::iter(tokens)
         .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
             if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
@@ -97,26 +92,48 @@ async fn publish_what_is_left(context: &Arc<Context>) {
         .await;
 }
 
-fn start_watches(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
+/// Starts the watches. All objects are listed anew: another process may have published since the last term.
+fn start_leading(context: &Context) -> JoinSet<()> {
+    context
+        .health
+        .set_ready("watches", Err("listing VendorTokens and Secrets".to_owned()));
+    context.objects.clear();
+    context.secrets.clear();
+    let mut watches = JoinSet::new();
     for scope in context.settings.scopes() {
         let client = context.client.clone();
         let tokens: Api<DeserializeGuard<VendorToken>> = api(client.clone(), &scope);
-        tasks.spawn(list_watch::run(
-            tokens,
-            scope.clone(),
-            TokenSink(Arc::clone(context)),
-            Arc::clone(context),
-        ));
+        let sink = ObjectSink {
+            objects: Arc::clone(&context.objects),
+            remembered: Arc::clone(&context.remembered),
+            triggers: context.triggers.clone(),
+        };
+        let monitor = Arc::clone(&context.watches);
+        watches.spawn(list_watch::run(tokens, scope.clone(), sink, monitor));
         if context.settings.secret_watch {
             let secrets: Api<PartialObjectMeta<Secret>> = api(client, &scope);
-            tasks.spawn(list_watch::run(
-                secrets,
-                scope,
-                SecretSink(Arc::clone(context)),
-                Arc::clone(context),
-            ));
+            let sink = SecretSink {
+                secrets: Arc::clone(&context.secrets),
+                triggers: context.triggers.clone(),
+                guarded: Guarded {
+                    namespace: context.settings.operator_namespace.clone(),
+                    name: SECRET_NAME,
+                    deleted: Arc::clone(&context.key_deleted),
+                },
+            };
+            let monitor = Arc::clone(&context.watches);
+            watches.spawn(list_watch::run(secrets, scope, sink, monitor));
         }
     }
+    watches
+}
+
+/// Takes back what this process has said of the objects, after the end of its watches.
+fn step_down(context: &Context) {
+    context.grants.step_down();
+    context.watches.ended();
+    context.metrics.undecodable_objects(0);
+    context.metrics.all_objects_removed();
 }
 
 fn api<K>(client: Client, scope: &str) -> Api<K>
@@ -130,11 +147,13 @@ where
     }
 }
 
-/// Reconciles what `queue` names, for ever.
+/// Reconciles the objects of `queue`, for ever.
 async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiver<ObjectKey>) {
     initial_lists(context).await;
-    context.forget_the_gone();
-    key_is_there(context).await;
+    context
+        .remembered
+        .forget_unless(|object| context.objects.get(object).is_some());
+    fingerprint_key(context).await;
     recall(context).await;
     let requests = stream::poll_fn(|task| queue.poll_recv(task))
         .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))));
@@ -154,7 +173,7 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
         },
         |token, error, _| reconcile::after_error(&token, error),
         Arc::clone(context),
-        context.tokens.store(),
+        context.objects.store(),
         Box::pin(requests),
         Config::default().concurrency(concurrency),
     );
@@ -169,8 +188,8 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
                 let waited = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
                 if went_on.saturating_sub(waited) > SLEEP_DETECTION_THRESHOLD {
                     tracing::warn!("the clock was set ahead, or this machine slept: every VendorToken is looked at");
-                    for token in context.tokens.all() {
-                        context.trigger(key_of(&token));
+                    for token in context.objects.all() {
+                        context.triggers.trigger(key_of(&token));
                     }
                 }
                 (wall, timer) = (context.timeline.now().wall(), Instant::now());
@@ -181,29 +200,30 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
 }
 
 /// Waits for the fingerprint key, without which nothing can be judged.
-async fn key_is_there(context: &Context) {
-    while context.key().is_none() {
+async fn fingerprint_key(context: &Context) {
+    let mut key = context.key.clone();
+    while key.borrow_and_update().is_none() {
         context.health.tick();
         tokio::select! {
-            () = context.key_found.notified() => {}
+            Ok(()) = key.changed() => {}
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
     }
 }
 
-/// Waits until what is there is known: deciding on half a view would ask vendors for tokens that exist.
+/// Waits for the first lists: a decision on a part of the objects would ask vendors for tokens that exist.
 async fn initial_lists(context: &Context) {
     let patience = tokio::time::sleep(LIST_PATIENCE);
     tokio::pin!(patience);
     let mut patient = true;
     loop {
-        // Waiting is work: an API server that is away must not have the process restarted.
+        // A wait is a sign of life: an API server that is away must not have the process restarted.
         context.health.tick();
-        let told = context.initial_lists.notified();
+        let next_list = context.watches.next_list();
         let scopes = context.settings.scopes();
         let tokens = scopes
             .iter()
-            .filter(|scope| context.tokens.is_listed(scope))
+            .filter(|scope| context.objects.is_listed(scope))
             .count();
         let secrets = scopes.iter().all(|scope| context.secrets.is_listed(scope));
         let everything = tokens == scopes.len() && (secrets || !context.settings.secret_watch);
@@ -212,7 +232,7 @@ async fn initial_lists(context: &Context) {
             break;
         }
         tokio::select! {
-            () = told => {}
+            () = next_list => {}
             () = &mut patience, if patient => {
                 patient = false;
                 if tokens < scopes.len() {
@@ -238,7 +258,7 @@ async fn initial_lists(context: &Context) {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::controller::cluster::watch::Sink as _;
+    use crate::controller::cluster::list_watch::Sink as _;
     use crate::controller::fake;
     use crate::election::{ElectionOptions, Elector};
 
@@ -249,12 +269,9 @@ mod tests {
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
-        let object = ObjectKey {
-            namespace: "a".to_owned(),
-            name: "t".to_owned(),
-        };
+        let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());
-        lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        run(&context, &mut queue, &mut leadership, std::future::pending()).await;
         assert_eq!(context.grants.waits_since(&object), None);
     }
 
@@ -265,14 +282,11 @@ mod tests {
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
-        let object = ObjectKey {
-            namespace: "a".to_owned(),
-            name: "t".to_owned(),
-        };
+        let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());
-        context.health.watch_alive(TokenSink::WATCH, "");
+        context.health.watch_alive(ObjectSink::WATCH, "");
         context.health.watch_alive(SecretSink::WATCH, "");
-        let next = lead(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        let next = run(&context, &mut queue, &mut leadership, std::future::pending()).await;
         assert_eq!(next, Next::StandBy);
         assert_eq!(
             context.grants.waits_since(&object),

@@ -53,7 +53,7 @@ pub(in crate::controller) async fn ask(view: &mut View, context: &Arc<Context>) 
         if !write_status(view, &status, context).await? {
             return Ok(Asked::Changed);
         }
-        if let Some(written) = context.tokens.get(&view.object) {
+        if let Some(written) = context.objects.get(&view.object) {
             view.token = written;
         }
     }

@@ -9,19 +9,19 @@ use kube::{Api, Client};
 use zeroize::Zeroize;
 
 use crate::api::names::Reason;
-use crate::controller::reconcile::checked::Checked;
+use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::http::check_client_certificate;
 use crate::policy::Problem;
 use crate::token::{ClientCertificate, Credentials, SecretString};
 
-/// What was read.
+/// The credentials that were read.
 pub(in crate::controller) struct Read {
     /// `uid/resourceVersion` of each Secret, joined by `+`.
     pub(in crate::controller) version: String,
     pub(in crate::controller) values: Credentials,
 }
 
-/// Why there are no credentials.
+/// The cause of missing credentials.
 pub(in crate::controller) enum ReadError {
     /// A person must act.
     Unusable(Problem),
@@ -29,7 +29,7 @@ pub(in crate::controller) enum ReadError {
     Api { name: String, source: kube::Error },
 }
 
-/// The problem of a Secret that is not there; without a watch, a new one is seen when it is looked for again.
+/// The problem of a Secret that does not exist. Without a watch, a new Secret is found at the next look.
 pub(in crate::controller) fn not_found(name: &str, watched: bool) -> Problem {
     let soon = if watched { "seconds" } else { "5 minutes" };
     Problem::new(
@@ -46,7 +46,7 @@ fn invalid(message: String) -> ReadError {
 pub(in crate::controller) async fn read(
     client: &Client,
     namespace: &str,
-    checked: &Checked,
+    checked: &ValidatedSpec,
     now: Timestamp,
     watched: bool,
 ) -> Result<Read, ReadError> {
@@ -87,7 +87,7 @@ fn version_of(secret: &Secret) -> String {
     )
 }
 
-fn credentials(checked: &Checked, secret: &Secret) -> Result<Credentials, ReadError> {
+fn credentials(checked: &ValidatedSpec, secret: &Secret) -> Result<Credentials, ReadError> {
     let name = &checked.credentials_secret;
     if secret.type_.as_deref() == Some("kubernetes.io/service-account-token") {
         return Err(invalid(format!(

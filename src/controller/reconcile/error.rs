@@ -1,9 +1,10 @@
-//! Errors of Kubernetes calls: what is worth telling users, and what is only worth another try.
+//! Errors of Kubernetes calls: problems for the user, and errors that another try may pass.
 
 use crate::api::names::Reason;
 use crate::policy::Problem;
+use crate::text::{first_characters, without_control_characters};
 
-/// A reconcile could not go on, and is tried again.
+/// The error of a reconcile, which is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::controller) enum Error {
     #[error("failed to read Secret '{namespace}/{name}'")]
@@ -34,7 +35,7 @@ pub(in crate::controller) enum Error {
     Task,
 }
 
-/// What a refused write to a target means for the user; `None` when it is only worth another try.
+/// The problem that a refused write of a target is for the user; `None` where another try may pass.
 pub(in crate::controller) fn write_problem(error: &kube::Error, secret: &str) -> Option<Problem> {
     let kube::Error::Api(status) = error else {
         return None;
@@ -80,7 +81,7 @@ fn denied(told: &str, secret: &str) -> Problem {
     )
 }
 
-/// The error of a write without what its words repeat of `written`: an admission policy or webhook may quote the
+/// The error of a write, without repetitions of `written` in its text: an admission policy or webhook may quote the
 /// object that it refuses.
 pub(in crate::controller) fn withholding(error: kube::Error, written: &[&str]) -> kube::Error {
     match error {
@@ -95,11 +96,11 @@ pub(in crate::controller) fn withholding(error: kube::Error, written: &[&str]) -
     }
 }
 
-/// The longest text of a refusal that is looked at: an admission webhook may quote a whole Secret, and comparing that
-/// with itself takes minutes. Nobody reads more either.
+/// The longest text of a refusal that is searched, in characters: an admission webhook may quote a whole Secret, and
+/// the comparison of that with itself takes minutes.
 const LONGEST_TEXT: usize = 2000;
 
-/// So many characters in a row are no coincidence.
+/// The shortest repetition, in characters: fewer in a row may be a coincidence.
 const SHORTEST_REPEAT: usize = 12;
 
 fn withhold(text: &str, secrets: &[&str]) -> String {
@@ -128,7 +129,7 @@ fn withhold(text: &str, secrets: &[&str]) -> String {
     kept
 }
 
-/// What a refused read of a Secret means for the user.
+/// The problem that a refused read of a Secret is for the user; `None` where another try may pass.
 pub(in crate::controller) fn read_problem(error: &kube::Error, secret: &str) -> Option<Problem> {
     let kube::Error::Api(status) = error else {
         return None;
@@ -146,11 +147,8 @@ pub(in crate::controller) fn read_problem(error: &kube::Error, secret: &str) -> 
 
 /// One line of at most 300 characters, without control characters.
 fn one_line(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(300)
-        .collect();
+    let text = without_control_characters(text);
+    let line = first_characters(&text, 300);
     line.trim().trim_end_matches('.').to_owned()
 }
 
@@ -207,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_the_written_token_is_withheld_and_the_rest_is_told() {
+    fn repetitions_of_the_written_token_are_withheld() {
         let (token, encoded) = ("abcdefghijklmnopqrstuvwxyz", "YWJjZGVmZ2hpamtsbW5vcA==");
         let message = format!(
             "denied: '{token}', data {encoded}, cut {}, alphabet abcdefghij",

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType, Reporter};
 
@@ -11,11 +10,13 @@ use crate::api::names::{self, Reason, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
 use crate::controller::context::Context;
 use crate::error_text::with_causes;
+use crate::text::first_characters;
 
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// A note longer than this is refused by the API server.
 const LONGEST_NOTE: usize = 1000;
 
+/// The operator as the reporter of events.
 pub(in crate::controller) fn reporter() -> Reporter {
     Reporter {
         controller: names::FIELD_MANAGER.to_owned(),
@@ -23,41 +24,34 @@ pub(in crate::controller) fn reporter() -> Reporter {
     }
 }
 
-/// One event to be told.
+/// A transition of a status that is worth an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::controller) struct Told {
+pub(in crate::controller) struct Transition {
     pub(in crate::controller) warning: bool,
     pub(in crate::controller) reason: String,
     pub(in crate::controller) note: String,
 }
 
-/// What is worth an event in the step from `old` to `new`.
-pub(in crate::controller) fn transitions(old: &VendorTokenStatus, new: &VendorTokenStatus) -> Vec<Told> {
-    let find = |status: &VendorTokenStatus, kind: &str| -> Option<Condition> {
-        status
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == kind)
-            .cloned()
-    };
-    let mut told = Vec::new();
-    if let Some(ready) = find(new, condition::READY) {
-        let before = find(old, condition::READY);
-        let unchanged = before
-            .as_ref()
-            .is_some_and(|before| before.status == ready.status && before.reason == ready.reason);
+/// The transitions from `old` to `new` that are worth an event.
+pub(in crate::controller) fn transitions(
+    old: &VendorTokenStatus,
+    new: &VendorTokenStatus,
+) -> Vec<Transition> {
+    let mut transitions = Vec::new();
+    if let Some(ready) = new.condition(condition::READY) {
+        let before = old.condition(condition::READY);
+        let unchanged =
+            before.is_some_and(|before| before.status == ready.status && before.reason == ready.reason);
         let first_publish = ready.reason == Reason::Published.as_str()
-            && before
-                .as_ref()
-                .is_none_or(|before| before.reason == Reason::Progressing.as_str());
+            && before.is_none_or(|before| before.reason == Reason::Progressing.as_str());
         let under_way = ready.reason == Reason::Progressing.as_str();
         if !unchanged && !first_publish && !under_way {
             let normal =
                 ready.reason == Reason::Published.as_str() || ready.reason == Reason::Suspended.as_str();
-            told.push(Told {
+            transitions.push(Transition {
                 warning: !normal,
-                reason: ready.reason,
-                note: ready.message,
+                reason: ready.reason.clone(),
+                note: ready.message.clone(),
             });
         }
     }
@@ -68,35 +62,44 @@ pub(in crate::controller) fn transitions(old: &VendorTokenStatus, new: &VendorTo
         condition::CREDENTIAL_EXPIRING,
     ];
     for kind in warnings {
-        let Some(warning) = find(new, kind) else { continue };
-        if find(old, kind).is_none_or(|before| before.message != warning.message) {
-            told.push(Told {
+        let Some(warning) = new.condition(kind) else {
+            continue;
+        };
+        if old
+            .condition(kind)
+            .is_none_or(|before| before.message != warning.message)
+        {
+            transitions.push(Transition {
                 warning: true,
                 reason: kind.to_owned(),
-                note: warning.message,
+                note: warning.message.clone(),
             });
         }
     }
-    told
+    transitions
 }
 
 /// Publishes events in the background: none of them may hold up or fail a reconcile.
-pub(in crate::controller) fn publish(context: &Arc<Context>, token: &VendorToken, told: Vec<Told>) {
-    if told.is_empty() {
+pub(in crate::controller) fn publish(
+    context: &Arc<Context>,
+    token: &VendorToken,
+    transitions: Vec<Transition>,
+) {
+    if transitions.is_empty() {
         return;
     }
     let reference = token.object_ref(&());
     let context = Arc::clone(context);
     tokio::spawn(async move {
-        for event in told {
+        for transition in transitions {
             let event = Event {
-                type_: if event.warning {
+                type_: if transition.warning {
                     EventType::Warning
                 } else {
                     EventType::Normal
                 },
-                reason: event.reason,
-                note: Some(event.note.chars().take(LONGEST_NOTE).collect()),
+                reason: transition.reason,
+                note: Some(first_characters(&transition.note, LONGEST_NOTE).to_owned()),
                 action: "Refresh".to_owned(),
                 secondary: None,
             };
@@ -130,31 +133,31 @@ mod tests {
     }
 
     #[rstest]
-    #[case::a_first_publish_is_not_told(None, ("True", "Published"), None)]
-    #[case::nor_one_that_took_a_while(Some(("False", "Progressing")), ("True", "Published"), None)]
-    #[case::a_refresh_is_not_told(Some(("True", "Published")), ("True", "Published"), None)]
-    #[case::asking_is_not_told(Some(("True", "Published")), ("False", "Progressing"), None)]
-    #[case::a_rejection_is_told(None, ("False", "CredentialsRejected"), Some((true, "CredentialsRejected")))]
-    #[case::a_second_rejection_is_not(
+    #[case::a_first_publish_is_none(None, ("True", "Published"), None)]
+    #[case::a_first_publish_after_a_wait_is_none(Some(("False", "Progressing")), ("True", "Published"), None)]
+    #[case::a_refresh_is_none(Some(("True", "Published")), ("True", "Published"), None)]
+    #[case::asking_is_none(Some(("True", "Published")), ("False", "Progressing"), None)]
+    #[case::a_rejection_is_one(None, ("False", "CredentialsRejected"), Some((true, "CredentialsRejected")))]
+    #[case::a_second_rejection_is_none(
         Some(("False", "CredentialsRejected")), ("False", "CredentialsRejected"), None
     )]
-    #[case::a_failing_refresh_is_told(
+    #[case::a_failing_refresh_is_one(
         Some(("True", "Published")), ("True", "VendorUnavailable"), Some((true, "VendorUnavailable"))
     )]
-    #[case::its_end_is_told(Some(("True", "VendorUnavailable")), ("True", "Published"), Some((false, "Published")))]
-    #[case::the_expiry_is_told(
+    #[case::its_end_is_one(Some(("True", "VendorUnavailable")), ("True", "Published"), Some((false, "Published")))]
+    #[case::the_expiry_is_one(
         Some(("True", "VendorUnavailable")), ("False", "VendorUnavailable"), Some((true, "VendorUnavailable"))
     )]
-    fn a_transition_is_told_once(
+    fn a_transition_is_worth_an_event(
         #[case] old: Option<(&str, &str)>,
         #[case] new: (&str, &str),
         #[case] expected: Option<(bool, &str)>,
     ) {
-        let told = transitions(&status(old), &status(Some(new)));
-        let told: Vec<_> = told
+        let found = transitions(&status(old), &status(Some(new)));
+        let found: Vec<_> = found
             .iter()
             .map(|event| (event.warning, event.reason.as_str()))
             .collect();
-        assert_eq!(told, expected.into_iter().collect::<Vec<_>>());
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
     }
 }

@@ -1,4 +1,4 @@
-//! Record: writes the status that tells what was seen and done, when it is another one than before.
+//! Record: writes the status of what was seen and done, where it differs from the one before.
 
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::fingerprint::Fingerprint;
 use crate::metrics::{Need, ObjectLabels};
 use crate::policy::{self, Progress, StatusContext};
 
-/// A first status waits this long for the token, so that a quick grant costs one status write and not two.
+/// The wait of a first status for the token: a quick grant costs one status write and not two.
 const FIRST_STATUS_AFTER: Duration = Duration::from_secs(2);
 
-/// What the steps of one reconcile came to.
+/// The outcome of the steps of one reconcile.
 pub(in crate::controller) struct Outcome {
-    /// When to look again.
+    /// The time of the next look.
     pub(in crate::controller) until: Option<Timestamp>,
-    /// Since when the object waits for the vendor.
+    /// The moment since which the object waits for the vendor.
     pub(in crate::controller) asked: Option<Moment>,
 }
 
-/// What a status says beside what was observed.
+/// The part of a status that is not observed.
 pub(in crate::controller) fn status_context(view: &View, progress: Progress) -> StatusContext<'_> {
     let checked = view.checked.as_ref().ok();
     StatusContext {
@@ -42,7 +42,7 @@ pub(in crate::controller) fn status_context(view: &View, progress: Progress) -> 
     }
 }
 
-/// Writes the status where it is another one than before, and tells when to look again.
+/// Writes the status where it differs from the one before, and gives the time of the next look.
 pub(in crate::controller) async fn record(
     view: &View,
     outcome: &Outcome,
@@ -73,18 +73,18 @@ pub(in crate::controller) async fn record(
     {
         retired = retire(view, &former.name, context).await;
         if retired.is_err() {
-            // It is the name by which the next look finds what is to be emptied.
+            // By this name the next look finds the Secret that is still to be emptied.
             status.binding = Some(former.clone());
         }
     }
     if differs(&status, old) {
-        let told_false = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
+        let is_outdated = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
         match outcome
             .asked
             .map(|since| context.timeline.now().moment.since(since))
             .filter(|waited| *waited < FIRST_STATUS_AFTER)
         {
-            Some(waited) if !told_false => wait = wait.min(FIRST_STATUS_AFTER - waited),
+            Some(waited) if !is_outdated => wait = wait.min(FIRST_STATUS_AFTER - waited),
             _ => {
                 if !write_status(view, &status, context).await? {
                     return Ok(Action::requeue(context.settings.longest_wait));
@@ -98,7 +98,7 @@ pub(in crate::controller) async fn record(
     Ok(Action::requeue(wait.max(Duration::from_millis(50))))
 }
 
-/// How long until the next look: until the time that is waited for or the token's expiry, and never for long.
+/// The wait until the next look: it ends at `until`, at the token's expiry, and after `longest`, whichever comes first.
 fn next_look(
     now: Timestamp,
     until: Option<Timestamp>,
@@ -113,7 +113,7 @@ fn next_look(
         .fold(longest, Duration::min)
 }
 
-/// Whether `old` has to be written anew. Conditions of types that are not ours are their writer's, and stay.
+/// True where `old` has to be replaced. Conditions of types that are not ours belong to their writers, and stay.
 fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
     let mut old = old.clone();
     old.conditions
@@ -123,16 +123,15 @@ fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
 
 fn is_ready(status: &VendorTokenStatus) -> bool {
     status
-        .conditions
-        .iter()
-        .any(|found| found.type_ == condition::READY && found.status == "True")
+        .condition(condition::READY)
+        .is_some_and(|ready| ready.status == "True")
 }
 
 fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
     let labels = ObjectLabels {
         namespace: view.object.namespace.clone(),
         name: view.object.name.clone(),
-        vendor: crate::controller::reconcile::checked::vendor(&view.token).as_str(),
+        vendor: crate::controller::reconcile::validated::vendor(&view.token).as_str(),
     };
     let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         time.as_ref().map(|time| time.0)
@@ -146,7 +145,7 @@ fn observe(view: &View, status: &VendorTokenStatus, context: &Context) {
     );
 }
 
-/// What the object needs of its vendor; nothing where it has no token to refresh, or is not to refresh it.
+/// The requests that the object needs of its vendor. `None` where it has no token to refresh, or is not to refresh it.
 fn need(view: &View) -> Option<Need> {
     let (Ok(checked), policy::Target::Ours { stored, .. }) = (&view.checked, &view.target) else {
         return None;

@@ -15,12 +15,12 @@ use crate::controller::reconcile::view::{View, read_record};
 use crate::error_text::with_causes;
 use crate::policy::ownership;
 
-/// Empties the former target of a VendorToken whose target was renamed: an apply without data, so that what others
-/// have put there stays. The operator has no right to delete Secrets; garbage collection takes it with its owner.
+/// Empties the former target of a VendorToken whose target was renamed, by an apply without data: the data of others
+/// stays. The operator has no right to delete Secrets; garbage collection deletes it with its owner.
 ///
 /// # Errors
-/// When the API server could not be asked; a refusal that a person must mend is only logged, for the token itself is
-/// where the spec wants it.
+/// When the API server could not be asked. A refusal that a person must act on is logged only: the token itself is in
+/// the Secret that the spec names.
 pub(in crate::controller) async fn retire(view: &View, former: &str, context: &Context) -> Result<(), Error> {
     let refused = match empty(view, former, context).await {
         Err(Error::ReadSecret { source, .. }) if read_problem(&source, former).is_some() => source,
@@ -60,7 +60,7 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
         metadata["ownerReferences"] = json!([reference]);
     }
     if record.controller.is_none() && !ownership::is_adopted(Some(&record)) {
-        // Without an owner only the label tells whose it is: the rename may be taken back.
+        // Without an owner the label alone shows whose it is: the rename may be undone.
         metadata["labels"] = json!({ names::NAME_LABEL: view.object.name });
     }
     let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type_ });
@@ -71,7 +71,7 @@ async fn empty(view: &View, former: &str, context: &Context) -> Result<(), Error
             if let Some(record) = secret_record::read(&written.metadata)
                 && context.secrets.put(namespace, former, record)
             {
-                context.trigger_others(&view.object, former);
+                context.triggers.secret_changed_by(&view.object, former);
             }
             tracing::info!(object = %view.object, former, "emptied the former target");
             Ok(())

@@ -1,4 +1,4 @@
-//! Writes the status of a VendorToken: by server-side apply, and without what others have left in our part of it.
+//! Writes the status of a VendorToken by server-side apply, and removes leftovers of other writers from our part of it.
 
 use std::sync::Arc;
 
@@ -8,13 +8,14 @@ use serde_json::{Map, Value, json};
 
 use crate::api::names::{self, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
-use crate::controller::cluster::tokens::slim;
+use crate::controller::cluster::objects::slim;
+use crate::controller::cluster::references::References;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::events;
 use crate::controller::reconcile::view::View;
 
-/// Writes the status; false when the object is another one by now, or gone.
+/// Writes the status. False where the object was deleted, or deleted and made anew.
 pub(in crate::controller) async fn write_status(
     view: &View,
     status: &VendorTokenStatus,
@@ -43,25 +44,26 @@ pub(in crate::controller) async fn write_status(
             .patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
             .await
         {
-            // Somebody is writing: the next look takes it out.
+            // Another writer was quicker: the next look removes the leftovers.
             Err(kube::Error::Api(answer)) if answer.is_conflict() => {}
-            taken_out => written = taken_out,
+            removed => written = removed,
         }
     }
     match written {
         Ok(mut written) => {
             slim(&mut written.metadata);
             let edited = was_edited(&view.token, &written);
-            context.tokens.put(written.clone());
+            context.objects.put(written.clone());
             if edited {
-                // The watch has nothing new to tell of an edit that came in between and is known from this answer.
-                context.references_changed(&view.object, &view.token, &written);
-                context.trigger(view.object.clone());
+                // An edit came in between. This answer has shown it, so the watch will bring nothing new.
+                let (before, after) = (References::of(&view.token), References::of(&written));
+                context.triggers.references_changed(&view.object, &before, &after);
+                context.triggers.trigger(view.object.clone());
             }
             events::publish(context, &view.token, events::transitions(view.status(), status));
             Ok(true)
         }
-        // It was deleted, or deleted and made anew: its own event tells the rest.
+        // Its own event brings the rest.
         Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(false),
         Err(source) => Err(Error::WriteStatus {
             namespace: namespace.clone(),
@@ -71,8 +73,7 @@ pub(in crate::controller) async fn write_status(
     }
 }
 
-/// Whether somebody changed `before`, beside the status, in a way that a decision may depend on. Both without what
-/// nothing here reads.
+/// True for a change beside the status that a decision may depend on. Both objects are slim.
 fn was_edited(before: &VendorToken, after: &VendorToken) -> bool {
     let (before, after) = (&before.metadata, &after.metadata);
     before.generation != after.generation
@@ -80,9 +81,9 @@ fn was_edited(before: &VendorToken, after: &VendorToken) -> bool {
         || before.deletion_timestamp != after.deletion_timestamp
 }
 
-/// A merge patch of the status that takes out what is `found` after an apply of `wanted` and is not in it: an apply
-/// leaves what another writer owns, and it would be told, and believed after a restart, for ever. Conditions of types
-/// that are not ours are their writer's. `None` where there is nothing.
+/// A merge patch that removes leftovers: members that are `found` after an apply of `wanted` and are not in it. An
+/// apply leaves what another writer owns, and a restart would believe it. Conditions of types that are not ours belong
+/// to their writers. `None` where there are no leftovers.
 fn without_leftovers(wanted: &VendorTokenStatus, found: &VendorTokenStatus) -> Option<Value> {
     let is_leftover = |kind: &str| {
         condition::ALL.contains(&kind) && !wanted.conditions.iter().any(|wanted| wanted.type_ == kind)
@@ -101,7 +102,7 @@ fn without_leftovers(wanted: &VendorTokenStatus, found: &VendorTokenStatus) -> O
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-/// `null` for each member that is found and not wanted, also in members.
+/// `null` for each member that is found and not wanted, at all depths.
 fn nulls(wanted: &Value, found: &Value) -> Map<String, Value> {
     let mut patch = Map::new();
     for (name, found) in found
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_apply_leaves_of_others_is_taken_out_of_our_part() {
+    fn leftovers_of_others_are_removed_from_our_part() {
         let failure = json!({ "reason": "RateLimited", "message": "m", "count": 1, "inputs": "i",
             "lastAttemptTime": "2026-01-01T00:00:00Z" });
         let wanted = status(json!({ "conditions": conditions(&["Ready"]), "failure": failure }));

@@ -1,4 +1,4 @@
-//! The target Secret as it is to be: the body of the apply.
+//! The body of the apply that writes the target Secret.
 
 use std::collections::BTreeMap;
 
@@ -9,21 +9,21 @@ use serde_json::{Value, json};
 
 use crate::api::names::Reason;
 use crate::api::{VendorToken, names};
-use crate::controller::reconcile::checked::{Checked, DesiredTarget};
+use crate::controller::reconcile::validated::{DesiredTarget, ValidatedSpec};
 use crate::inputs::Inputs;
 use crate::policy::Problem;
 use crate::policy::ownership::{self, SecretRecord};
 use crate::template;
 use crate::token::AccessToken;
 
-/// An apply with this version creates when the Secret is absent and conflicts when it is present.
+/// The resource version of an apply that only creates: it conflicts where the Secret exists.
 pub(in crate::controller) const CREATE_ONLY: &str = "1";
 
-/// The bytes that the values of a Secret's data may have together; the API server refuses more.
+/// The largest data of a Secret, in bytes of all values together. The API server refuses more.
 const LARGEST_DATA: usize = 1024 * 1024;
 
-/// Why the target cannot hold what its templates make of `token`. Known before anything is rendered: 16 templates of
-/// one placeholder after another can make hundreds of megabytes of a long token.
+/// The problem of a target that is too small for its templates with `token`. It is found before anything is rendered:
+/// 16 templates full of placeholders can make hundreds of megabytes of a long token.
 pub(in crate::controller) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
     let size = target
         .data
@@ -42,16 +42,16 @@ pub(in crate::controller) fn too_large(target: &DesiredTarget, token: &AccessTok
     })
 }
 
-/// What is told about the token, beside its times.
+/// The facts about the token that are written beside its times.
 pub(in crate::controller) struct Facts {
     pub(in crate::controller) inputs: Inputs,
     pub(in crate::controller) credentials_version: Option<String>,
     pub(in crate::controller) refresh_handled: Option<String>,
 }
 
-/// The whole of what we want to own of the target: token, facts about it, labels, owner.
+/// All that we want to own of the target: token, facts about it, labels, owner.
 pub(in crate::controller) fn body(
-    checked: &Checked,
+    checked: &ValidatedSpec,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
     token: &AccessToken,

@@ -9,13 +9,15 @@ use kube::{Api, ResourceExt};
 
 use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
+use crate::controller::cluster::objects::{LONGEST_REQUEST, key_of};
+use crate::controller::cluster::references::target_name;
+use crate::controller::cluster::remembered::{KnownCredentials, PublishBackoff};
 use crate::controller::cluster::secret_record;
 use crate::controller::cluster::secrets::Lookup;
-use crate::controller::cluster::tokens::{LONGEST_REQUEST, key_of, target_name};
-use crate::controller::context::{BlockMemo, Context, Memo};
-use crate::controller::reconcile::checked::Checked;
+use crate::controller::context::Context;
+use crate::controller::reconcile::credentials;
 use crate::controller::reconcile::error::{Error, read_problem};
-use crate::controller::reconcile::{checked, credentials};
+use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{ObjectKey, Observation};
@@ -30,13 +32,15 @@ pub(in crate::controller) struct View {
     pub(in crate::controller) token: Arc<VendorToken>,
     pub(in crate::controller) object: ObjectKey,
     pub(in crate::controller) target_name: String,
-    pub(in crate::controller) checked: Result<Checked, Problem>,
+    pub(in crate::controller) checked: Result<ValidatedSpec, Problem>,
     pub(in crate::controller) key: Arc<FingerprintKey>,
     pub(in crate::controller) known: KnownInputs,
     /// The target Secret's metadata.
     pub(in crate::controller) record: Option<SecretRecord>,
     /// The API server refuses to show the target.
     target_denied: Option<Problem>,
+    /// The token could not be read from the target in this reconcile.
+    target_is_unreadable: bool,
     pub(in crate::controller) target: Target,
     pub(in crate::controller) credentials: Credentials,
     pub(in crate::controller) fingerprint: Option<Fingerprint>,
@@ -58,7 +62,7 @@ impl View {
     ) -> Result<Self, Error> {
         let object = key_of(&token);
         let target_name = target_name(&token);
-        let checked = checked::Checked::new(&token, &context.settings.endpoints);
+        let checked = ValidatedSpec::new(&token, &context.settings.endpoints);
         let mut target_denied = None;
         let record = match context.secrets.get(&object.namespace, &target_name) {
             Lookup::Found(record) => Some(record),
@@ -66,7 +70,7 @@ impl View {
             Lookup::Unknown => match read_record(context, &object.namespace, &target_name).await {
                 Ok(record) => record,
                 Err(error) => {
-                    match denied(&error).or_else(|| outlived(&error, &token, context.clock.now())) {
+                    match denied(&error).or_else(|| outlived(&error, &token, context.timeline.now().wall())) {
                         Some(problem) => {
                             target_denied = Some(problem);
                             None
@@ -96,6 +100,7 @@ impl View {
             known,
             record,
             target_denied,
+            target_is_unreadable: false,
             target: Target::Free,
             credentials: Credentials::Unread { version: None },
             fingerprint: None,
@@ -107,7 +112,9 @@ impl View {
         };
         view.judge_target(context);
         view.look_at_credentials(context);
-        view.block = view.present_block(context).map(|memo| memo.block);
+        view.block = view
+            .present_backoff(context)
+            .map(|backoff| backoff.block(&context.timeline.now()));
         Ok(view)
     }
 
@@ -132,9 +139,9 @@ impl View {
             status: self.status(),
             target: self.target.clone(),
             set_back: self.stored().map_or(SignedDuration::ZERO, |stored| {
-                // A token that was issued in the future bears the trace of a step that this process did not see.
-                self.set_back_since(stored.issued, context)
-                    .max(stored.issued.duration_since(now))
+                context
+                    .remembered
+                    .set_back(&self.object, stored.issued, &context.timeline)
             }),
             key_id: self.key.id(),
             parameters: &self.known.parameters,
@@ -183,17 +190,17 @@ impl View {
     }
 
     /// The token in the target, where our own annotations show one.
-    fn stored(&self) -> Option<&Stored> {
+    pub(in crate::controller) fn stored(&self) -> Option<&Stored> {
         match &self.target {
             Target::Ours { stored, .. } => stored.as_ref(),
             Target::Free | Target::Blocked(_) => None,
         }
     }
 
-    /// How far the clock was set back since the token that was issued at `issued` came, as far as this process saw it.
-    fn set_back_since(&self, issued: Timestamp, context: &Context) -> SignedDuration {
-        let known_since = context.grants.known_since(&self.object, issued);
-        context.timeline.set_back_since(known_since)
+    /// The token cannot be read from the target after all.
+    pub(in crate::controller) fn has_no_readable_token(&mut self, context: &Context) {
+        self.target_is_unreadable = true;
+        self.judge_target(context);
     }
 
     /// Judges the target anew, after [`Self::record`] has changed.
@@ -204,7 +211,7 @@ impl View {
         }
         // A spec that cannot be used has no templates, but what stands in its target is told all the same.
         let target = self.checked.as_ref().ok().map(|checked| &checked.target);
-        let rivals = context.tokens.rivals(&self.object, &self.target_name);
+        let rivals = context.objects.rivals(&self.object, &self.target_name);
         let rivals: Vec<_> = rivals
             .iter()
             .map(|(name, created)| Claimant {
@@ -220,6 +227,7 @@ impl View {
             secret_name: &self.target_name,
             content: target.map_or("", |target| &target.content),
             owned: target.map_or(0, |target| target.owned),
+            owned_data: target.map_or(0, |target| target.owned_data),
             delete_with_owner: target.is_some_and(|target| target.delete_with_owner),
             uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
         };
@@ -229,17 +237,26 @@ impl View {
             .as_ref()
             .and_then(|record| record.ours.as_ref()?.stored.as_ref());
         let set_back = stored.map_or(SignedDuration::ZERO, |stored| {
-            self.set_back_since(stored.issued, context)
+            context
+                .remembered
+                .known_set_back(&self.object, stored.issued, &context.timeline)
         });
         let now = context
-            .clock
+            .timeline
             .now()
+            .wall()
             .saturating_add(set_back)
             .unwrap_or(Timestamp::MAX);
         self.target = judge(self.record.as_ref(), me, &rivals, &desired, now);
+        if let Target::Ours {
+            stored: Some(stored), ..
+        } = &mut self.target
+        {
+            stored.is_readable &= !self.target_is_unreadable;
+        }
         // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
         if self.target == Target::Free
-            && let Some(reader) = context.tokens.reader_of(&self.object, &self.target_name)
+            && let Some(reader) = context.objects.reader_of(&self.object, &self.target_name)
         {
             self.target = Target::Blocked(Problem::new(
                 Reason::TargetConflict,
@@ -271,12 +288,13 @@ impl View {
         }
         let version = versions.join("+");
         match context
-            .memo(&self.object)
-            .filter(|memo| memo.version == version && memo.known == self.known)
+            .remembered
+            .credentials(&self.object)
+            .filter(|known| known.version == version && known.known == self.known)
         {
-            Some(memo) => {
-                self.fingerprint = Some(memo.fingerprint);
-                self.account = memo.account;
+            Some(known) => {
+                self.fingerprint = Some(known.fingerprint);
+                self.account = known.account;
                 self.credentials_version = Some(version);
                 self.note_known();
             }
@@ -293,19 +311,27 @@ impl View {
         let Ok(checked) = &self.checked else { return Ok(()) };
         let namespace = &self.object.namespace;
         let watched = context.secrets.get(namespace, &checked.credentials_secret) != Lookup::Unknown;
-        match credentials::read(&context.client, namespace, checked, context.clock.now(), watched).await {
+        match credentials::read(
+            &context.client,
+            namespace,
+            checked,
+            context.timeline.now().wall(),
+            watched,
+        )
+        .await
+        {
             Ok(read) => {
                 let fingerprint = self
                     .key
                     .fingerprint(&checked.endpoint, &checked.grant, &read.values);
                 let account = self.key.account(&checked.endpoint, &checked.grant, &read.values);
-                let memo = Memo {
+                let known = KnownCredentials {
                     version: read.version.clone(),
                     known: self.known.clone(),
                     fingerprint,
                     account,
                 };
-                context.set_memo(&self.object, Some(memo));
+                context.remembered.set_credentials(&self.object, Some(known));
                 self.fingerprint = Some(fingerprint);
                 self.account = account;
                 self.credentials_version = Some(read.version);
@@ -340,7 +366,7 @@ impl View {
     /// The credentials cannot be used, so nothing may be published from memory either.
     fn unusable(&mut self, context: &Context, problem: Problem) {
         if problem.reason == Reason::CredentialsNotFound {
-            context.set_memo(&self.object, None);
+            context.remembered.set_credentials(&self.object, None);
         }
         context.grants.release(&self.object);
         self.fingerprint = None;
@@ -348,11 +374,15 @@ impl View {
         self.credentials = Credentials::Unusable(problem);
     }
 
-    /// The last failure to write the target, while nothing has changed since.
-    pub(in crate::controller) fn present_block(&self, context: &Context) -> Option<BlockMemo> {
-        context.block(&self.object).filter(|memo| {
-            memo.generation == self.token.metadata.generation && memo.target_version == self.target_version()
-        })
+    /// The wait after the last failed write of the target, while nothing has changed since.
+    pub(in crate::controller) fn present_backoff(&self, context: &Context) -> Option<PublishBackoff> {
+        context
+            .remembered
+            .publish_backoff(&self.object)
+            .filter(|backoff| {
+                backoff.generation == self.token.metadata.generation
+                    && backoff.target_version == self.target_version()
+            })
     }
 
     pub(in crate::controller) fn target_version(&self) -> Option<String> {

@@ -99,6 +99,20 @@ async fn a_token_whose_issue_lies_ahead_of_the_clock_is_not_published() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_past_its_end_by_the_wall_clock_is_not_given_out() {
+    let bench = bench(|_| token("same", 3600));
+    bench.ask("o", 1, Vendor::Mapiq);
+    bench.settle().await;
+    bench.clock.step(SignedDuration::from_hours(2));
+    assert_eq!(bench.token("o"), None);
+    bench.pass(600).await;
+    bench.ask("o", 1, Vendor::Mapiq);
+    bench.settle().await;
+    // The vendor's cache gives it again, with the end that it has.
+    assert_eq!(bench.token("o").as_deref(), Some("same"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_lengthens_no_wait() {
     for vendor in [Vendor::SixMap, Vendor::Mapiq] {
         for answer in [throttled as fn(u32) -> Answer, |_| unreachable(), |_| rejected()] {

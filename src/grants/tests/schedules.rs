@@ -261,6 +261,7 @@ impl Driver {
                         inputs,
                         credentials_version: None,
                         refresh_handled: None,
+                        is_readable: false,
                     });
                 }
                 Decision::Issue => {

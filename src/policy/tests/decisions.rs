@@ -6,6 +6,7 @@ use super::*;
 
 const READ: Decision = Decision::ReadCredentials;
 const PUBLISH: Decision = Decision::Publish;
+const REPAIR: Decision = Decision::Repair;
 const ISSUE: Decision = Decision::Issue;
 const WAIT_FOR_A_CHANGE: Decision = Decision::Wait { until: None };
 
@@ -86,15 +87,31 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
     scene().not_as_desired().known('a').memory(0, EXPIRES).at(DUE), PUBLISH
 )]
 #[case::edited_templates_ask_the_vendor_where_memory_is_empty(scene().not_as_desired().known('a'), ISSUE)]
-#[case::edited_templates_ask_the_vendor_under_a_lost_key_too(scene().not_as_desired().key_lost().known('a'), ISSUE)]
-#[case::a_token_of_another_credential_is_not_kept(scene().not_as_desired().known('b'), ISSUE)]
-#[case::a_token_of_an_edited_grant_is_not_kept(scene().not_as_desired().grant_edited().known('b'), ISSUE)]
-#[case::suspended_repairs_nothing(scene().not_as_desired().suspended(), wait(EXPIRES))]
+#[case::a_changed_target_is_written_with_its_own_token_where_memory_is_empty(
+    scene().readable().not_as_desired().known('a'), REPAIR
+)]
+#[case::a_changed_target_is_written_after_a_restart_without_the_credentials(
+    scene().readable().not_as_desired(), REPAIR
+)]
+#[case::a_token_in_memory_is_written_rather_than_the_one_in_the_target(
+    scene().readable().not_as_desired().known('a').memory(0, EXPIRES), PUBLISH
+)]
+#[case::a_token_in_the_target_under_a_lost_key_is_kept(scene().readable().not_as_desired().key_lost(), REPAIR)]
+#[case::a_token_of_another_credential_is_not_kept(scene().readable().not_as_desired().known('b'), ISSUE)]
+#[case::a_token_of_an_edited_grant_is_not_kept(scene().readable().not_as_desired().grant_edited().known('b'), ISSUE)]
+#[case::changed_credentials_are_read_before_the_token_in_the_target_is_kept(
+    scene().readable().not_as_desired().unread(Some("uid/2")), READ
+)]
+#[case::a_due_token_is_repaired_before_it_is_refreshed(scene().readable().not_as_desired().known('a').at(DUE), REPAIR)]
+#[case::a_token_that_has_ended_is_not_repaired(scene().readable().not_as_desired().known('a').at(EXPIRES), ISSUE)]
+#[case::a_request_is_served_after_a_repair(scene().readable().not_as_desired().known('a').requested(), REPAIR)]
+#[case::an_intact_target_is_not_repaired(scene().readable(), wait(DUE))]
+#[case::suspended_repairs_nothing(scene().readable().not_as_desired().suspended(), wait(EXPIRES))]
 #[case::a_refused_repair_waits_for_its_time(
-    scene().not_as_desired().publish_blocked(200), wait(200)
+    scene().readable().not_as_desired().publish_blocked(200), wait(200)
 )]
 #[case::unusable_credentials_repair_nothing(
-    scene().not_as_desired().unusable(CredentialsNotFound), wait(EXPIRES)
+    scene().readable().not_as_desired().unusable(CredentialsNotFound), wait(EXPIRES)
 )]
 #[case::an_edited_target_waits_for_the_gap_where_memory_is_empty(
     scene().not_as_desired().known('a').gap(360, 30), wait(360)

@@ -53,15 +53,24 @@ fn any_problem(reasons: &'static [Reason]) -> impl Strategy<Value = Problem> {
 }
 
 fn any_target() -> impl Strategy<Value = Target> {
-    let stored = (any_time(), any_time(), any_inputs(), any_version(), any_request()).prop_map(
-        |(issued, expires, inputs, credentials_version, refresh_handled)| Stored {
-            issued,
-            expires,
-            inputs,
-            credentials_version,
-            refresh_handled,
-        },
-    );
+    let stored = (
+        any_time(),
+        any_time(),
+        any_inputs(),
+        any_version(),
+        any_request(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(issued, expires, inputs, credentials_version, refresh_handled, is_readable)| Stored {
+                issued,
+                expires,
+                inputs,
+                credentials_version,
+                refresh_handled,
+                is_readable,
+            },
+        );
     prop_oneof![
         1 => Just(Target::Free),
         1 => any_problem(&[Reason::TargetNotOwned, Reason::TargetConflict]).prop_map(Target::Blocked),
@@ -280,9 +289,20 @@ impl Simulation {
                         },
                         credentials_version: Some("uid/1".to_owned()),
                         refresh_handled: self.scene.grant.completed_request.clone(),
+                        is_readable: true,
                     }),
                     as_desired: true,
                 };
+            }
+            Decision::Repair => {
+                let Target::Ours {
+                    stored: Some(_),
+                    as_desired,
+                } = &mut self.scene.target
+                else {
+                    panic!("repaired without a token");
+                };
+                *as_desired = true;
             }
             Decision::Issue => {
                 let answer = self.answers.pop().unwrap_or(Ok(3600));

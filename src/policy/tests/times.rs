@@ -178,6 +178,7 @@ proptest! {
                     stored: Some(Stored {
                         issued: at(issued), expires: at(expires), inputs: Inputs { jitter, ..inputs('a') },
                         credentials_version: Some("uid/1".to_owned()), refresh_handled: scene.request.clone(),
+                        is_readable: true,
                     }),
                     as_desired: true,
                 },
@@ -294,6 +295,7 @@ impl Machine {
                             },
                             credentials_version: Some("uid/1".to_owned()),
                             refresh_handled: None,
+                            is_readable: true,
                         }),
                         as_desired: true,
                     };

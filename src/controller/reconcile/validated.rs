@@ -1,4 +1,4 @@
-//! A spec, checked: parsed once, so that later code cannot fail on it.
+//! The spec of a VendorToken, validated once, so that later code cannot fail on it.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use jiff::Timestamp;
 
 use crate::api::names::{self, Reason};
 use crate::api::{CheckmarxScaRegion, CheckmarxScaScope, DeletionPolicy, VendorName, VendorToken};
+use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::secret_record::owned_digest;
-use crate::controller::cluster::tokens::target_name;
 use crate::fingerprint::{Sources, hex};
 use crate::policy::Problem;
 use crate::policy::schedule::RefreshPolicy;
 use crate::providers::{CheckmarxRegion, Endpoint, Grant, Vendor};
 use crate::template;
 
-/// What a VendorToken asks for.
+/// A valid spec.
 #[derive(Clone, Debug)]
-pub(in crate::controller) struct Checked {
+pub(in crate::controller) struct ValidatedSpec {
     pub(in crate::controller) grant: Grant,
     /// The vendor's own endpoint, or the administrator's replacement.
     pub(in crate::controller) endpoint: Endpoint,
@@ -27,7 +27,7 @@ pub(in crate::controller) struct Checked {
     pub(in crate::controller) certificate_secret: Option<String>,
     pub(in crate::controller) target: DesiredTarget,
     pub(in crate::controller) refresh: RefreshPolicy,
-    /// When the credential itself ends, where the user stated it.
+    /// The end of the credential itself, where the user stated it.
     pub(in crate::controller) credential_expires: Option<Timestamp>,
 }
 
@@ -44,10 +44,11 @@ pub(in crate::controller) struct DesiredTarget {
     pub(in crate::controller) content: String,
     /// A digest of the paths that our apply entry will own.
     pub(in crate::controller) owned: u64,
+    pub(in crate::controller) owned_data: u64,
 }
 
-impl Checked {
-    /// Checks what the schema cannot, and what an older schema let pass.
+impl ValidatedSpec {
+    /// Validates a spec beyond the schema, which may be an older one.
     pub(in crate::controller) fn new(
         token: &VendorToken,
         endpoints: &BTreeMap<Vendor, Endpoint>,
@@ -96,7 +97,7 @@ impl Checked {
         })
     }
 
-    /// Where the credentials are read from.
+    /// The Secrets and keys of the credentials.
     pub(in crate::controller) fn sources(&self) -> Sources<'_> {
         Sources {
             credentials_secret: &self.credentials_secret,
@@ -209,6 +210,7 @@ impl DesiredTarget {
         Ok(Self {
             content: content_digest(token),
             owned: owned_digest(&texts(&data), &texts(&labels), &texts(&annotations)),
+            owned_data: owned_digest(&texts(&data), &[], &[]),
             name,
             type_: spec.type_.clone(),
             data: spec.data.clone(),

@@ -1,0 +1,415 @@
+//! The mirror of VendorTokens, with the index of the Secrets that they name.
+
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::watcher::Event;
+
+use crate::api::{VendorToken, names};
+use crate::controller::cluster::mirror::{Mirror, Mirrored};
+use crate::controller::cluster::references::{ReferenceIndex, References};
+use crate::grants::ObjectKey;
+use crate::metrics::Metrics;
+use crate::sync::lock;
+
+/// The longest refresh request that is echoed in a status, in bytes.
+pub(in crate::controller) const LONGEST_REQUEST: usize = 256;
+
+/// The namespace and name of an object.
+pub(in crate::controller) fn key_of(token: &VendorToken) -> ObjectKey {
+    ObjectKey {
+        namespace: token.namespace().unwrap_or_default(),
+        name: token.name_any(),
+    }
+}
+
+/// A reference for kube's stores and queues.
+pub(in crate::controller) fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
+    ObjectRef::new(&key.name).within(&key.namespace)
+}
+
+/// Removes from an object what nothing here reads: annotations may have 256 kB, and anybody may write them.
+pub(in crate::controller) fn slim(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    metadata.labels = None;
+    metadata.owner_references = None;
+    metadata.finalizers = None;
+    let request = metadata
+        .annotations
+        .take()
+        .and_then(|mut all| all.remove(names::REFRESH_REQUESTED_AT))
+        .filter(|request| request.len() <= LONGEST_REQUEST);
+    metadata.annotations = request.map(|request| [(names::REFRESH_REQUESTED_AT.to_owned(), request)].into());
+}
+
+/// The record of one VendorToken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    uid: String,
+    resource_version: String,
+    /// The object fits the schema. One that does not is not worked on, and the Secrets that it named stay its own.
+    readable: bool,
+    /// The Secrets that it names, or named when it could last be read.
+    references: Option<Arc<References>>,
+}
+
+impl Known {
+    fn readable(token: &VendorToken) -> Self {
+        Self {
+            uid: token.uid().unwrap_or_default(),
+            resource_version: token.resource_version().unwrap_or_default(),
+            readable: true,
+            references: Some(Arc::new(References::of(token))),
+        }
+    }
+
+    fn unreadable(former: Option<Self>) -> Self {
+        let (uid, resource_version, references) = former.map_or_else(Default::default, |known| {
+            (known.uid, known.resource_version, known.references)
+        });
+        Self {
+            uid,
+            resource_version,
+            readable: false,
+            references,
+        }
+    }
+}
+
+impl Mirrored for Known {
+    fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// That of an object which cannot be read is not known.
+    fn resource_version(&self) -> &str {
+        if self.readable { &self.resource_version } else { "" }
+    }
+}
+
+/// A change of a VendorToken that was news.
+#[derive(Debug)]
+pub(in crate::controller) struct Change {
+    /// The references of the version before; `None` where there was none, or one that could not be read.
+    pub(in crate::controller) former: Option<Arc<References>>,
+    pub(in crate::controller) present: Arc<References>,
+}
+
+/// All known VendorTokens. Scopes are those of [`Mirror`].
+pub(in crate::controller) struct Objects {
+    /// The objects that can be read. kube's applier takes them from a store of its own kind and from no other.
+    store: Store<VendorToken>,
+    inner: Mutex<Inner>,
+    metrics: Metrics,
+}
+
+struct Inner {
+    mirror: Mirror<Known>,
+    references: ReferenceIndex,
+    /// How many objects cannot be read.
+    unreadable: usize,
+    /// Writes the store, in step with the mirror. Lists of several namespaces are merged in the mirror: the store sees
+    /// single changes only.
+    writer: Writer<VendorToken>,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Objects")
+            .field("known", &self.store.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Objects {
+    /// No objects. Those that cannot be read are counted in `metrics`.
+    pub(in crate::controller) fn new(metrics: Metrics) -> Self {
+        let mut writer = Writer::default();
+        empty(&mut writer);
+        Self {
+            store: writer.as_reader(),
+            inner: Mutex::new(Inner {
+                mirror: Mirror::default(),
+                references: ReferenceIndex::default(),
+                unreadable: 0,
+                writer,
+            }),
+            metrics,
+        }
+    }
+
+    /// All objects that can be read.
+    pub(in crate::controller) fn all(&self) -> Vec<Arc<VendorToken>> {
+        self.store.state()
+    }
+
+    /// Finds an object; `None` for one that cannot be read.
+    pub(in crate::controller) fn get(&self, object: &ObjectKey) -> Option<Arc<VendorToken>> {
+        self.store.get(&object_ref(object))
+    }
+
+    /// The store, for kube's applier.
+    pub(in crate::controller) fn store(&self) -> Store<VendorToken> {
+        self.store.clone()
+    }
+
+    /// Forgets everything.
+    pub(in crate::controller) fn clear(&self) {
+        let mut inner = lock(&self.inner);
+        inner.mirror.clear();
+        inner.references = ReferenceIndex::default();
+        inner.unreadable = 0;
+        empty(&mut inner.writer);
+    }
+
+    /// Takes an object of an event or of an answer. `None` where it is not newer than the known one, or was deleted.
+    pub(in crate::controller) fn put(&self, token: VendorToken) -> Option<Change> {
+        self.take(None, token)
+    }
+
+    /// Takes an object of the present list of `scope`. `None` where it is known; see [`Mirror::put_listed`].
+    pub(in crate::controller) fn put_listed(&self, scope: &str, token: VendorToken) -> Option<Change> {
+        self.take(Some(scope), token)
+    }
+
+    fn take(&self, scope: Option<&str>, mut token: VendorToken) -> Option<Change> {
+        slim(&mut token.metadata);
+        let object = key_of(&token);
+        let (namespace, name) = (&object.namespace, &object.name);
+        let known = Known::readable(&token);
+        let present = known.references.clone()?;
+        let mut inner = lock(&self.inner);
+        let before = inner.mirror.get(namespace, name).cloned();
+        let is_news = match scope {
+            Some(scope) => inner.mirror.put_listed(scope, namespace, name, known),
+            None => inner.mirror.put(namespace, name, known),
+        };
+        if !is_news {
+            return None;
+        }
+        let mut former = before.as_ref().and_then(|known| known.references.clone());
+        if let Some(former) = &former {
+            inner.references.remove(&object, former);
+        }
+        inner.references.add(&object, &present);
+        inner.writer.apply_watcher_event(&Event::Apply(token));
+        if before.is_some_and(|known| !known.readable) {
+            former = None;
+            inner.unreadable -= 1;
+            self.metrics.undecodable_objects(inner.unreadable);
+        }
+        Some(Change { former, present })
+    }
+
+    /// Takes an object that does not fit the schema: of the present list of `scope`, or of an event. False where that
+    /// is known.
+    pub(in crate::controller) fn put_unreadable(&self, scope: Option<&str>, object: &ObjectKey) -> bool {
+        let (namespace, name) = (&object.namespace, &object.name);
+        let mut inner = lock(&self.inner);
+        let before = inner.mirror.get(namespace, name).cloned();
+        let is_news = before.as_ref().is_none_or(|known| known.readable);
+        inner
+            .mirror
+            .replace(scope, namespace, name, Known::unreadable(before));
+        if is_news {
+            self.remove_from_store(&mut inner, object);
+            inner.unreadable += 1;
+            self.metrics.undecodable_objects(inner.unreadable);
+        }
+        is_news
+    }
+
+    /// Takes the deletion of an object, and gives its last references. `None` where a newer object is known, or none.
+    pub(in crate::controller) fn remove(&self, token: &VendorToken) -> Option<Arc<References>> {
+        let object = key_of(token);
+        let version = token.resource_version().unwrap_or_default();
+        let mut inner = lock(&self.inner);
+        let known = inner.mirror.remove(&object.namespace, &object.name, &version)?;
+        self.gone(&mut inner, &object, known)
+    }
+
+    /// Takes the deletion of an object that does not fit the schema, and gives the last references where any are known.
+    pub(in crate::controller) fn remove_unreadable(&self, object: &ObjectKey) -> Option<Arc<References>> {
+        let mut inner = lock(&self.inner);
+        let known = inner.mirror.forget(&object.namespace, &object.name)?;
+        self.gone(&mut inner, object, known)
+    }
+
+    /// Begins a list of `scope`.
+    pub(in crate::controller) fn begin_list(&self, scope: &str) {
+        lock(&self.inner).mirror.begin_list(scope);
+    }
+
+    /// Ends the list of `scope`, and gives the objects that are gone with their last references.
+    pub(in crate::controller) fn end_list(&self, scope: &str) -> Vec<(ObjectKey, Arc<References>)> {
+        let mut inner = lock(&self.inner);
+        let gone = inner.mirror.end_list(scope);
+        gone.into_iter()
+            .filter_map(|(namespace, name, known)| {
+                let object = ObjectKey { namespace, name };
+                let references = self.gone(&mut inner, &object, known)?;
+                Some((object, references))
+            })
+            .collect()
+    }
+
+    /// True for a scope with a complete list.
+    pub(in crate::controller) fn is_listed(&self, scope: &str) -> bool {
+        lock(&self.inner).mirror.is_listed(scope)
+    }
+
+    /// The VendorTokens that name this Secret.
+    pub(in crate::controller) fn referrers(&self, namespace: &str, secret: &str) -> Vec<ObjectKey> {
+        lock(&self.inner).references.referrers(namespace, secret)
+    }
+
+    /// The first VendorToken other than `me` that reads this Secret.
+    pub(in crate::controller) fn reader_of(&self, me: &ObjectKey, secret: &str) -> Option<String> {
+        lock(&self.inner).references.reader_of(me, secret)
+    }
+
+    /// The VendorTokens other than `me` with this Secret as their target, and their creation times.
+    pub(in crate::controller) fn rivals(
+        &self,
+        me: &ObjectKey,
+        secret: &str,
+    ) -> Vec<(String, Option<Timestamp>)> {
+        lock(&self.inner).references.rivals(me, secret)
+    }
+
+    /// Takes an object out of store and index whose record was removed.
+    fn gone(&self, inner: &mut Inner, object: &ObjectKey, known: Known) -> Option<Arc<References>> {
+        if known.readable {
+            self.remove_from_store(inner, object);
+        } else {
+            inner.unreadable -= 1;
+            self.metrics.undecodable_objects(inner.unreadable);
+        }
+        let references = known.references?;
+        inner.references.remove(object, &references);
+        Some(references)
+    }
+
+    fn remove_from_store(&self, inner: &mut Inner, object: &ObjectKey) {
+        if let Some(token) = self.get(object) {
+            inner.writer.apply_watcher_event(&Event::Delete((*token).clone()));
+        }
+    }
+}
+
+fn empty(writer: &mut Writer<VendorToken>) {
+    writer.apply_watcher_event(&Event::Init);
+    writer.apply_watcher_event(&Event::InitDone);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn token(name: &str, version: &str) -> VendorToken {
+        serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": name, "namespace": "a", "uid": name, "resourceVersion": version },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "target": { "name": "t" } },
+        }))
+        .unwrap()
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        key_of(&token(name, "0"))
+    }
+
+    fn version(objects: &Objects, name: &str) -> Option<String> {
+        objects.get(&key(name))?.resource_version()
+    }
+
+    /// How many of target and source of the VendorToken `x` are in the index.
+    fn claims(objects: &Objects) -> usize {
+        let rival = key("rival");
+        objects.rivals(&rival, "t").len() + objects.reader_of(&rival, "c").iter().len()
+    }
+
+    fn objects() -> Objects {
+        let objects = Objects::new(Metrics::new());
+        assert!(objects.put(token("x", "1")).is_some());
+        objects
+    }
+
+    fn undecodable(objects: &Objects) -> Option<String> {
+        let text = objects.metrics.encode().unwrap();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix("vendortoken_undecodable_objects "));
+        value.map(str::to_owned)
+    }
+
+    #[test]
+    fn the_store_follows_the_mirror() {
+        let objects = objects();
+        assert!(objects.put(token("x", "2")).is_some());
+        assert!(objects.put(token("x", "1")).is_none());
+        assert_eq!(version(&objects, "x").as_deref(), Some("2"));
+        assert!(objects.remove(&token("x", "3")).is_some());
+        assert_eq!((version(&objects, "x"), claims(&objects)), (None, 0));
+    }
+
+    #[test]
+    fn an_object_that_is_in_no_list_any_more_names_nothing() {
+        let objects = objects();
+        objects.begin_list("a");
+        let gone = objects.end_list("a");
+        assert_eq!(gone.len(), 1);
+        assert_eq!(gone[0].0, key("x"));
+        assert_eq!((version(&objects, "x"), claims(&objects)), (None, 0));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_keeps_what_it_names() {
+        let objects = objects();
+        assert!(objects.put_unreadable(None, &key("x")));
+        assert!(!objects.put_unreadable(None, &key("x")), "that is known");
+        objects.begin_list("a");
+        objects.put_unreadable(Some("a"), &key("x"));
+        assert!(objects.end_list("a").is_empty());
+        assert_eq!((version(&objects, "x"), claims(&objects)), (None, 2));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_names_nothing_when_it_is_gone() {
+        let objects = objects();
+        objects.put_unreadable(None, &key("x"));
+        assert!(objects.remove_unreadable(&key("x")).is_some());
+        assert_eq!(claims(&objects), 0);
+        assert!(objects.remove_unreadable(&key("x")).is_none());
+    }
+
+    #[test]
+    fn an_object_that_can_be_read_again_is_worked_on_again() {
+        let objects = objects();
+        objects.put_unreadable(None, &key("x"));
+        assert!(objects.put(token("x", "2")).is_some());
+        assert_eq!(version(&objects, "x").as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn objects_that_cannot_be_read_are_counted_until_they_can_be_or_are_gone() {
+        let objects = objects();
+        for name in ["x", "y", "z"] {
+            objects.put_unreadable(None, &key(name));
+        }
+        assert_eq!(undecodable(&objects).as_deref(), Some("3"));
+        objects.put(token("x", "2"));
+        assert_eq!(undecodable(&objects).as_deref(), Some("2"));
+        objects.remove_unreadable(&key("y"));
+        assert_eq!(undecodable(&objects).as_deref(), Some("1"));
+        objects.begin_list("a");
+        objects.end_list("a");
+        assert_eq!(undecodable(&objects).as_deref(), Some("0"));
+    }
+}

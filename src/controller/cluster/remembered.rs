@@ -1,0 +1,270 @@
+//! The memory of each VendorToken between reconciles.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock::{Moment, Now, Timeline};
+use crate::fingerprint::{Account, Fingerprint, KnownInputs};
+use crate::grants::{Grants, ObjectKey};
+use crate::metrics::Metrics;
+use crate::policy::{Problem, PublishBlock};
+use crate::sync::lock;
+
+/// The credentials that a VendorToken was last seen to have.
+#[derive(Clone, Debug)]
+pub(in crate::controller) struct KnownCredentials {
+    /// `uid/resourceVersion` of the Secrets that were read.
+    pub(in crate::controller) version: String,
+    pub(in crate::controller) known: KnownInputs,
+    pub(in crate::controller) fingerprint: Fingerprint,
+    pub(in crate::controller) account: Option<Account>,
+}
+
+/// The wait after a failed write of a target.
+#[derive(Clone, Debug)]
+pub(in crate::controller) struct PublishBackoff {
+    pub(in crate::controller) problem: Problem,
+    pub(in crate::controller) ends: Moment,
+    /// Failures in a row.
+    pub(in crate::controller) count: i32,
+    /// The generation and the target's version of the failed write: a change of either ends the wait.
+    pub(in crate::controller) generation: Option<i64>,
+    pub(in crate::controller) target_version: Option<String>,
+}
+
+impl PublishBackoff {
+    /// The block that a decision depends on, with its end by the wall clock.
+    pub(in crate::controller) fn block(&self, now: &Now) -> PublishBlock {
+        PublishBlock {
+            problem: self.problem.clone(),
+            next_attempt: now.wall_at(self.ends),
+        }
+    }
+}
+
+/// The first look of this process at the token in a target.
+#[derive(Clone, Copy, Debug)]
+struct FirstLook {
+    /// The token's issue, by which it is known again.
+    issued: Timestamp,
+    at: Moment,
+    /// A token that was issued in the future bears the trace of a step of the clock before this look.
+    ahead: SignedDuration,
+}
+
+impl FirstLook {
+    fn set_back(&self, timeline: &Timeline) -> SignedDuration {
+        self.ahead.saturating_add(timeline.set_back_since(self.at))
+    }
+}
+
+/// The record of one VendorToken.
+#[derive(Debug, Default)]
+struct Record {
+    first_look: Option<FirstLook>,
+    credentials: Option<KnownCredentials>,
+    publish_backoff: Option<PublishBackoff>,
+}
+
+/// The records of all VendorTokens. They outlast a change of the leader. To forget an object drops its record here, its
+/// part in the book of grants, and its metrics.
+pub(in crate::controller) struct Remembered {
+    records: Mutex<HashMap<ObjectKey, Record>>,
+    grants: Arc<Grants>,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for Remembered {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Remembered")
+            .field("objects", &lock(&self.records).len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Remembered {
+    /// No records.
+    pub(in crate::controller) fn new(grants: Arc<Grants>, metrics: Metrics) -> Self {
+        Self {
+            records: Mutex::default(),
+            grants,
+            metrics,
+        }
+    }
+
+    pub(in crate::controller) fn credentials(&self, object: &ObjectKey) -> Option<KnownCredentials> {
+        lock(&self.records).get(object)?.credentials.clone()
+    }
+
+    pub(in crate::controller) fn set_credentials(
+        &self,
+        object: &ObjectKey,
+        credentials: Option<KnownCredentials>,
+    ) {
+        self.record(object, |record| record.credentials = credentials);
+    }
+
+    pub(in crate::controller) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
+        lock(&self.records).get(object)?.publish_backoff.clone()
+    }
+
+    pub(in crate::controller) fn set_publish_backoff(
+        &self,
+        object: &ObjectKey,
+        backoff: Option<PublishBackoff>,
+    ) {
+        self.record(object, |record| record.publish_backoff = backoff);
+    }
+
+    /// How far the clock was set back since the token that was issued at `issued` came, as far as this process can know.
+    pub(in crate::controller) fn set_back(
+        &self,
+        object: &ObjectKey,
+        issued: Timestamp,
+        timeline: &Timeline,
+    ) -> SignedDuration {
+        let now = timeline.now();
+        let mut records = lock(&self.records);
+        let record = records.entry(object.clone()).or_default();
+        let known = record.first_look.filter(|look| look.issued == issued);
+        let look = *record.first_look.insert(known.unwrap_or(FirstLook {
+            issued,
+            at: now.moment,
+            ahead: issued.duration_since(now.wall()).max(SignedDuration::ZERO),
+        }));
+        drop(records);
+        look.set_back(timeline)
+    }
+
+    /// The same where this process has looked at that token before, and zero where it has not.
+    pub(in crate::controller) fn known_set_back(
+        &self,
+        object: &ObjectKey,
+        issued: Timestamp,
+        timeline: &Timeline,
+    ) -> SignedDuration {
+        let look = lock(&self.records)
+            .get(object)
+            .and_then(|record| record.first_look);
+        look.filter(|look| look.issued == issued)
+            .map_or(SignedDuration::ZERO, |look| look.set_back(timeline))
+    }
+
+    fn record(&self, object: &ObjectKey, change: impl FnOnce(&mut Record)) {
+        change(lock(&self.records).entry(object.clone()).or_default());
+    }
+
+    /// Forgets an object.
+    pub(in crate::controller) fn forget(&self, object: &ObjectKey) {
+        lock(&self.records).remove(object);
+        self.grants.forget(object);
+        self.metrics.object_removed(&object.namespace, &object.name);
+    }
+
+    /// Forgets the objects that do not exist.
+    pub(in crate::controller) fn forget_unless(&self, exists: impl Fn(&ObjectKey) -> bool) {
+        let known: Vec<_> = lock(&self.records).keys().cloned().collect();
+        for object in known.iter().filter(|object| !exists(object)) {
+            self.forget(object);
+        }
+        self.grants.forget_unless(exists);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::names::Reason;
+    use crate::clock::{Clock, TokioClock};
+    use crate::controller::fake;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_holds_up_no_write_of_a_target() {
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let backoff = PublishBackoff {
+            problem: Problem::new(Reason::ApiDenied, "no"),
+            ends: timeline.now().moment + Duration::from_secs(60),
+            count: 1,
+            generation: None,
+            target_version: None,
+        };
+        for step in [0, -3600] {
+            clock.step(SignedDuration::from_secs(step));
+            let next = backoff.block(&timeline.now()).next_attempt;
+            assert_eq!(next.duration_since(clock.now()).as_secs(), 60, "{step}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_steps_since_the_first_look_are_taken_off_a_token() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let step = async |seconds| {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            clock.step(SignedDuration::from_secs(seconds));
+            timeline.now();
+        };
+        let (remembered, object) = (&context.remembered, fake::object());
+        step(-3600).await;
+        let issued = clock.now();
+        assert_eq!(
+            remembered.known_set_back(&object, issued, &timeline),
+            SignedDuration::ZERO
+        );
+        for (seconds, expected) in [(0, 0), (-240, 240), (90_000, 240), (-60, 300)] {
+            step(seconds).await;
+            let set_back = remembered.set_back(&object, issued, &timeline);
+            assert_eq!(set_back.as_secs(), expected, "after a step of {seconds} s");
+            assert_eq!(remembered.known_set_back(&object, issued, &timeline), set_back);
+        }
+        let next = clock.now();
+        assert_eq!(
+            remembered.set_back(&object, next, &timeline),
+            SignedDuration::ZERO,
+            "another token"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_issued_in_the_future_stays_set_back_by_as_much() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let issued = clock.now() + SignedDuration::from_secs(240);
+        for _ in 0..6 {
+            let set_back = context.remembered.set_back(&fake::object(), issued, &timeline);
+            assert_eq!(set_back.as_secs(), 240);
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_object_leaves_nothing_behind() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let object = fake::object();
+        let credentials = KnownCredentials {
+            version: "v".to_owned(),
+            known: KnownInputs {
+                parameters: String::new(),
+                sources: String::new(),
+            },
+            fingerprint: Fingerprint::from_bytes([1; 16]),
+            account: None,
+        };
+        let remembered = &context.remembered;
+        remembered.set_credentials(&object, Some(credentials));
+        assert!(fake::ask(&context, &object).is_some());
+        remembered.forget_unless(|_| true);
+        assert!(remembered.credentials(&object).is_some());
+        remembered.forget_unless(|_| false);
+        assert!(remembered.credentials(&object).is_none());
+        assert_eq!(context.grants.waits_since(&object), None);
+    }
+}

@@ -1,0 +1,314 @@
+//! The steps of one reconcile: gather, decide, act, record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+
+use crate::api::VendorToken;
+use crate::controller::cluster::objects::key_of;
+use crate::controller::context::Context;
+use crate::controller::reconcile::ask::{Asked, ask};
+use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::publish::{Published, publish, repair};
+use crate::controller::reconcile::record::{Outcome, record};
+use crate::controller::reconcile::view::View;
+use crate::error_text::with_causes;
+use crate::policy::{self, Decision, decide};
+use crate::text;
+use crate::times::later;
+
+/// The most steps of one reconcile. No object needs more: read, publish, look again, wait.
+const MOST_STEPS: usize = 6;
+
+/// Reconciles `token`, and gives the time of the next look.
+///
+/// # Errors
+/// When the API server did not answer as it should. What is known by then is in the status.
+pub(in crate::controller) async fn reconcile(
+    token: Arc<VendorToken>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    let Some(key) = context.key() else {
+        return Ok(Action::requeue(Duration::from_secs(1)));
+    };
+    let mut view = View::gather(token, key, &context).await?;
+    let result = go_through(&mut view, &context).await;
+    if context.objects.get(&view.object).is_none() {
+        // It was deleted meanwhile.
+        context.remembered.forget(&view.object);
+    }
+    result
+}
+
+async fn go_through(view: &mut View, context: &Arc<Context>) -> Result<Action, Error> {
+    match act(view, context).await {
+        Ok(outcome) => record(view, &outcome, context).await,
+        Err(error) => {
+            // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot
+            // be read.
+            let nothing = Outcome {
+                until: None,
+                asked: None,
+            };
+            if let Err(error) = record(view, &nothing, context).await {
+                tracing::debug!(object = %view.object, error = with_causes(&error), "nor could the status be written");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn act(view: &mut View, context: &Arc<Context>) -> Result<Outcome, Error> {
+    for _ in 0..MOST_STEPS {
+        let decision = decide(&view.observed(context));
+        tracing::trace!(object = %view.object, ?decision, "decided");
+        match decision {
+            Decision::Nothing => {
+                context.grants.withdraw(&view.object);
+                return Ok(Outcome {
+                    until: None,
+                    asked: None,
+                });
+            }
+            Decision::Wait { until } => {
+                let is_blocked = matches!(view.target, policy::Target::Blocked(_));
+                if view.token.spec.suspend || view.checked.is_err() || is_blocked {
+                    context.grants.withdraw(&view.object);
+                }
+                // The record of an attempt that is under way makes the decision wait; it is asking all the same.
+                let asked = context.grants.waits_since(&view.object);
+                return Ok(Outcome { until, asked });
+            }
+            Decision::ReadCredentials => view.read_credentials(context).await?,
+            Decision::Publish => {
+                let Some(token) = context.grants.token(&view.object) else {
+                    continue;
+                };
+                let due = due_before(view, token.issued);
+                match publish(view, &token, context).await? {
+                    Published::Written => {
+                        if let Some(due) = due {
+                            let lateness = context.timeline.now().wall().duration_since(due);
+                            context
+                                .metrics
+                                .refreshed(Duration::try_from(lateness).unwrap_or_default());
+                        }
+                    }
+                    Published::Conflict | Published::Refused => {}
+                }
+            }
+            Decision::Repair => {
+                repair(view, context).await?;
+            }
+            Decision::Issue => match ask(view, context).await? {
+                Asked::Waiting(since) => {
+                    return Ok(Outcome {
+                        until: None,
+                        asked: Some(since),
+                    });
+                }
+                Asked::NeedsCredentials => view.read_credentials(context).await?,
+                Asked::Changed => break,
+            },
+        }
+    }
+    // The target changes with each look: it is left alone for a moment.
+    Ok(Outcome {
+        until: Some(later(context.timeline.now().wall(), 1)),
+        asked: None,
+    })
+}
+
+/// The due time of the token in the target, where a token that was issued at `issued` refreshes it. `None` where it is
+/// that same token, written once more.
+fn due_before(view: &View, issued: Timestamp) -> Option<Timestamp> {
+    let (
+        policy::Target::Ours {
+            stored: Some(stored), ..
+        },
+        Ok(checked),
+    ) = (&view.target, &view.checked)
+    else {
+        return None;
+    };
+    (issued > stored.issued).then(|| stored.due(checked.refresh))
+}
+
+/// Logs the error of a reconcile, and gives the time of another try.
+pub(in crate::controller) fn after_error(token: &VendorToken, error: &Error) -> Action {
+    let object = key_of(token);
+    tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
+    // By name, so that many objects do not return together after an outage.
+    let spread = text::spread(&object.to_string());
+    Action::requeue(Duration::from_millis(5000 + spread % 5000))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::cluster::secret_record;
+    use crate::controller::fake;
+
+    /// A token in the target that has just expired, and a status that still calls it ready.
+    fn expired(context: &Context) -> Arc<VendorToken> {
+        stored(context, -1, false)
+    }
+
+    /// A token in the target that ends in as many seconds, and a status that calls it ready.
+    fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
+        let now = context.timeline.now().wall();
+        let ended = later(now, ends_in).to_string();
+        let begun = later(now, -3600).to_string();
+        let token: VendorToken = serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "suspend": suspend },
+            "status": { "observedGeneration": 1, "expirationTime": ended, "conditions": [{ "type": "Ready",
+                "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun }] },
+        }))
+        .unwrap();
+        let inputs = format!(
+            "{}.{}.{}.{}.07",
+            "0".repeat(8),
+            "1".repeat(32),
+            "2".repeat(8),
+            "3".repeat(32)
+        );
+        let secret = |name: &str, rest: Value| {
+            let mut metadata = json!({ "name": name, "namespace": "a", "uid": name, "resourceVersion": "4" });
+            metadata
+                .as_object_mut()
+                .unwrap()
+                .extend(rest.as_object().unwrap().clone());
+            secret_record::read(&serde_json::from_value(metadata).unwrap()).unwrap()
+        };
+        context.secrets.begin_list("");
+        context.secrets.put("a", "c", secret("c", json!({})));
+        let target = json!({
+            "labels": { "vendortoken.io/name": "t" },
+            "annotations": { "vendortoken.io/issued-time": begun, "vendortoken.io/expiration-time": ended,
+                "vendortoken.io/inputs": inputs },
+            "managedFields": [{ "manager": "vendor-token-operator", "operation": "Apply", "apiVersion": "v1",
+                "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": {
+                    "f:labels": { "f:vendortoken.io/name": {} },
+                    "f:annotations": { "f:vendortoken.io/issued-time": {}, "f:vendortoken.io/expiration-time": {},
+                        "f:vendortoken.io/inputs": {} } } } }],
+        });
+        context.secrets.put("a", "t", secret("t", target));
+        context.secrets.end_list("");
+        context.objects.put(token.clone());
+        Arc::new(token)
+    }
+
+    #[tokio::test]
+    async fn a_token_past_its_expiry_is_not_left_ready_when_its_credentials_cannot_be_read() {
+        let (context, writes, mut triggered) = fake::context(|sent| answered(sent, 1));
+        let token = expired(&context);
+        assert!(matches!(
+            reconcile(token, Arc::clone(&context)).await,
+            Err(Error::ReadSecret { .. })
+        ));
+        let writes = writes.lock().unwrap();
+        assert_eq!(writes.len(), 1);
+        let ready = &writes[0]["conditions"][0];
+        assert_eq!(
+            (&ready["type"], &ready["status"]),
+            (&json!("Ready"), &json!("False"))
+        );
+        assert_eq!(ready["reason"], "TokenExpired");
+        assert!(triggered.try_recv().is_err(), "the answer told nothing new");
+    }
+
+    /// The object as it is after the write of a status, with a spec of this generation.
+    fn answered(sent: Value, generation: i64) -> Value {
+        let mut object = sent;
+        object["metadata"]["namespace"] = json!("a");
+        object["metadata"]["generation"] = json!(generation);
+        object["metadata"]["resourceVersion"] = json!("9");
+        object["spec"] = json!({ "vendor": "Mapiq", "credentialsSecretRef": { "name": "other" } });
+        object
+    }
+
+    #[tokio::test]
+    async fn an_edit_that_came_just_before_a_status_write_is_reconciled() {
+        let (context, _, mut triggered) = fake::context(|sent| answered(sent, 2));
+        let token = expired(&context);
+        let object = key_of(&token);
+        assert!(reconcile(token, Arc::clone(&context)).await.is_err());
+        // The watch brings both changes, and neither is newer than the known object.
+        let mut seen = (*context.objects.get(&object).unwrap()).clone();
+        seen.metadata.resource_version = Some("8".to_owned());
+        assert!(context.objects.put(seen).is_none());
+        assert_eq!(triggered.try_recv(), Ok(object));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_lives_for_a_year_is_looked_at_again_in_five_minutes() {
+        let (context, _, _) = fake::context(|sent| answered(sent, 1));
+        let token = stored(&context, 400 * 86_400, true);
+        let action = reconcile(token, Arc::clone(&context)).await.unwrap();
+        assert_eq!(action, Action::requeue(Duration::from_secs(300)));
+    }
+
+    /// The result and the written binding, where the status names another target than the spec, and the API server
+    /// refuses to read that one.
+    async fn renamed(refusal: u16) -> (Result<Action, Error>, Value) {
+        let (context, writes, _) = fake::context_without_secrets(refusal, |sent| answered(sent, 1));
+        let mut token = (*stored(&context, 3600, true)).clone();
+        token.status.as_mut().unwrap().binding = Some(crate::api::Binding {
+            name: "former".to_owned(),
+        });
+        token.metadata.resource_version = Some("6".to_owned());
+        context.objects.put(token.clone());
+        let result = reconcile(Arc::new(token), context).await;
+        let binding = writes.lock().unwrap()[0]["binding"]["name"].clone();
+        (result, binding)
+    }
+
+    #[tokio::test]
+    async fn a_former_target_that_may_not_be_read_holds_up_no_status() {
+        let (result, binding) = renamed(403).await;
+        assert!(result.is_ok(), "{result:?}");
+        assert_eq!(binding, "t");
+    }
+
+    #[tokio::test]
+    async fn a_former_target_that_could_not_be_read_is_named_until_it_can_be() {
+        let (result, binding) = renamed(500).await;
+        assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
+        assert_eq!(binding, "former");
+    }
+
+    #[tokio::test]
+    async fn a_token_past_its_expiry_is_not_left_ready_when_its_target_cannot_be_read() {
+        let (context, writes, _) = fake::context(|sent| answered(sent, 1));
+        let token = expired(&context);
+        context.secrets.lose("");
+        let _ = reconcile(token, context).await;
+        let writes = writes.lock().unwrap();
+        let ready = &writes[0]["conditions"][0];
+        assert_eq!(
+            (&ready["status"], &ready["reason"]),
+            (&json!("False"), &json!("ApiDenied"))
+        );
+        let message = ready["message"].as_str().unwrap();
+        assert!(
+            message.contains("failed to decrypt") && message.contains("expired"),
+            "{message}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_good_token_stays_ready_while_its_target_cannot_be_read_for_a_moment() {
+        let (context, writes, _) = fake::context(|sent| answered(sent, 1));
+        let token = stored(&context, 3600, false);
+        context.secrets.lose("");
+        let result = reconcile(token, context).await;
+        assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
+        assert_eq!(*writes.lock().unwrap(), Vec::<Value>::new());
+    }
+}
