@@ -1,4 +1,4 @@
-//! The process's clock: one steady timeline inside, the time of day at the border, and a list of the wall clock's steps.
+//! The process's clock: a steady timeline inside, the time of day at the border, and a list of the wall clock's steps.
 //!
 //! May use: `sync`.
 //!
@@ -21,7 +21,8 @@ use crate::sync::lock;
 pub trait Clock: Send + Sync + Debug {
     /// The time of day, which may be stepped.
     fn now(&self) -> Timestamp;
-    /// The time since some fixed point. Nothing steps it, and it goes on while the machine sleeps.
+    /// The time since a fixed point in the past. No step of the wall clock moves it, and it goes on while the machine
+    /// sleeps (on Linux: CLOCK_BOOTTIME, see clock_gettime(2)). Zero where the clock cannot be read.
     fn steady(&self) -> Duration {
         // CLOCK_MONOTONIC stands still while a Linux machine sleeps, CLOCK_BOOTTIME does not.
         #[cfg(target_os = "linux")]
@@ -42,7 +43,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that starts at a given time and moves with tokio's clock, which a test pauses and advances.
+/// A clock for tests: it starts at a given time and moves with tokio's clock, which a test pauses and advances.
 #[derive(Debug)]
 pub struct TokioClock {
     base: Timestamp,
@@ -54,7 +55,7 @@ pub struct TokioClock {
 }
 
 impl TokioClock {
-    /// A clock that shows `base` now. Call it inside a tokio runtime where tokio's time may be paused.
+    /// Gives a clock that shows `base` now. Call it inside the tokio runtime whose time is paused.
     pub fn new(base: Timestamp) -> Self {
         Self {
             base,
@@ -64,7 +65,7 @@ impl TokioClock {
         }
     }
 
-    /// Sets the time of day ahead by `step` (negative: back), as an NTP correction does. No timer moves.
+    /// Sets the time of day ahead by `step` (negative: back), as a correction by NTP does. No timer moves.
     pub fn step(&self, step: SignedDuration) {
         self.stepped.fetch_add(nanoseconds(step), Ordering::Relaxed);
     }
@@ -100,7 +101,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// A point on the process's timeline.
+/// A point on the timeline of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(SignedDuration);
 
@@ -111,7 +112,7 @@ impl Moment {
         Self(SignedDuration::from_secs(second))
     }
 
-    /// The time since `earlier`; zero where that is later.
+    /// The time from `earlier` to this moment; zero where `earlier` is the later one.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::try_from(self - earlier).unwrap_or_default()
     }
@@ -120,7 +121,7 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Self;
 
-    /// Saturates.
+    /// The moment `duration` later. Saturates.
     fn add(self, duration: Duration) -> Self {
         let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self(self.0.saturating_add(duration))
@@ -130,7 +131,7 @@ impl Add<Duration> for Moment {
 impl Sub<Duration> for Moment {
     type Output = Self;
 
-    /// Saturates.
+    /// The moment `duration` earlier. Saturates.
     fn sub(self, duration: Duration) -> Self {
         let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self(self.0.saturating_sub(duration))
@@ -140,18 +141,18 @@ impl Sub<Duration> for Moment {
 impl Sub for Moment {
     type Output = SignedDuration;
 
-    /// Negative where `other` is later. Saturates.
+    /// The time from `other` to this moment, negative where `other` is the later one. Saturates.
     fn sub(self, other: Self) -> SignedDuration {
         self.0.saturating_sub(other.0)
     }
 }
 
-/// One reading of the clock: the present moment, and what the wall clock shows.
+/// One reading of both clocks: the present moment, and the time of day.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// The present moment.
     pub moment: Moment,
-    /// What the wall clock, as it goes now, showed at the timeline's start.
+    /// The time of day at the timeline's start, by the wall clock as it goes now.
     origin: Timestamp,
 }
 
@@ -161,7 +162,7 @@ impl Now {
         self.wall_at(self.moment)
     }
 
-    /// The time of day at `moment`, as the wall clock goes now.
+    /// The time of day at `moment`, by the wall clock as it goes now. Saturates.
     pub fn wall_at(&self, moment: Moment) -> Timestamp {
         let limit = if moment.0.is_negative() {
             Timestamp::MIN
@@ -171,26 +172,27 @@ impl Now {
         self.origin.saturating_add(moment.0).unwrap_or(limit)
     }
 
-    /// The moment at which the wall clock, as it goes now, shows `time`.
+    /// The moment at which the wall clock shows `time`, as it goes now.
     pub fn moment_at(&self, time: Timestamp) -> Moment {
         Moment(time.duration_since(self.origin))
     }
 }
 
-/// The wall clock was set, by more than it drifts.
+/// A step of the wall clock: it was set, by more than it drifts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
     seen: Moment,
-    /// Negative: back.
+    /// Negative where the clock was set back.
     by: SignedDuration,
 }
 
-/// The wall clock may differ by less from the steady one without having been set.
+/// A smaller difference between the wall clock and the steady clock is drift, and no step.
 const DRIFT_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
-/// The oldest steps of more are forgotten.
+/// Steps that are kept at most; the oldest are dropped first.
 const MOST_STEPS: usize = 256;
-/// Two readings that lie farther apart do not show one moment.
+/// The longest time between two readings that show one moment.
 const LONGEST_READING: Duration = Duration::from_millis(100);
+/// Attempts to read both clocks at one moment.
 const READINGS: usize = 3;
 
 /// The timeline of this process, and the steps that the wall clock has made beside it.
@@ -207,7 +209,7 @@ struct TimelineState {
 }
 
 impl Timeline {
-    /// The timeline begins at the steady clock's own zero.
+    /// Takes the clocks of the machine. The timeline begins at the zero of the steady clock.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let origin = origin_of(clock.now(), clock.steady());
         Self {
@@ -219,7 +221,7 @@ impl Timeline {
         }
     }
 
-    /// Reads the clock, and notes a step of the wall clock.
+    /// Reads both clocks, and adds a step of the wall clock since the last reading to the list.
     pub fn now(&self) -> Now {
         let mut state = lock(&self.inner);
         let (wall, steady) = self.read();
@@ -241,7 +243,8 @@ impl Timeline {
         }
     }
 
-    /// Both clocks at one moment: read again where the thread was held up in between, which would look like a step.
+    /// Reads both clocks at one moment. A thread that was held up between the two readings reads them again: the delay
+    /// would look like a step.
     fn read(&self) -> (Timestamp, Duration) {
         let mut steady = self.clock.steady();
         for _ in 0..READINGS {
@@ -255,14 +258,14 @@ impl Timeline {
         (self.clock.now(), steady)
     }
 
-    /// How far the wall clock was set ahead since `earlier`, all steps added up; negative where it was set back.
+    /// The sum of the wall clock's steps since `earlier`; negative where the steps back outweigh those ahead.
     pub fn stepped_since(&self, earlier: Moment) -> SignedDuration {
         self.steps_since(earlier)
             .fold(SignedDuration::ZERO, SignedDuration::saturating_add)
     }
 
-    /// How far the wall clock was set back since `earlier`. A step ahead takes nothing away: the times that were written
-    /// before may have been right.
+    /// The sum of the wall clock's steps back since `earlier`, as a positive duration. Steps ahead do not count: times
+    /// that were written before them may have been right.
     pub fn set_back_since(&self, earlier: Moment) -> SignedDuration {
         self.steps_since(earlier)
             .filter(SignedDuration::is_negative)
@@ -279,7 +282,7 @@ impl Timeline {
     }
 }
 
-/// What the wall clock shows or showed at the steady clock's zero.
+/// The time of day at the zero of the steady clock.
 fn origin_of(wall: Timestamp, steady: Duration) -> Timestamp {
     let steady = SignedDuration::try_from(steady).unwrap_or(SignedDuration::MAX);
     wall.saturating_sub(steady).unwrap_or(Timestamp::MIN)
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_is_time_that_has_passed_and_no_step() {
+    async fn a_sleep_of_the_machine_is_no_step() {
         let (clock, timeline) = timeline();
         let before = timeline.now().moment;
         clock.sleep(seconds(600));
@@ -355,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn steps_back_add_up_and_a_step_ahead_takes_nothing_away() {
+    async fn a_step_ahead_does_not_offset_steps_back() {
         let (clock, timeline) = timeline();
         let start = timeline.now().moment;
         for (step, set_back) in [(-240, 240), (90_000, 240), (-60, 300)] {

@@ -9,12 +9,12 @@ use crate::policy::ACCOUNT_WINDOW;
 
 /// Attempts count for this long.
 const WINDOW: Duration = ACCOUNT_WINDOW.unsigned_abs();
-/// At most this many in a quarter of an hour: below the five that lock an account by default.
+/// Attempts on one account within that time at most: fewer than the five that lock an account by default.
 const MOST_ATTEMPTS: usize = 3;
-/// A status shows an attempt by the whole second in which it was sent.
+/// The precision of a status, which shows an attempt by the whole second in which it was sent.
 const STATUS_PRECISION: Duration = Duration::from_secs(1);
 
-/// The attempts of the last quarter of an hour, by account, the oldest first.
+/// The attempts that count, by account, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Accounts(HashMap<Account, VecDeque<Attempt>>);
 
@@ -24,12 +24,13 @@ struct Attempt {
     at: Moment,
 }
 
+/// True while the attempt counts.
 fn counts(attempt: &Attempt, now: Moment) -> bool {
     now.since(attempt.at) < WINDOW
 }
 
 impl Accounts {
-    /// The moment from which another password may be tried; `None` means now.
+    /// The moment from which another password may be tried; `None` where one may be tried now.
     pub(super) fn free_at(&self, account: Account, now: Moment) -> Option<Moment> {
         let attempts = self
             .0
@@ -40,15 +41,15 @@ impl Accounts {
         Some(latest.at + WINDOW)
     }
 
-    /// Counts an attempt.
+    /// Counts an attempt at `at`, which may lie before others.
     pub(super) fn count(&mut self, account: Account, fingerprint: Fingerprint, at: Moment) {
         let attempts = self.0.entry(account).or_default();
         let place = attempts.partition_point(|other| other.at <= at);
         attempts.insert(place, Attempt { fingerprint, at });
     }
 
-    /// Counts `number` attempts of which the last was sent at `last`, as a status shows after a restart. When the others
-    /// were sent is not known, and just before is assumed. Counts nothing where the last one is known.
+    /// Counts `number` attempts (1 to 3) that a status shows after a restart, the last of them sent at `last`. The
+    /// times of the others are not known, and are taken to be just before. Counts nothing where the last one is known.
     pub(super) fn count_earlier(
         &mut self,
         account: Account,
@@ -68,25 +69,25 @@ impl Accounts {
         }
     }
 
-    /// The attempt that was counted at `reserved` is sent only now.
+    /// Moves the attempt that was counted at `reserved` to `now`, the moment at which it is sent.
     pub(super) fn sent(&mut self, account: Account, fingerprint: Fingerprint, reserved: Moment, now: Moment) {
         self.withdraw(account, fingerprint, reserved);
         self.count(account, fingerprint, now);
     }
 
-    /// The attempt that was counted at `at` is not made.
+    /// Takes back the attempt that was counted at `at`, because it is not made.
     pub(super) fn withdraw(&mut self, account: Account, fingerprint: Fingerprint, at: Moment) {
         if let Some(attempts) = self.0.get_mut(&account) {
             attempts.retain(|attempt| *attempt != Attempt { fingerprint, at });
         }
     }
 
-    /// The password was right: the vendor forgets the failures before it, and so may this process.
+    /// Forgets the attempts on an account after a success: the vendor counts anew from there, too.
     pub(super) fn succeeded(&mut self, account: Account) {
         self.0.remove(&account);
     }
 
-    /// Forgets what no longer counts.
+    /// Forgets the attempts that no longer count.
     pub(super) fn sweep(&mut self, now: Moment) {
         self.0.retain(|_, attempts| {
             attempts.retain(|attempt| counts(attempt, now));
@@ -134,11 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_is_known_is_not_counted_from_a_status() {
+    fn an_attempt_in_memory_is_not_counted_again_from_a_status() {
         let mut accounts = Accounts::default();
         accounts.count(account(), password(1), at(-40));
         accounts.count(account(), password(1), at(0) + Duration::from_millis(300));
-        // After standing by and leading again: the status has whole seconds, and the number of failures in a row.
+        // A status from a former term has whole seconds, and the number of failures in a row.
         accounts.count_earlier(account(), password(1), at(0), 2);
         assert_eq!(accounts.free_at(account(), at(1)), None);
         accounts.count_earlier(account(), password(2), at(0), 2);
@@ -146,13 +147,22 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_counts_from_when_it_was_sent_and_not_at_all_when_it_was_not() {
+    fn an_attempt_counts_from_the_moment_it_is_sent() {
         let mut accounts = Accounts::default();
         for number in 0..3 {
             accounts.count(account(), password(number), at(0));
         }
         for number in 0..3 {
             accounts.sent(account(), password(number), at(0), at(600));
+        }
+        assert_eq!(accounts.free_at(account(), at(901)), Some(at(1500)));
+    }
+
+    #[test]
+    fn an_attempt_that_is_not_made_does_not_count() {
+        let mut accounts = Accounts::default();
+        for number in 0..3 {
+            accounts.count(account(), password(number), at(600));
         }
         assert_eq!(accounts.free_at(account(), at(901)), Some(at(1500)));
         accounts.withdraw(account(), password(1), at(600));

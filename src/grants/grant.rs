@@ -1,4 +1,4 @@
-//! One grant: its users, who waits for it, its last token and its last failed attempt.
+//! One grant: its users, the objects that wait for it, its last token and its last failed attempt.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const OVERRIDE_EVERY: Duration = Duration::from_secs(15 * 60);
 /// A refresh request waits at most this long after the last token.
 const GAP_ON_REQUEST: Duration = Duration::from_secs(30);
 
-/// What is needed to ask a vendor.
+/// Everything that is needed to ask a vendor once.
 #[derive(Debug)]
 pub struct VendorCall {
     pub grant: Grant,
@@ -32,14 +32,16 @@ pub struct VendorCall {
     pub credentials: Credentials,
 }
 
-/// How far an attempt has come.
+/// The progress of an attempt.
 #[derive(Debug, Default)]
 pub(super) enum Phase {
     #[default]
     Idle,
-    /// It may be sent; the holder of the permit with this number records it first where it must.
+    /// The permit with this number is given out, and the request is not queued yet.
     Reserved(u64),
+    /// The request waits for its slot.
     Queued(Box<VendorCall>),
+    /// The request was sent, and has not ended.
     InFlight,
 }
 
@@ -55,16 +57,16 @@ pub(super) struct Waiter {
 pub(super) struct FailedAttempt {
     pub(super) class: FailureClass,
     pub(super) message: String,
-    /// When it was sent, as a status shows it.
+    /// The time at which it was sent, as a status shows it.
     pub(super) sent: Timestamp,
-    /// `None` when only a change may bring another.
+    /// The earliest moment of another attempt; `None` when only a change may bring one.
     pub(super) next_attempt: Option<Moment>,
-    /// Known from a status only, not seen by this process.
+    /// True when it is known from a status only, and this process has not seen the answer.
     pub(super) from_status: bool,
 }
 
 impl FailedAttempt {
-    /// A rejection that a status shows.
+    /// The rejection that a status shows.
     pub(super) fn rejection_in_status(failure: &PastFailure, now: &Now) -> Self {
         Self {
             class: FailureClass::Rejected,
@@ -83,41 +85,42 @@ pub(super) struct HeldToken {
     ends: Moment,
 }
 
-/// One grant.
+/// The book's record of one grant.
 #[derive(Debug, Default)]
 pub(super) struct GrantRecord {
     pub(super) users: HashSet<ObjectKey>,
     pub(super) waiters: HashMap<ObjectKey, Waiter>,
-    /// By object, the refresh request that the last attempt served.
+    /// The refresh request that the last attempt served, by object.
     pub(super) completed: HashMap<ObjectKey, String>,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) phase: Phase,
     pub(super) token: Option<HeldToken>,
     pub(super) failure: Option<FailedAttempt>,
-    /// Failures in a row.
+    /// The number of failures in a row.
     pub(super) failures: i32,
-    /// When the last request was sent.
+    /// The time at which the last request was sent.
     pub(super) sent: Option<Timestamp>,
-    /// When the last token came, also when it was the one before.
-    granted: Option<Moment>,
-    /// When the last attempt was sent, where it succeeded.
+    /// The moment at which the last token came, also when it was the same as the one before.
+    token_came: Option<Moment>,
+    /// The time at which the last attempt was sent, where it succeeded.
     succeeded: Option<Timestamp>,
     /// The account of this grant's credentials, at a vendor that locks accounts.
     pub(super) account: Option<Account>,
-    /// The attempt that is reserved or queued is counted against its account since this moment.
+    /// The moment by which the reserved or queued attempt is counted against its account.
     pub(super) counted: Option<Moment>,
-    /// The credentials have brought a token.
+    /// True when the credentials have brought a token.
     pub(super) proven: bool,
     /// The end of the pause that was taken over from a status.
     pub(super) seeded_pause: Option<Timestamp>,
-    /// Since when nobody uses it.
+    /// The moment at which its last user left.
     pub(super) unused_since: Option<Moment>,
-    /// When a refresh request last overrode a latch or a back-off.
+    /// The moment at which a refresh request last overrode a latch or a back-off.
     overridden: Option<Moment>,
 }
 
 impl GrantRecord {
-    /// Notes that `object` waits for the attempt, and gives the moment since when.
+    /// Notes that `object` waits for the attempt, and gives the moment since which it waits. `request` is the refresh
+    /// request that the attempt serves.
     pub(super) fn wait(&mut self, object: &ObjectKey, request: Option<&str>, now: Moment) -> Moment {
         let waiter = self.waiters.entry(object.clone()).or_insert(Waiter {
             since: now,
@@ -129,44 +132,45 @@ impl GrantRecord {
         waiter.since
     }
 
-    /// A refresh request overrides a latch or a back-off now.
+    /// Notes that a refresh request overrides a latch or a back-off now.
     pub(super) fn note_override(&mut self, now: Moment) {
         self.overridden = Some(now);
     }
 
-    /// Returns true if a request is reserved, queued or in flight.
+    /// True while a request is reserved, queued or in flight.
     pub(super) fn is_under_way(&self) -> bool {
         !matches!(self.phase, Phase::Idle)
     }
 
-    /// Returns true if a latch or a back-off holds.
+    /// True while a latch or a back-off holds.
     pub(super) fn is_held(&self, now: Moment) -> bool {
         let next = self.failure.as_ref().map(|failure| failure.next_attempt);
         next.is_some_and(|next| next.is_none_or(|next| now < next))
     }
 
-    /// Returns true if the last token came just now. It is kept for a moment when nobody uses it: an object that is
-    /// deleted and made again, or edited there and back, has it again, and asks for no other.
+    /// True during the shorter gap after the last token, while it is valid. A grant without users is kept that long: an
+    /// object that is deleted and made again, or edited there and back, gets the token without another request.
     pub(super) fn is_new(&self, now: &Now) -> bool {
         self.usable(now).is_some() && self.gap_ends(true, now.moment).is_some()
     }
 
-    /// The last token, while it is valid by the timeline and by the wall clock. Not where its issue lies ahead of a clock that was set back: its Secret would
-    /// count as one without a token.
+    /// The last token, while it is valid by the timeline and by the wall clock. `None` also where its issue lies ahead
+    /// of a clock that was set back: a target with it would count as one without a token.
     pub(super) fn usable(&self, now: &Now) -> Option<&Arc<AccessToken>> {
         let held = self.token.as_ref()?;
         let is_valid = now.moment < held.ends && now.wall() < held.token.expires;
         (is_valid && schedule::is_credible_issue(held.token.issued, now.wall())).then_some(&held.token)
     }
 
-    /// Drops a token that has ended, or that nobody may need.
+    /// Drops the token where it has expired, or where it is unneeded.
     pub(super) fn drop_token_if(&mut self, now: Moment, is_unneeded: bool) {
         self.token.take_if(|held| is_unneeded || held.ends <= now);
     }
 
-    /// The end of the least gap between two tokens.
+    /// The end of the least gap after the last token; `None` where it has passed. The gap is shorter for a refresh
+    /// request.
     fn gap_ends(&self, on_request: bool, now: Moment) -> Option<Moment> {
-        let granted = self.granted?;
+        let token_came = self.token_came?;
         let held = self.token.as_ref()?;
         let least = schedule::least_gap(held.token.issued, held.token.expires).unsigned_abs();
         let gap = if on_request {
@@ -174,11 +178,11 @@ impl GrantRecord {
         } else {
             least
         };
-        // A vendor that gives the same token until its end gives another one then: the gap ends with the token.
+        // A vendor that repeats a token until its expiry gives another one then: the gap ends with the token.
         let end = held
             .ends
-            .max(granted + gap.min(GAP_ON_REQUEST))
-            .min(granted + gap);
+            .max(token_came + gap.min(GAP_ON_REQUEST))
+            .min(token_came + gap);
         (now < end).then_some(end)
     }
 
@@ -203,17 +207,17 @@ impl GrantRecord {
         self.failure = None;
         self.proven = true;
         self.failures = 0;
-        self.granted = Some(now.moment);
+        self.token_came = Some(now.moment);
         self.succeeded = Some(token.issued);
-        // A vendor's cache may give the same token again: nothing is to be published then. Unless its end has passed by
-        // what was known of it: the vendor says that it lives longer.
+        // A vendor's cache may give the same token again, which needs no publishing. One that had expired by its former
+        // times is taken as new: the vendor says that it lives longer.
         let is_same = self
             .usable(now)
             .is_some_and(|old| old.value.expose_secret() == token.value.expose_secret());
         if is_same {
             return;
         }
-        // Where the clock was set back by the time in between, both would seem to be one token.
+        // After a step back of the clock, two tokens may have the same issue time, and would count as one token.
         let is_ambiguous = self
             .token
             .as_ref()
@@ -236,7 +240,7 @@ impl GrantRecord {
         } else {
             Probe::Hourly
         };
-        // The attempt's own part of the jitter, so that grants which failed together do not return together.
+        // The jitter changes with each attempt, so that grants that failed together do not return together.
         let jitter = fingerprint
             .jitter()
             .wrapping_add((self.failures as u8).wrapping_mul(97));
@@ -250,7 +254,7 @@ impl GrantRecord {
         });
     }
 
-    /// Nobody waits any more; the refresh requests of those who waited are completed.
+    /// Ends the wait of all objects, and completes their refresh requests.
     fn release_waiters(&mut self) {
         for (object, waiter) in self.waiters.drain() {
             if let Some(request) = waiter.request {
@@ -259,7 +263,7 @@ impl GrantRecord {
         }
     }
 
-    /// What this process knows of this grant, for `object`, which calls it `inputs`.
+    /// The facts of this grant for `object`, whose published inputs are `inputs`.
     pub(super) fn facts(&self, object: &ObjectKey, inputs: &Inputs, now: &Now) -> GrantFacts {
         let token = self.usable(now).map(|token| GrantToken {
             issued: token.issued,

@@ -1,6 +1,6 @@
-//! The book of grants: every grant in flight, the last token and the last failure of each, and each endpoint's budget and
-//! queue. The one component between decisions and vendors. Reconciles never wait for a vendor: they
-//! [reserve](Grants::reserve) and send, and are woken when the attempt has ended.
+//! The book of grants: every request in flight, the last token and the last failure of each grant, and the budget and
+//! queue of each endpoint. It is the one component between decisions and vendors. A reconcile never waits for a vendor:
+//! it [reserves](Grants::reserve) a request and sends it, and is woken when the attempt has ended.
 //!
 //! May use: `providers`, `policy` (holds, back-off, schedule), `http`, `clock`, `election`, `fingerprint`, `inputs`,
 //! `token`, `failure`, `sync`, `times`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
@@ -37,7 +37,7 @@ use crate::providers::{Endpoint, Vendor};
 use crate::sync::lock;
 use crate::token::AccessToken;
 
-/// Namespace and name of a VendorToken.
+/// The namespace and name of a VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     pub namespace: String,
@@ -50,45 +50,45 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Limits of the component.
+/// The limits on requests to vendors.
 #[derive(Clone, Debug)]
 pub struct GrantsOptions {
-    /// Requests a minute by vendor; none means no limit.
+    /// Requests in any 60 s to one endpoint, by vendor; a vendor that is left out has no limit.
     pub per_minute: BTreeMap<Vendor, u32>,
-    /// Requests in flight for one endpoint; four times that in all, of which half as many as for one endpoint are kept
-    /// for each vendor.
+    /// Requests in flight to one endpoint. In all, four times as many may be in flight, and half as many are kept for
+    /// each vendor.
     pub max_concurrent: usize,
 }
 
-/// Hears of each request, for metrics.
+/// An observer of requests, for metrics.
 pub trait GrantObserver: Send + Sync + 'static {
-    /// A request has ended: with a token, or with a failure of this class.
+    /// Called when a request has ended: with a token, or with a failure of this class.
     fn request_ended(&self, vendor: Vendor, outcome: Result<(), FailureClass>, took: Duration);
-    /// The vendor asked to wait until this time.
+    /// Called when a vendor has asked to wait until this time.
     fn throttled_until(&self, vendor: Vendor, until: Timestamp);
 }
 
-/// One VendorToken whose credentials were read, and what its status and its target say of their grant.
+/// One VendorToken whose credentials were read, with the evidence of its status and its target.
 #[derive(Clone, Debug)]
 pub struct Observation<'a> {
     pub object: &'a ObjectKey,
     pub fingerprint: Fingerprint,
-    /// The account that a failed attempt counts against, at a vendor that locks accounts.
+    /// The account that a failed attempt counts against; `None` at a vendor that locks no accounts.
     pub account: Option<Account>,
     pub endpoint: &'a Endpoint,
     pub vendor: Vendor,
-    /// What is published of the grant in the object's namespace.
+    /// The published inputs of the grant, in the object's namespace.
     pub inputs: &'a Inputs,
     pub evidence: Evidence,
 }
 
-/// See the module's documentation.
+/// The book of grants (see [the module](self)).
 pub struct Grants {
     transport: Arc<dyn Transport>,
     timeline: Arc<Timeline>,
     observer: Arc<dyn GrantObserver>,
     wake: mpsc::UnboundedSender<ObjectKey>,
-    /// Asked before each request: a process that does not lead sends none.
+    /// Checked before each reservation and each request: a process that does not lead sends none.
     leadership: Leadership,
     changed: Notify,
     table: Mutex<GrantTable>,
@@ -101,7 +101,7 @@ impl fmt::Debug for Grants {
 }
 
 impl Grants {
-    /// The component, and nothing running yet: see [`Self::run`]. Objects to reconcile are sent to `wake`.
+    /// Gives an empty book that sends nothing yet (see [`Self::run`]). Objects to reconcile are sent to `wake`.
     pub fn new(
         options: GrantsOptions,
         transport: Arc<dyn Transport>,
@@ -131,7 +131,7 @@ impl Grants {
         let _ = self.wake.send(object);
     }
 
-    /// Takes in what was observed of a VendorToken, and gives what holds of its grant.
+    /// Takes the observation of a VendorToken, and gives the standing of its grant.
     pub fn observe(&self, observation: &Observation<'_>) -> Standing {
         let mut table = self.lock();
         self.standing(&mut table, observation)
@@ -152,8 +152,8 @@ impl Grants {
         table.standing(observation, &now)
     }
 
-    /// Reserves a request for the grant of the VendorToken that was observed, or joins the one that is under way.
-    /// `refresh_request` is the request of a person that the attempt serves.
+    /// Reserves a request for the grant of the observed VendorToken, or joins the one that is under way.
+    /// `refresh_request` is the request of a person that the attempt serves; it may override a back-off or a latch.
     pub fn reserve(
         self: &Arc<Self>,
         observation: &Observation<'_>,
@@ -216,12 +216,12 @@ impl Grants {
         }))
     }
 
-    /// `object`'s credentials cannot be used, so no token leaves memory for it.
+    /// Ends the use of its grant by `object`, whose credentials cannot be used: no token leaves memory for it.
     pub fn release(&self, object: &ObjectKey) {
         self.lock().leave(object, &self.timeline.now());
     }
 
-    /// `object` is gone.
+    /// Forgets `object`, which is gone.
     pub fn forget(&self, object: &ObjectKey) {
         let mut table = self.lock();
         table.leave(object, &self.timeline.now());
@@ -244,7 +244,8 @@ impl Grants {
         }
     }
 
-    /// `object` no longer waits for a grant (it was suspended, say); a request in flight goes on.
+    /// Ends the wait of `object` for its grant (it was suspended, say). A request that nobody else waits for leaves the
+    /// queue; one in flight goes on.
     pub fn withdraw(&self, object: &ObjectKey) {
         let mut table = self.lock();
         if let Some(fingerprint) = table.objects.get(object).and_then(|record| record.fingerprint) {
@@ -252,7 +253,7 @@ impl Grants {
         }
     }
 
-    /// All objects that use a grant whose last token or failure is in memory.
+    /// All objects that use a grant with a last token or a last failure in memory.
     pub fn objects_with_outcome(&self) -> Vec<ObjectKey> {
         let table = self.lock();
         table
@@ -269,15 +270,14 @@ impl Grants {
         self.lock().grant_of(object)?.usable(&now).cloned()
     }
 
-    /// Since when `object` waits for an attempt that is under way.
+    /// The moment since which `object` waits for an attempt; `None` where it waits for none.
     pub fn waits_since(&self, object: &ObjectKey) -> Option<Moment> {
         let table = self.lock();
         let waiter = table.grant_of(object)?.waiters.get(object)?;
         Some(waiter.since)
     }
 
-    /// Returns true if an attempt for the grant that `object` uses is under way, so that no credentials are needed to
-    /// join it.
+    /// True while an attempt for the grant that `object` uses is under way: it can be joined without credentials.
     pub fn is_under_way(&self, object: &ObjectKey) -> bool {
         self.lock()
             .grant_of(object)
@@ -285,8 +285,8 @@ impl Grants {
     }
 }
 
-/// Failures in a row that the status shows: of these same credentials, and where an account could be locked, of any that
-/// were tried within the time that counts.
+/// The number of failures in a row that the status shows: of these same credentials and, where an account could be
+/// locked, of any that were tried within [`ACCOUNT_WINDOW`].
 fn earlier_failures(observation: &Observation<'_>, counts_for_account: bool, now: Timestamp) -> i32 {
     let failure = observation.evidence.failure.as_ref();
     let is_recent = |failure: &PastFailure| now.duration_since(failure.last_attempt) < ACCOUNT_WINDOW;

@@ -1,4 +1,4 @@
-//! Permission to ask a vendor once for one grant.
+//! The permission to ask a vendor once for one grant.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use crate::clock::Moment;
 use crate::fingerprint::Fingerprint;
 use crate::policy::PastFailure;
 
-/// What came of the wish to ask a vendor.
+/// The answer to a wish to ask a vendor.
 #[derive(Debug)]
 pub enum Reservation {
     /// A request for this grant is under way. The object waits for it since this moment, and is woken when it ends.
     UnderWay(Moment),
-    /// The vendor may be asked.
+    /// The vendor may be asked once.
     Permitted(Box<Permit>),
     /// The vendor may not be asked now, or this process does not lead.
     Held,
 }
 
-/// The vendor may be asked once. While it lives, nobody else may ask for the same grant; dropped unused, it gives back
-/// the attempt that was counted against an account, and wakes one of the others who wait.
+/// The permission to ask a vendor once. While it lives, nobody else may ask for the same grant. Dropped unused, it
+/// takes back the attempt that was counted against an account, and wakes one of the others who wait.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) grants: Arc<Grants>,
@@ -30,19 +30,19 @@ pub struct Permit {
     pub(super) since: Moment,
     pub(super) live_until: Option<Moment>,
     pub(super) attempt: Option<PastFailure>,
-    /// A refresh request overrides the hold of the grant.
+    /// True when the attempt serves a refresh request that overrides a hold.
     pub(super) overrides: bool,
     pub(super) is_used: bool,
 }
 
 impl Permit {
-    /// The attempt as it must stand in the status before it is sent, so that no crash forgets it; `None` where a failed
-    /// attempt could lock no account.
+    /// The record of the attempt that must be in the status before it is sent, so that a crash does not lose it; `None`
+    /// where a failed attempt can lock no account.
     pub fn attempt_to_record(&self) -> Option<&PastFailure> {
         self.attempt.as_ref()
     }
 
-    /// Queues the request. Gives the moment since when the object waits; `None` where this process has stopped leading
+    /// Queues the request. Gives the moment since which the object waits; `None` where this process has stopped leading
     /// since the reservation, or the object is gone.
     pub fn send(mut self, call: VendorCall) -> Option<Moment> {
         let grants = Arc::clone(&self.grants);
@@ -51,7 +51,7 @@ impl Permit {
         let vendor = call.grant.vendor();
         let grant = table.grants.get_mut(&self.fingerprint)?;
         let is_reserved = matches!(grant.phase, Phase::Reserved(number) if number == self.number);
-        // Nobody waits where the object was deleted meanwhile.
+        // An object that was deleted meanwhile waits no more.
         if !is_reserved || grant.waiters.is_empty() {
             return None;
         }
@@ -91,7 +91,7 @@ impl Drop for Permit {
             return;
         };
         grant.waiters.remove(&self.object);
-        // One of the others asks in this one's place, and all are woken when that attempt ends.
+        // Another one asks in its place, and the end of that attempt wakes all.
         let next = grant.waiters.keys().next().cloned();
         if grant.users.is_empty() {
             table.give_back(self.fingerprint, &now);

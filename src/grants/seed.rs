@@ -1,4 +1,4 @@
-//! What a process that starts to lead takes over of the requests that were sent before: they count against a budget.
+//! The requests that were sent before this process led: they count against the budgets.
 
 use std::time::Duration;
 
@@ -7,28 +7,30 @@ use jiff::{SignedDuration, Timestamp};
 use super::Grants;
 use crate::providers::{Endpoint, Vendor};
 
-/// An answer that is read back came by then, after the whole second in which its request was sent.
+/// The answer to an earlier request came within this time of the second in which a target or a status shows the
+/// request.
 const LATEST_ANSWER: Duration = Duration::from_secs(5);
-/// Requests this old still count.
+/// Earlier requests count for this long: the 60 s of a budget, and the time for the answer.
 pub(crate) const COUNTED_FOR: SignedDuration = SignedDuration::from_secs(65);
 
 impl Grants {
-    /// This process does not lead any more: nothing is sent until it [starts to lead](Self::start_leading) again.
+    /// Stops sending, because this process does not lead any more, until it [starts to lead](Self::start_leading)
+    /// again.
     ///
-    /// What waits is given up, and its credentials are wiped: by the time this process leads again another one may have
-    /// asked, and the credentials may be others. Whoever still needs a token is decided anew then.
+    /// Requests that wait are given up, and their credentials are wiped: by the time this process leads again, another
+    /// one may have asked, and the credentials may be others. An object that still needs a token is decided anew then.
     pub fn step_down(&self) {
         self.lock().step_down();
     }
 
-    /// From now on this process sends; before, another one may have.
+    /// Starts to send. Requests that another process may have in flight count against the budgets.
     pub fn start_leading(&self) {
         let mut table = self.lock();
         table.start_leading(self.timeline.now().moment);
     }
 
-    /// Counts requests to `endpoint` that were sent before this process led, as far as targets and statuses show, which
-    /// is in whole seconds.
+    /// Counts the requests to `endpoint` that were sent before this process led, by the whole seconds that targets and
+    /// statuses show. Times in the future are left out.
     pub fn count_earlier_requests(&self, endpoint: &Endpoint, vendor: Vendor, sent: &[Timestamp]) {
         let mut table = self.lock();
         let now = self.timeline.now();
@@ -39,7 +41,8 @@ impl Grants {
     }
 }
 
-/// The last request, and those before it not before `oldest`, where each was at least `between` after the one before.
+/// The times of the requests before now, the latest first: `last`, and those that may have been sent before it, each at
+/// least `between` (and a second) earlier, back to `oldest`.
 pub(crate) fn requests_before(
     last: Timestamp,
     between: SignedDuration,
@@ -60,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_lives_a_minute_has_had_two_requests_in_it() {
+    fn earlier_requests_lie_a_refresh_interval_apart() {
         let requests = |last, between, oldest| -> Vec<i64> {
             requests_before(time(last), SignedDuration::from_secs(between), time(oldest))
                 .map(|sent| sent.as_second() - 1_800_000_000)
@@ -69,7 +72,7 @@ mod tests {
         assert_eq!(requests(-10, 30, -65), [-10, -40]);
         assert_eq!(requests(-10, 5, -20), [-10, -15, -20]);
         assert_eq!(requests(-10, 2880, -65), [-10]);
-        // It was created since, or is older than what counts.
+        // No request lies before the creation of the object, and the last one is given whatever its age.
         assert_eq!(requests(-10, 30, -12), [-10]);
         assert_eq!(requests(-100, 30, -65), [-100]);
     }

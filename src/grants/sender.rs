@@ -1,4 +1,4 @@
-//! Sends the requests that may be sent, and takes in what came of each.
+//! Sends the requests that may be sent, and takes in their outcomes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use crate::fingerprint::{Account, Fingerprint};
 use crate::providers::{Vendor, scrub};
 use crate::token::AccessToken;
 
-/// A wall clock that was stepped is noticed this soon.
+/// The longest wait between two looks at the queues: timers stand still while the machine sleeps.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// A process that does not lead looks this often whether it does.
+/// Interval at which a process that does not lead checks its leadership.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
 
 /// A request that may be sent now.
 pub(super) struct SendJob {
     pub(super) fingerprint: Fingerprint,
     pub(super) call: VendorCall,
-    /// The account that a failed attempt counts against.
+    /// The account that a failed attempt counts against; `None` where it counts against none.
     pub(super) account: Option<Account>,
 }
 
-/// Ends an attempt when it goes out of scope, so that neither a panic nor a cancelled task keeps its slot for ever.
+/// Ends an attempt when it is dropped, so that neither a panic nor a cancelled task keeps its slot for ever.
 struct CompletionGuard<'a> {
     grants: &'a Grants,
     fingerprint: Fingerprint,
@@ -52,7 +52,8 @@ impl Drop for CompletionGuard<'_> {
 }
 
 impl Grants {
-    /// Sends what may be sent, until [`Self::drain`] is called.
+    /// Sends the requests that may be sent, until [`Self::drain`] is called. Sends none while this process does not
+    /// lead, or while the API server does not answer.
     pub async fn run(self: Arc<Self>) {
         loop {
             let silent = self
@@ -77,7 +78,7 @@ impl Grants {
             };
             let (jobs, wait) = match ready {
                 Ok(ready) => ready,
-                // A token could not be published now.
+                // No request is sent: its token could not be published.
                 Err(api_server) => {
                     api_server.ask().await;
                     continue;
@@ -93,7 +94,7 @@ impl Grants {
         }
     }
 
-    /// Sends nothing more, and waits until the requests in flight have ended, at most for `patience`.
+    /// Stops sending, and waits until the requests in flight have ended, for `patience` at most.
     pub async fn drain(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         self.lock().draining = true;

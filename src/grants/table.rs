@@ -1,4 +1,5 @@
-//! The state behind the component's lock: grants, their users, endpoints and accounts, and what is given back when.
+//! The state behind the lock of the book: grants, their users, endpoints and accounts, and the end of what nobody
+//! needs.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -16,16 +17,16 @@ use crate::policy::{GrantFacts, PastFailure, Standing, backoff};
 use crate::providers::{Endpoint, Vendor};
 use crate::times::whole_seconds;
 
-/// What nobody needs is given back this often.
+/// Interval at which state that nobody needs is dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// More endpoints than this are only kept while there is something to remember of them: a tenant may name any region
-/// of 6clicks', also regions that do not exist.
+/// Above this number, an endpoint is kept only while it has requests or a pause: a tenant may name any region of
+/// 6clicks, also regions that do not exist.
 pub(super) const MOST_IDLE_ENDPOINTS: usize = 64;
 /// A latch without a deadline outlives the last VendorToken that used its grant by this long: a VendorToken that is
-/// deleted and made again, or edited there and back, must not try a rejected password again.
+/// deleted and made again, or edited there and back, must not have a rejected password tried again.
 const LATCH_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
-/// So many grants without a user are kept for their latch or back-off at most.
-const MOST_KEPT: usize = 10_000;
+/// Grants without a user that are kept at most.
+const MOST_UNUSED_GRANTS: usize = 10_000;
 
 /// One VendorToken, as the book of grants knows it.
 #[derive(Debug, Default)]
@@ -34,11 +35,12 @@ pub(super) struct ObjectRecord {
     pub(super) fingerprint: Option<Fingerprint>,
     /// The account, and the time of the attempt in the status that was counted against it.
     counted_from_status: Option<(Account, jiff::Timestamp)>,
-    /// This process has made an attempt for it in this term, so that its status shows no attempt of another process.
+    /// True when this process has made an attempt for it in this term, so that its status shows no attempt of another
+    /// process.
     attempted: bool,
 }
 
-/// See the module's documentation.
+/// The state behind the lock (see [the module](self)).
 #[derive(Debug)]
 pub(super) struct GrantTable {
     pub(super) options: GrantsOptions,
@@ -46,19 +48,21 @@ pub(super) struct GrantTable {
     pub(super) endpoints: BTreeMap<Endpoint, EndpointState>,
     pub(super) objects: HashMap<ObjectKey, ObjectRecord>,
     pub(super) accounts: Accounts,
-    /// Grants without a user that are kept because a vendor refused them or has just given a token, in the order in
-    /// which they were left.
+    /// Grants without a user that are kept for a latch, a back-off or a new token, in the order in which their last
+    /// users left.
     pub(super) kept: VecDeque<Fingerprint>,
     pub(super) in_flight: InFlightLimiter,
-    /// When this process began to send; before, another one may have.
+    /// The moment at which this process began to send; another one may have sent before.
     leading_since: Moment,
-    /// Which endpoint is served first.
+    /// The index of the endpoint that is served first.
     first_endpoint: usize,
+    /// The moment of the last sweep.
     swept: Moment,
     /// The number of the last permit.
     pub(super) permits: u64,
+    /// True when the process ends and sends nothing more.
     pub(super) draining: bool,
-    /// This process has led, and does not now.
+    /// True while this process, which has led, does not lead.
     pub(super) standing_by: bool,
 }
 
@@ -86,7 +90,7 @@ impl GrantTable {
         self.grants.get(&self.objects.get(object)?.fingerprint?)
     }
 
-    /// The state of an endpoint, which may be new.
+    /// The state of an endpoint, made where it is missing.
     pub(super) fn endpoint(
         &mut self,
         endpoint: &Endpoint,
@@ -105,9 +109,9 @@ impl GrantTable {
         })
     }
 
-    /// From now on this process sends.
+    /// Starts to send. Requests that another process may have in flight count against the budgets.
     pub(super) fn start_leading(&mut self, now: Moment) {
-        // A reconcile that was under way when this process stepped down may have asked since.
+        // A reconcile that was under way at the step-down may have reserved or queued a request since.
         if std::mem::take(&mut self.standing_by) {
             self.give_up_waiting();
         }
@@ -122,14 +126,14 @@ impl GrantTable {
         }
     }
 
-    /// This process sends no more.
+    /// Stops sending, and gives up the requests that wait.
     pub(super) fn step_down(&mut self) {
         self.standing_by = true;
         self.give_up_waiting();
     }
 
-    /// Notes that `object`'s credentials make this grant now. Its former grant is given up: taken out of the queue where
-    /// nobody else waits for it, and forgotten where nobody else uses it.
+    /// Makes `object` a user of the grant of its present credentials. Its former grant leaves the queue where nobody
+    /// else waits for it, and is forgotten where nobody else uses it.
     pub(super) fn use_grant(
         &mut self,
         object: &ObjectKey,
@@ -155,13 +159,13 @@ impl GrantTable {
         grant.users.insert(object.clone());
     }
 
-    /// Takes in what a VendorToken's status and target say of the time before this process led. Gives the end of a pause
-    /// of the endpoint that came to light.
+    /// Takes in the evidence of a VendorToken's status and target about the time before this process led. Gives the end
+    /// of the endpoint's pause, where the evidence has shown a new one.
     pub(super) fn take_evidence(&mut self, observation: &Observation<'_>, now: &Now) -> Option<Moment> {
         self.count_earlier_attempts(observation, now);
         let leading_since = self.leading_since;
         let grant = self.grants.get_mut(&observation.fingerprint)?;
-        // The process that led in between has had a token after the failure that this one met.
+        // A former process has had a token since the failure that this one met in an earlier term.
         grant.failure.take_if(|failure| {
             observation
                 .evidence
@@ -169,39 +173,39 @@ impl GrantTable {
                 .is_some_and(|issued| issued > failure.sent)
                 && now.moment_at(failure.sent) < leading_since
         });
-        let told = observation.evidence.own_failure()?;
-        // What this process has asked at that time or later, it knows better.
+        let shown = observation.evidence.own_failure()?;
+        // This process has sent a request at that time or later, and knows its outcome.
         if grant
             .sent
-            .is_some_and(|sent| whole_seconds(sent) >= told.last_attempt)
+            .is_some_and(|sent| whole_seconds(sent) >= shown.last_attempt)
         {
             return None;
         }
-        // A failure from the time of this process that it did not meet was written by somebody else.
-        let from_before = now.moment_at(told.last_attempt) <= leading_since;
+        // A failure from the term of this process that it did not see itself was written by somebody else.
+        let from_before = now.moment_at(shown.last_attempt) <= leading_since;
         grant
             .failure
-            .take_if(|own| from_before && !own.from_status && own.sent < told.last_attempt);
+            .take_if(|own| from_before && !own.from_status && own.sent < shown.last_attempt);
         if grant.account.is_some()
             && grant.failure.is_none()
             && !grant.proven
-            && told.reason == Reason::CredentialsRejected
+            && shown.reason == Reason::CredentialsRejected
         {
-            grant.failure = Some(FailedAttempt::rejection_in_status(told, now));
-            grant.failures = told.count;
+            grant.failure = Some(FailedAttempt::rejection_in_status(shown, now));
+            grant.failures = shown.count;
         }
-        if !from_before || grant.seeded_pause == told.next_attempt {
+        if !from_before || grant.seeded_pause == shown.next_attempt {
             return None;
         }
-        let until = pause_in_status(told, now)?;
-        grant.seeded_pause = told.next_attempt;
+        let until = pause_in_status(shown, now)?;
+        grant.seeded_pause = shown.next_attempt;
         grant.endpoint = Some(observation.endpoint.clone());
         self.endpoint(observation.endpoint, observation.vendor, now.moment)
             .throttled(observation.fingerprint, until);
         Some(until)
     }
 
-    /// Counts the attempts of a former process that a status shows, which may be with another password.
+    /// Counts the attempts of a former process that a status shows, also those with another password.
     fn count_earlier_attempts(&mut self, observation: &Observation<'_>, now: &Now) {
         let (Some(failure), Some(account)) = (&observation.evidence.failure, observation.account) else {
             return;
@@ -222,7 +226,7 @@ impl GrantTable {
             .count_earlier(account, password, last, failure.count);
     }
 
-    /// What holds of the grant for the VendorToken that was observed.
+    /// The standing of the grant for the VendorToken that was observed.
     pub(super) fn standing(&self, observation: &Observation<'_>, now: &Now) -> Standing {
         let facts = self.facts(
             observation.fingerprint,
@@ -234,7 +238,7 @@ impl GrantTable {
         Standing::new(facts, &observation.evidence, now.wall())
     }
 
-    /// What this process knows of a grant at this endpoint, for `object`, which calls it `inputs`.
+    /// The facts of a grant at this endpoint for `object`, whose published inputs are `inputs`.
     pub(super) fn facts(
         &self,
         fingerprint: Fingerprint,
@@ -267,7 +271,7 @@ impl GrantTable {
         }
     }
 
-    /// This process makes or has made an attempt for these objects.
+    /// Notes that this process makes or has made an attempt for these objects.
     pub(super) fn note_attempted<'a>(&mut self, objects: impl Iterator<Item = &'a ObjectKey>) {
         for object in objects {
             if let Some(record) = self.objects.get_mut(object) {
@@ -276,8 +280,8 @@ impl GrantTable {
         }
     }
 
-    /// Gives back what nobody needs: tokens that have expired, attempts that no longer count, endpoints that have been
-    /// idle.
+    /// Drops expired tokens, grants without a user, endpoints that are idle, and attempts that no longer count, once in
+    /// [`SWEEP_EVERY`].
     pub(super) fn sweep(&mut self, now: &Now) {
         if now.moment.since(self.swept) < SWEEP_EVERY {
             return;
@@ -294,12 +298,12 @@ impl GrantTable {
         self.accounts.sweep(now.moment);
     }
 
-    /// Returns true if a grant waits to be sent.
+    /// True when a grant waits to be sent.
     pub(super) fn has_queued(&self) -> bool {
         self.endpoints.values().any(|endpoint| !endpoint.queue.is_empty())
     }
 
-    /// `object` uses its grant no more.
+    /// Ends the use of its grant by `object`.
     pub(super) fn leave(&mut self, object: &ObjectKey, now: &Now) {
         let Some(fingerprint) = self
             .objects
@@ -318,7 +322,7 @@ impl GrantTable {
         }
     }
 
-    /// Forgets a grant without a user, but for its latch or back-off, and for a moment its token.
+    /// Forgets a grant without a user, unless it has a latch, a back-off or a new token.
     pub(super) fn give_back(&mut self, fingerprint: Fingerprint, now: &Now) {
         if let Some(grant) = self.grants.get_mut(&fingerprint)
             && (grant.is_held(now.moment) || grant.is_new(now))
@@ -340,7 +344,7 @@ impl GrantTable {
                         .unused_since
                         .is_some_and(|since| now.moment.since(since) >= LATCH_OUTLIVES);
                     let is_needed = grant.is_held(now.moment) || grant.is_new(now);
-                    let is_over = outlived || !is_needed || self.kept.len() > MOST_KEPT;
+                    let is_over = outlived || !is_needed || self.kept.len() > MOST_UNUSED_GRANTS;
                     if is_over {
                         self.grants.remove(&oldest);
                     }
@@ -354,7 +358,7 @@ impl GrantTable {
         }
     }
 
-    /// `object` no longer waits for its grant.
+    /// Ends the wait of `object` for its grant.
     pub(super) fn withdraw(&mut self, object: &ObjectKey, fingerprint: Fingerprint) {
         let Some(grant) = self.grants.get_mut(&fingerprint) else {
             return;
@@ -365,7 +369,7 @@ impl GrantTable {
         }
     }
 
-    /// The attempt that is reserved or queued is not made.
+    /// Cancels the attempt that is reserved or queued. The caller sees to the objects that wait for it.
     pub(super) fn cancel(&mut self, fingerprint: Fingerprint) {
         let Some(grant) = self.grants.get_mut(&fingerprint) else {
             return;
@@ -383,7 +387,7 @@ impl GrantTable {
         }
     }
 
-    /// Cancels everything that is reserved or waits in a queue.
+    /// Cancels every attempt that is reserved or queued.
     fn give_up_waiting(&mut self) {
         let waiting: Vec<_> = self
             .grants
@@ -399,11 +403,11 @@ impl GrantTable {
         }
     }
 
-    /// The requests that may be sent now, and how long to wait for the next.
+    /// Takes the requests that may be sent now out of the queues, and gives the wait until the next.
     pub(super) fn ready(&mut self, now: &Now) -> (Vec<SendJob>, Duration) {
         let mut jobs = Vec::new();
         let mut wait = LONGEST_SLEEP;
-        // Another endpoint begins each time, so that some which hang cannot keep all the places in flight to themselves.
+        // The first endpoint changes with each call, so that endpoints that hang do not keep all the places in flight.
         let count = self.endpoints.len().max(1);
         self.first_endpoint = (self.first_endpoint + 1) % count;
         let (first, last): (Vec<_>, Vec<_>) = self
@@ -453,7 +457,7 @@ impl GrantTable {
                 }
             }
         }
-        // A deadline that has just passed is looked at again at once, and never in a busy loop.
+        // At least a millisecond, so that a deadline that has just passed makes no busy loop.
         (jobs, wait.max(Duration::from_millis(1)))
     }
 }
@@ -463,8 +467,8 @@ fn whole_second(now: &Now) -> Moment {
     now.moment_at(whole_seconds(now.wall()))
 }
 
-/// The end of the pause that a vendor asked a former process for. A deadline from before is not far from the attempt that
-/// met it: one that is was written by somebody else.
+/// The end of the pause that a vendor asked a former process for; `None` where the deadline lies too far from the
+/// attempt or from now, because somebody else wrote it.
 fn pause_in_status(failure: &PastFailure, now: &Now) -> Option<Moment> {
     let until = failure.next_attempt?;
     let is_credible = failure.reason == Reason::RateLimited

@@ -1,4 +1,5 @@
-//! The component with a paused clock and a scripted transport: no network, no Kubernetes, and a minute takes no time.
+//! The book of grants with a paused clock and a scripted transport: no network, no Kubernetes, and a minute takes no
+//! time.
 
 mod failures;
 mod flight;
@@ -43,16 +44,16 @@ fn start() -> Timestamp {
 /// A request as the vendor sees it.
 #[derive(Clone, Debug)]
 struct Call {
-    /// Since the start.
+    /// Time since the start.
     at: Duration,
     wall: Timestamp,
-    /// The grant, as its credential tells.
+    /// The number of the grant, taken from its credential.
     grant: u8,
-    /// How many requests came before.
+    /// The number of requests before it.
     index: usize,
 }
 
-/// What the vendor does after some time: answers, or breaks the connection.
+/// The vendor's answer after some time, or a broken connection.
 struct Answer {
     after: Duration,
     result: Result<Response, Failure>,
@@ -163,7 +164,7 @@ impl Transport for Arc<ScriptedVendor> {
     }
 }
 
-/// What all of the vendors call a token and its end.
+/// A body that has the token and its end in the members of every vendor.
 fn token_body(value: &str, sent: Timestamp, life: i64) -> String {
     json!({
         "access_token": value, "accessToken": value, "token": value, "token_type": "Bearer",
@@ -172,7 +173,7 @@ fn token_body(value: &str, sent: Timestamp, life: i64) -> String {
     .to_string()
 }
 
-/// Credentials are made as `hush<number>-<key>`.
+/// The number of the grant, from credentials that are made as `hush<number>-<key>`.
 fn grant_number(request: &TokenRequest) -> u8 {
     let headers = request.headers.iter().map(|(_, value)| value.expose_secret());
     let text: String = headers.chain([request.body.expose_secret()]).collect();
@@ -280,7 +281,7 @@ fn grant_of(vendor: Vendor) -> Grant {
     }
 }
 
-/// An object that wants a token, and what its status and its target say.
+/// An object that wants a token, with the evidence of its status and its target.
 #[derive(Debug)]
 struct Ask {
     object: ObjectKey,
@@ -330,7 +331,7 @@ fn observe(grants: &Grants, ask: &Ask, inputs: &Inputs) -> Standing {
     grants.observe(&ask.observation(&ask.grant.endpoint(), inputs))
 }
 
-/// Gives since when the object waits, and `None` where the grant is held.
+/// Gives the moment since which the object waits; `None` where the grant is held.
 fn reserve_and_send(grants: &Arc<Grants>, ask: Ask, inputs: &Inputs) -> Option<Moment> {
     let endpoint = ask.grant.endpoint();
     let reservation = grants.reserve(
@@ -348,7 +349,7 @@ fn reserve_and_send(grants: &Arc<Grants>, ask: Ask, inputs: &Inputs) -> Option<M
     }
 }
 
-/// The status shows that an attempt with the same credentials failed, in seconds since the start.
+/// The evidence of a status with a failed attempt of the same credentials. Times are seconds since the start.
 fn status_shows(reason: Reason, count: i32, last_attempt: i64, next_attempt: Option<i64>) -> Evidence {
     let time = |second| start() + SignedDuration::from_secs(second);
     Evidence {
@@ -383,17 +384,17 @@ fn inputs() -> Inputs {
 }
 
 impl Bench {
-    /// Asks for a token; gives since when the object waits, and `None` where the grant is held.
+    /// Asks for a token, and gives the moment since which the object waits; `None` where the grant is held.
     fn ask_as(&self, ask: Ask) -> Option<Moment> {
         reserve_and_send(&self.grants, ask, &inputs())
     }
 
-    /// Takes in what is observed of an object, and gives what holds of its grant.
+    /// Takes in the observation of an object, and gives the standing of its grant.
     fn observe(&self, ask: Ask) -> Standing {
         observe(&self.grants, &ask, &inputs())
     }
 
-    /// The credentials of this object make the grant of this number.
+    /// Makes the object a user of the grant of this number.
     fn uses(&self, name: &str, number: u8) {
         let now = self.grants.timeline.now();
         self.grants
@@ -401,7 +402,7 @@ impl Bench {
             .use_grant(&object(name), fingerprint(number), None, &now);
     }
 
-    /// Asks for the grant of this number at this vendor's.
+    /// Asks this vendor for the grant of this number.
     fn ask(&self, name: &str, number: u8, vendor: Vendor) {
         self.ask_as(ask(name, number, grant_of(vendor)));
     }
@@ -427,7 +428,7 @@ impl Bench {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
 
-    /// Lets everything happen that needs no time.
+    /// Lets everything run that takes no time.
     async fn settle(&self) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -436,12 +437,12 @@ impl Bench {
         self.vendor.calls.lock().unwrap().clone()
     }
 
-    /// The grants asked for, in order.
+    /// The numbers of the grants that were asked for, in order.
     fn order(&self) -> Vec<u8> {
         self.calls().iter().map(|call| call.grant).collect()
     }
 
-    /// Whole seconds since the start of each request.
+    /// The time of each request, in whole seconds since the start.
     fn times(&self) -> Vec<u64> {
         self.calls().iter().map(|call| call.at.as_secs()).collect()
     }
@@ -450,7 +451,7 @@ impl Bench {
         self.vendor.in_flight.lock().unwrap().1
     }
 
-    /// What the book knows of the grant that this object uses.
+    /// The facts of the grant that this object uses.
     fn facts(&self, name: &str) -> GrantFacts {
         let (object, now) = (object(name), self.grants.timeline.now());
         let table = self.grants.lock();
@@ -475,7 +476,7 @@ impl Bench {
         woken
     }
 
-    /// Seconds from now until a time.
+    /// The seconds from now until a time.
     fn until(&self, time: Option<Timestamp>) -> Option<i64> {
         time.map(|time| (time.duration_since(self.clock.now()).as_millis() + 500).div_euclid(1000) as i64)
     }

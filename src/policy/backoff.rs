@@ -5,26 +5,27 @@ use jiff::{SignedDuration, Timestamp};
 use crate::failure::{Failure, FailureClass};
 use crate::times::{later, whole_seconds_up};
 
-/// What is not expected to pass by itself is probed this often: a rejected credential, where the vendor's accounts cannot
-/// be locked by it.
+/// Interval of the attempts with a rejected credential, at a vendor that locks no accounts: the failure is not expected
+/// to pass by itself.
 const PROBE_SECONDS: i64 = 3600;
 
-/// No deadline lies farther ahead than this: an hour, its jitter, and some more. One that does was made while the clock
-/// was wrong, or by somebody else, and would hold a grant for as long as the clock was off.
-const LONGEST_SECONDS: i64 = 2 * 3600;
+/// The farthest credible deadline, in seconds from now: an hour, its jitter, and a reserve. One beyond it was written
+/// by a wrong clock or by somebody else, and would hold a grant for as long as that clock was off.
+const FARTHEST_DEADLINE_SECONDS: i64 = 2 * 3600;
 
-/// Whether `deadline` still holds at `now`.
+/// True while `deadline` has not passed at `now` and is credible: at most two hours ahead.
 pub fn holds(deadline: Timestamp, now: Timestamp) -> bool {
-    now < deadline && deadline <= later(now, LONGEST_SECONDS)
+    now < deadline && deadline <= later(now, FARTHEST_DEADLINE_SECONDS)
 }
 
-/// When to try again after an attempt of which a crash has left no answer: as after a transient failure.
+/// The time of the next attempt after one whose answer a crash lost: that after a transient failure. For `count` and
+/// `jitter` see [`next_attempt`].
 pub fn after_no_answer(count: i32, jitter: u8, now: Timestamp) -> Option<Timestamp> {
     let failure = Failure::new(FailureClass::Transient, "");
     next_attempt(&failure, count, Probe::Hourly, jitter, now)
 }
 
-/// Whether a rejected credential may be tried again by itself.
+/// The attempts with a rejected credential that are made without a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// Once an hour.
@@ -33,9 +34,11 @@ pub enum Probe {
     Never,
 }
 
-/// The earliest time of the next attempt, or `None` when only a change may bring one.
+/// The earliest time of the next attempt, in whole seconds, or `None` when only a change may bring one.
 ///
-/// `count` is the number of failures in a row, this one included. `jitter` (0 to 255) only ever makes it later.
+/// `count` is the number of failures in a row, this one included. `jitter` (0 to 255) only ever makes the time later. A
+/// deadline of the vendor (`Retry-After`, RFC 9110 section 10.2.3, or its own fields) is kept within bounds: no sooner
+/// than 1 s, doubled with each failure up to 60 s, and no later than an hour, jitter aside.
 pub fn next_attempt(
     failure: &Failure,
     count: i32,
@@ -56,9 +59,9 @@ pub fn next_attempt(
         FailureClass::Malformed => doubling(60, 300),
     };
     let (base, spread) = match failure.not_before {
-        // The vendor's word, and a little more so that those it turned away do not come back in one second.
+        // The vendor's deadline plus jitter, so that the grants it turned away do not return in one second.
         Some(deadline) => {
-            // A vendor that goes on saying "now" is asked ever more seldom all the same.
+            // The wait grows with each failure even where the vendor always says "now".
             let soonest = later(now, doubling(1, 60));
             let deadline = deadline.max(soonest).min(later(now, 3600));
             (
@@ -97,8 +100,8 @@ mod tests {
     #[case::refused_starts_at_5_minutes(FailureClass::Refused, 1, Some(300))]
     #[case::refused_ends_at_an_hour(FailureClass::Refused, 9, Some(3600))]
     #[case::rejected_is_probed_hourly(FailureClass::Rejected, 5, Some(3600))]
-    #[case::throttled_without_a_word_waits_a_minute(FailureClass::Throttled, 7, Some(60))]
-    fn a_class_waits_this_long(
+    #[case::throttled_without_a_deadline_waits_a_minute(FailureClass::Throttled, 7, Some(60))]
+    fn each_failure_class_has_its_wait(
         #[case] class: FailureClass,
         #[case] count: i32,
         #[case] expected: Option<i64>,
@@ -118,10 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_holds_until_its_time_unless_no_clock_that_is_right_can_have_made_it() {
+    fn a_deadline_holds_until_its_time() {
         assert!(!holds(now(), now()));
         assert!(holds(later(now(), 1), now()));
         assert!(holds(later(now(), 7200), now()));
+    }
+
+    #[test]
+    fn a_deadline_more_than_two_hours_ahead_holds_nothing() {
         assert!(!holds(later(now(), 7201), now()));
         assert!(!holds(Timestamp::MAX, now()));
     }
@@ -130,7 +137,7 @@ mod tests {
     #[case(1, 1)]
     #[case(4, 8)]
     #[case(40, 60)]
-    fn a_vendor_that_always_says_now_is_asked_ever_more_seldom(#[case] count: i32, #[case] expected: i64) {
+    fn a_vendor_that_always_says_now_is_asked_less_and_less(#[case] count: i32, #[case] expected: i64) {
         for class in [FailureClass::Throttled, FailureClass::Transient] {
             let failure = Failure::new(class, "").with_deadline(Some(now()));
             let next = next_attempt(&failure, count, Probe::Hourly, 0, now()).unwrap();

@@ -1,4 +1,5 @@
-//! The situations table of the API: the conditions of each situation.
+//! The conditions of each situation, after the conventions of the Kubernetes API and of kstatus (`Ready`,
+//! `Reconciling`, `Stalled`).
 
 use jiff::Timestamp;
 
@@ -9,23 +10,27 @@ use crate::api::names::{Reason, condition};
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
     pub target_name: &'a str,
+    /// The value of `spec.suspend`.
     pub suspended: bool,
-    /// `InvalidSpec`, `TargetNotOwned`, `TargetConflict`, `TargetInvalid`, `ApiDenied`.
+    /// A problem that only a person can mend: `InvalidSpec`, `TargetNotOwned`, `TargetConflict`, `TargetInvalid` or
+    /// `ApiDenied`.
     pub blocked: Option<Problem>,
     /// The token in the target.
     pub stored: Option<StoredFacts>,
-    /// The last attempt failed, or the credentials cannot be used.
+    /// The failure of the last attempt, or the problem of credentials that cannot be used.
     pub failure: Option<Problem>,
+    /// The progress towards a token that is missing.
     pub progress: Progress,
 }
 
 /// The token in the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredFacts {
+    /// Its expiry.
     pub expires: Timestamp,
-    /// The expiry is in the future.
+    /// True when it has not expired.
     pub valid: bool,
-    /// Made from the present grant part of the spec.
+    /// True when it was made from the grant part of the present spec.
     pub of_present_grant: bool,
 }
 
@@ -38,7 +43,7 @@ pub enum Progress {
     Asked,
     /// The vendor asked to wait until this time.
     Paused(Timestamp),
-    /// Enough attempts with passwords of this user were made: the next is not, before this time.
+    /// No other attempt with a password of this user is made before this time: the account could be locked.
     Held(Timestamp),
 }
 
@@ -60,10 +65,10 @@ fn condition(kind: &'static str, status: bool, reason: Reason, message: &str) ->
     }
 }
 
-/// `Ready`, and at most one of `Reconciling`, `Stalled`, `RefreshFailing` and `Suspended`.
+/// Gives `Ready`, and at most one of `Reconciling`, `Stalled`, `RefreshFailing` and `Suspended`.
 ///
-/// `Stalled` and `Reconciling` never stand beside `Ready=True`, nor beside each other: tools read them before
-/// `Ready`, and a rollout would fail over a token that is good for hours.
+/// `Stalled` and `Reconciling` never stand beside `Ready=True`, nor beside each other: tools such as kstatus read them
+/// before `Ready`, and a rollout would fail over a token that is good for hours.
 pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
     let target = facts.target_name;
     let good = facts
@@ -151,7 +156,7 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
     }
 }
 
-/// Why a password is not sent now, and until when.
+/// The message for a password that is not sent before `until` because of its account.
 pub(super) fn held(until: Timestamp) -> String {
     format!(
         "three attempts with passwords of this user were made within 15 minutes; the next is not made before {until}, so \
@@ -248,11 +253,11 @@ mod tests {
     #[case::credentials_not_found_without_a_token(
         Facts { failure: failed(Reason::CredentialsNotFound), ..facts() }, "false CredentialsNotFound", &["Reconciling"]
     )]
-    #[case::first_grant(facts(), "false Progressing", &["Reconciling"])]
+    #[case::no_token_yet(facts(), "false Progressing", &["Reconciling"])]
     #[case::the_grant_part_was_edited(
         Facts { stored: stored(true, false), ..facts() }, "false Progressing", &["Reconciling"]
     )]
-    #[case::first_grant_behind_a_pause(
+    #[case::no_token_yet_behind_a_pause(
         Facts { progress: Progress::Paused(EXPIRES.parse().unwrap()), ..facts() }, "false RateLimited", &["Reconciling"]
     )]
     #[case::expired_without_a_known_cause(
@@ -269,7 +274,11 @@ mod tests {
         Facts { suspended: true, stored: stored(false, true), ..facts() }, "false Suspended", &["Suspended"]
     )]
     #[case::suspended_without_a_token(Facts { suspended: true, ..facts() }, "false Suspended", &["Suspended"])]
-    fn a_situation_shows_as(#[case] facts: Facts<'_>, #[case] ready: &str, #[case] others: &[&str]) {
+    fn each_situation_has_its_conditions(
+        #[case] facts: Facts<'_>,
+        #[case] ready: &str,
+        #[case] others: &[&str],
+    ) {
         let (summary, also) = summary(&facts);
         assert_eq!(summary, ready);
         assert_eq!(also, others);
@@ -281,7 +290,7 @@ mod tests {
     #[case(Reason::TargetConflict)]
     #[case(Reason::TargetInvalid)]
     #[case(Reason::ApiDenied)]
-    fn what_a_person_must_mend_stalls_even_with_a_valid_old_token(#[case] reason: Reason) {
+    fn a_problem_for_a_person_stalls_even_with_a_valid_token(#[case] reason: Reason) {
         let facts = Facts {
             stored: stored(true, true),
             blocked: failed(reason),

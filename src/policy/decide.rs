@@ -1,4 +1,4 @@
-//! What to do next for one VendorToken: ordered checks, the first hit wins.
+//! The next step for one VendorToken: ordered checks, the first hit wins.
 
 use jiff::Timestamp;
 
@@ -9,19 +9,19 @@ use super::token_facts::{GrantToken, Stored};
 use crate::api::names::{Reason, condition};
 use crate::times::later;
 
-/// A token that becomes usable later than this is not published while the old one is good.
+/// A token that becomes usable later than this, in seconds from now, is not published while the old one is good.
 const NOT_BEFORE_TOLERANCE_SECONDS: i64 = 300;
 
-/// A Secret that may not be read is looked at again after so long at the soonest, and at the latest.
+/// The least and the longest wait before another look at a Secret that the API server denies.
 const SOONEST_LOOK_SECONDS: i64 = 5;
 const LATEST_LOOK_SECONDS: i64 = 300;
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The object is being deleted: garbage collection does the rest.
     Nothing,
-    /// Nothing before this time, or before something changes.
+    /// Nothing until this time or until a change; `None`: until a change only.
     Wait { until: Option<Timestamp> },
     /// Read the credentials Secret, then decide again.
     ReadCredentials,
@@ -33,7 +33,7 @@ pub enum Decision {
     Issue,
 }
 
-/// Decides what to do next. Equal inputs give equal answers.
+/// Takes everything that was observed of one VendorToken, and gives the next step. Equal inputs give equal steps.
 pub fn decide(observed: &Observed<'_>) -> Decision {
     let now = observed.now;
     if observed.deleting {
@@ -99,8 +99,9 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
     }
 }
 
-/// When to look again at a Secret that may not be read. Nothing tells when the right to is there, and an API server that
-/// has just started knows no rights yet: soon at first, and then after as long as it has lasted.
+/// The time of the next look at a Secret that the API server denies; `None` for any other problem. No event announces a
+/// new right, and an API server that has just started knows no rights yet: the wait is short at first, and grows with
+/// the time that the denial has lasted.
 fn denied_until(problem: &Problem, observed: &Observed<'_>) -> Option<Timestamp> {
     let lasted = observed
         .status
@@ -116,7 +117,7 @@ fn denied_until(problem: &Problem, observed: &Observed<'_>) -> Option<Timestamp>
     (problem.reason == Reason::ApiDenied).then(|| later(observed.now, wait))
 }
 
-/// A token that another VendorToken's refresh brought is published here too, though this one's is not due.
+/// Publishes a token that the refresh of another VendorToken with this grant brought, though the stored one is not due.
 fn newer_in_memory(observed: &Observed<'_>) -> Option<Decision> {
     let token = observed.standing.token.as_ref()?;
     let stored = observed.stored();
@@ -124,21 +125,22 @@ fn newer_in_memory(observed: &Observed<'_>) -> Option<Decision> {
         .then_some(Decision::Publish)
 }
 
+/// True when `token` was issued after the stored one, by the clock as it goes now.
 fn is_newer(observed: &Observed<'_>, token: &GrantToken, stored: Option<&Stored>) -> bool {
     stored.is_none_or(|stored| {
         token.issued != stored.issued && token.issued > observed.by_this_clock(stored.issued)
     })
 }
 
-/// The time from which `token` is usable, where waiting for it costs nothing because the stored one is good. Waits end
-/// at the stored one's expiry in any case.
+/// The time from which `token` is usable, while waiting for it costs nothing because the stored one is good; `None`
+/// where it is published at once. Each wait for it ends at the expiry of the stored one.
 fn not_usable_yet(observed: &Observed<'_>, token: &GrantToken, stored: Option<&Stored>) -> Option<Timestamp> {
     let not_before = token.warnings.not_before?;
     stored.filter(|stored| observed.is_valid(stored) && is_newer(observed, token, Some(stored)))?;
     (not_before > later(observed.now, NOT_BEFORE_TOLERANCE_SECONDS)).then_some(not_before)
 }
 
-/// Waits for the soonest of these times that is still to come.
+/// Waits for the soonest of these times that lies ahead.
 fn wait<const N: usize>(now: Timestamp, times: [Option<Timestamp>; N]) -> Decision {
     Decision::Wait {
         until: times.into_iter().flatten().filter(|time| *time > now).min(),

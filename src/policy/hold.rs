@@ -1,5 +1,4 @@
-//! Whether a grant may be asked now, and if not, until when: the one rule. A decision waits by it, and a request to the
-//! vendor is reserved by it.
+//! The one rule about when a grant may be asked. A decision waits by it, and a request to the vendor is reserved by it.
 
 use jiff::Timestamp;
 
@@ -12,57 +11,58 @@ use crate::failure::FailureClass;
 use crate::inputs::Inputs;
 use crate::times::whole_seconds_up;
 
-/// Why a grant is not asked yet.
+/// The cause of a hold that ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldCause {
-    /// The last attempt failed a short while ago.
+    /// The last attempt failed, and its back-off has not ended.
     Backoff,
-    /// The vendor asked this grant to wait.
+    /// The vendor asked this grant to wait, and that time has not come.
     Throttled,
-    /// Too many passwords of this account were tried lately.
+    /// Too many attempts with unproven passwords of this account were made lately.
     Account,
-    /// The last token came a short while ago.
+    /// The last token of this grant came a short while ago.
     LeastGap,
 }
 
-/// Whether a grant may be asked.
+/// The hold of a grant, or its absence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hold {
     /// It may be asked now.
     #[default]
     Free,
-    /// Not before this time.
+    /// It may not be asked before this time.
     Until { time: Timestamp, cause: HoldCause },
-    /// Only a change brings another attempt: the vendor rejected the credential.
+    /// The vendor rejected the credential: only another credential, other vendor settings or a refresh request bring
+    /// another attempt.
     Latched,
 }
 
-/// What a process knows of one grant itself. Times are as the wall clock shows them now.
+/// The facts of one grant that this process knows itself. Their times are those of the wall clock as it goes now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrantFacts {
-    /// The last token, while it can be used.
+    /// The last token, while it is usable.
     pub token: Option<GrantToken>,
-    /// The last attempt failed.
+    /// The last attempt, where it failed.
     pub failure: Option<PastFailure>,
-    /// When the last attempt was sent, where it succeeded; also one that brought the same token again.
+    /// The time at which the last attempt was sent, where it succeeded; also when it brought the same token again.
     pub succeeded: Option<Timestamp>,
-    /// The refresh request that the last attempt served.
+    /// The refresh request that the last attempt served for this VendorToken.
     pub completed_request: Option<String>,
-    /// The end of the least gap after the last token.
+    /// The end of the least gap after the last token; `None` where it has passed.
     pub gap_ends: Option<Timestamp>,
-    /// The end of the gap for a request that a person made.
+    /// The end of the shorter gap that holds for a refresh request; `None` where it has passed.
     pub gap_on_request_ends: Option<Timestamp>,
-    /// A refresh request may override a back-off or a latch now.
+    /// True when a refresh request may override a back-off or a latch now.
     pub may_override: bool,
-    /// The vendor asked this grant's endpoint to wait.
+    /// The end of the pause of this grant's endpoint, for which the vendor asked.
     pub paused_until: Option<Timestamp>,
-    /// The credentials have brought a token to this process.
+    /// True when the credentials have brought a token to this process.
     pub is_proven: bool,
-    /// Failed attempts count against an account that the vendor could lock.
+    /// True when the vendor locks accounts after failed attempts.
     pub has_account: bool,
-    /// Not before this time may another password of that account be tried.
+    /// The earliest time of another attempt with an unproven password of that account; `None`: now.
     pub account_free_at: Option<Timestamp>,
-    /// A request is reserved, queued or in flight.
+    /// True while a request is reserved, queued or in flight.
     pub under_way: bool,
 }
 
@@ -85,21 +85,22 @@ impl Default for GrantFacts {
     }
 }
 
-/// What the status and the target of one VendorToken say of its grant.
+/// The evidence of one VendorToken's status and target about its grant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// The failure in the status, of whichever credential.
     pub failure: Option<PastFailure>,
-    /// The failure is of the present credentials.
+    /// True when that failure is of the present credentials.
     pub is_same_credential: bool,
-    /// When the token in the target was issued, where the present credentials brought it.
+    /// The issue time of the token in the target, where the present credentials brought it.
     pub issued: Option<Timestamp>,
-    /// The end of the token in the target, whichever credential brought it, while it is valid.
+    /// The expiry of the token in the target, whichever credential brought it, while it is valid.
     pub live_until: Option<Timestamp>,
 }
 
 impl Evidence {
-    /// Takes a status and what is stored in a target, for the credentials that `inputs` stand for.
+    /// Takes a status, the token in a target, and the published inputs of the present credentials. A failure that
+    /// cannot be read counts as none.
     pub fn new(status: &VendorTokenStatus, stored: Option<&Stored>, inputs: &Inputs, now: Timestamp) -> Self {
         let failure = status.failure.as_ref().and_then(PastFailure::from_status);
         Self {
@@ -116,37 +117,38 @@ impl Evidence {
         }
     }
 
-    /// The failure of the present credentials.
+    /// The failure in the status, where it is of the present credentials.
     pub fn own_failure(&self) -> Option<&PastFailure> {
         self.failure.as_ref().filter(|_| self.is_same_credential)
     }
 }
 
-/// What holds of one grant for one VendorToken.
+/// The standing of one grant for one VendorToken: its holds and their reasons, from facts and evidence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The last token, while it can be used.
+    /// The last token, while it is usable.
     pub token: Option<GrantToken>,
     /// The newest failure that no success followed.
     pub failure: Option<PastFailure>,
-    /// Whether it may be asked because a token is due.
+    /// The hold of a refresh that is due.
     pub hold: Hold,
-    /// Whether it may be asked because a person wants it.
+    /// The hold of a refresh that a person requested.
     pub hold_on_request: Hold,
-    /// The refresh request that the last attempt served.
+    /// The refresh request that the last attempt served for this VendorToken.
     pub completed_request: Option<String>,
-    /// The vendor asked this grant's endpoint to wait.
+    /// The end of the pause of this grant's endpoint, for which the vendor asked.
     pub paused_until: Option<Timestamp>,
-    /// Failed attempts count against an account that the vendor could lock.
+    /// True when a failed attempt counts against an account: the vendor locks accounts, and the credentials are not
+    /// proven.
     pub counts_for_account: bool,
-    /// Not before this time is another password of that account tried.
+    /// The earliest time of another attempt with an unproven password of that account, in whole seconds; `None`: now.
     pub account_free_at: Option<Timestamp>,
-    /// A request is reserved, queued or in flight.
+    /// True while a request is reserved, queued or in flight.
     pub under_way: bool,
 }
 
 impl Standing {
-    /// Puts together what this process knows and what the status and the target say.
+    /// Merges the facts that this process knows with the evidence of the status and the target.
     pub fn new(facts: GrantFacts, evidence: &Evidence, now: Timestamp) -> Self {
         let is_proven = facts.is_proven || evidence.issued.is_some();
         let account_free_at = facts
@@ -194,7 +196,7 @@ impl Standing {
         }
     }
 
-    /// Whether it may be asked, because a person wants it or because a token is due.
+    /// The hold of a refresh: of a requested one where `requested`, else of one that is due.
     pub fn hold(&self, requested: bool) -> Hold {
         if requested {
             self.hold_on_request
@@ -215,7 +217,8 @@ pub const fn reason_of(class: FailureClass) -> Reason {
     }
 }
 
-/// How a failure holds its grant. A refresh request overrides a back-off or a latch, and never the vendor's own deadline.
+/// The hold that a failure puts on its grant; `None` where it has ended. A refresh request overrides a back-off or a
+/// latch, but never the vendor's own deadline.
 fn held_by(failure: &PastFailure, may_override: bool, now: Timestamp) -> Option<Hold> {
     let is_throttled = failure.reason == Reason::RateLimited;
     if may_override && !is_throttled {
@@ -243,11 +246,13 @@ fn newest_failure(
     token_issued: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<PastFailure> {
-    // A failure that only another VendorToken's status tells of proves nothing against credentials that brought a token.
+    // A failure known from the status of another VendorToken alone does not count against credentials that brought a
+    // token.
     let in_memory = in_memory.filter(|failure| !(failure.from_status && evidence.issued.is_some()));
     let newest = match (in_memory, evidence.own_failure()) {
-        // A failure in the future is not believed: it must not hide one that this process has seen. Nor does a failure
-        // that ends sooner hide one that holds: the reservation would be refused again and again.
+        // The failure in the status replaces an older one in memory, with two exceptions: one with a time in the future
+        // was written by a wrong clock or by somebody else, and one that ends sooner must not shorten a hold of this
+        // process.
         (Some(memory), Some(status))
             if status.last_attempt > memory.last_attempt
                 && status.last_attempt <= now
@@ -256,15 +261,16 @@ fn newest_failure(
             status.clone()
         }
         (Some(memory), _) => memory,
-        // This process has succeeded since: the status was written by a clock that was ahead, or by somebody else.
+        // The last attempt of this process succeeded: a failure in the future was written by a clock that was ahead, or
+        // by somebody else.
         (None, Some(status)) if status.last_attempt > now && succeeded.is_some() => return None,
         (None, status) => status?.clone(),
     };
     no_success_since(&newest, [evidence.issued, token_issued, succeeded], now).then_some(newest)
 }
 
-/// Whether none of these successes came after the failure. A success in the future is the trace of a clock that was set
-/// back, and excuses no failure.
+/// True when none of these successes came after the failure. A success in the future does not count: it comes from
+/// before a step back of the clock.
 pub(super) fn no_success_since<const N: usize>(
     failure: &PastFailure,
     successes: [Option<Timestamp>; N],
@@ -276,10 +282,12 @@ pub(super) fn no_success_since<const N: usize>(
         .filter(|time| *time <= now)
         .max()
         .unwrap_or(Timestamp::MIN);
-    // The record of an attempt bears the second in which it was sent, and so does the token that it brought.
+    // Times are whole seconds: the record of an attempt has the second in which it was sent, and so has the token that
+    // it brought.
     failure.last_attempt > succeeded || (failure.last_attempt == succeeded && !failure.is_unanswered())
 }
 
+/// True when the hold of `one` ends before that of `other`; a latch does not end.
 fn ends_sooner(one: &PastFailure, other: &PastFailure) -> bool {
     match (one.next_attempt, other.next_attempt) {
         (Some(one), Some(other)) => one < other,
@@ -320,7 +328,7 @@ mod tests {
         }
     }
 
-    /// What is known at second 100, by default nothing.
+    /// The facts and the evidence at second 100, by default empty.
     fn known(change: impl FnOnce(&mut GrantFacts, &mut Evidence)) -> (GrantFacts, Evidence) {
         let (mut facts, mut evidence) = (GrantFacts::default(), Evidence::default());
         evidence.is_same_credential = true;
@@ -418,10 +426,10 @@ mod tests {
         }),
         until(120, Backoff), until(500, Account)
     )]
-    #[case::a_pause_of_the_endpoint_holds_no_grant_it_waits_in_the_queue(
+    #[case::a_pause_of_the_endpoint_holds_no_grant(
         known(|facts, _| facts.paused_until = Some(at(400))), Hold::Free, Hold::Free
     )]
-    fn a_grant_is_held_by_what_is_known_of_it(
+    fn each_fact_of_a_grant_has_its_hold(
         #[case] (facts, evidence): (GrantFacts, Evidence),
         #[case] because_due: Hold,
         #[case] on_request: Hold,

@@ -1,12 +1,12 @@
-//! Decides: what was observed goes in, with `now`, and what to do comes out. Pure: no I/O, no clock, no client.
+//! The rules: what was observed and `now` go in, decisions and the status come out. Pure: no I/O, no clock, no client.
 //!
 //! May use: `token`, `failure`, `inputs`, `text`, `times`, `api`.
 //!
-//! - [`decide`]: what to do next for one VendorToken.
-//! - [`status`]: the status that tells users what was decided and why.
-//! - [`schedule`]: when a token is due; [`backoff`]: when to try again after a failure.
-//! - [`Standing`]: whether the grant may be asked, and if not, until when.
-//! - [`ownership`]: whether a Secret may be written by a VendorToken.
+//! - [`decide`]: the next step for one VendorToken.
+//! - [`status`]: the status, which shows users the decision and its reasons.
+//! - [`schedule`]: the due time of a token; [`backoff`]: the time of the next attempt after a failure.
+//! - [`Standing`]: the holds of a grant, each with its end and its cause.
+//! - [`ownership`]: the right to write a Secret as a target.
 
 pub mod backoff;
 mod conditions;

@@ -1,4 +1,4 @@
-//! What was observed of one VendorToken: everything a decision may depend on.
+//! Everything that was observed of one VendorToken: the inputs of a decision.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,7 +10,7 @@ use crate::api::VendorTokenStatus;
 use crate::api::names::Reason;
 use crate::inputs::Inputs;
 
-/// A cause with its reason and a message that says what to do.
+/// A problem: its reason, and a message that says what is wrong and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub reason: Reason,
@@ -18,7 +18,6 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Takes a reason and a message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -27,48 +26,53 @@ impl Problem {
     }
 }
 
-/// Everything a decision may depend on.
+/// Everything that a decision may depend on.
 #[derive(Clone, Debug)]
 pub struct Observed<'a> {
+    /// The time of day of the decision.
     pub now: Timestamp,
-    /// The object has a deletion timestamp.
+    /// True when the object has a deletion timestamp.
     pub deleting: bool,
+    /// The value of `spec.suspend`.
     pub suspended: bool,
-    /// Why the spec cannot be used, where the schema let it pass.
+    /// The problem of a spec that the schema let pass and that cannot be used.
     pub spec_problem: Option<Problem>,
+    /// The refresh setting of the spec.
     pub refresh: RefreshPolicy,
     /// The value of the annotation `vendortoken.io/refresh-requested-at`.
     pub refresh_request: Option<&'a str>,
+    /// The present status of the object.
     pub status: &'a VendorTokenStatus,
     pub target: Target,
-    /// How far the clock was set back since the token in the target was issued, as far as that is known: by what the
-    /// clock shows now, the token's times are earlier by this.
+    /// The sum of the clock's steps back since the token in the target was issued, as far as this process knows them.
+    /// By the clock as it goes now, the token's times are earlier by this.
     pub set_back: SignedDuration,
-    /// The id of the key that fingerprints are made with.
+    /// The id of the present key of fingerprints.
     pub key_id: &'a str,
-    /// Over the grant part of the present spec (see [`Inputs::parameters`]).
+    /// The digest of the grant part of the present spec (see [`Inputs::parameters`]).
     pub parameters: &'a str,
-    /// Over the names of Secrets and keys in the present spec (see [`Inputs::sources`]).
+    /// The digest of the names of Secrets and keys in the present spec (see [`Inputs::sources`]).
     pub sources: &'a str,
     pub credentials: Credentials,
-    /// What holds of the grant; empty unless the credentials are [`Credentials::Known`].
+    /// The standing of the grant; empty unless the credentials are [`Credentials::Known`].
     pub standing: Standing,
-    /// The last attempt to write the target failed.
+    /// The last attempt to write the target, where it failed.
     pub publish_block: Option<PublishBlock>,
 }
 
-/// The target Secret, as far as metadata tells.
+/// The target Secret, as its metadata shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// There is none, or one that may be taken over.
+    /// There is no Secret of this name, or one that may be taken over.
     Free,
     /// It may not be written: `TargetNotOwned` or `TargetConflict`.
     Blocked(Problem),
-    /// It is ours.
+    /// It belongs to this VendorToken.
     Ours {
-        /// The token in it, where our own annotations tell; `None` when they are gone or were edited by others.
+        /// The token in it, as our own annotations describe it; `None` where they are gone or others have edited them.
         stored: Option<Stored>,
-        /// All of our keys, labels and annotations are still ours, and made from the present templates.
+        /// True when all of our keys, labels and annotations are still ours and made from the present templates, and
+        /// the owner reference is the desired one.
         as_desired: bool,
     },
 }
@@ -87,27 +91,30 @@ pub enum Credentials {
     Known { inputs: Inputs },
 }
 
-/// The target could not be written.
+/// A failed attempt to write the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishBlock {
     /// `TargetInvalid` or `ApiDenied`.
     pub problem: Problem,
+    /// The earliest time of another attempt.
     pub next_attempt: Timestamp,
 }
 
-/// Whether the stored token is made from what the spec and the credentials say now.
+/// The relation of the stored token to the present spec and credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Currency {
+    /// It was made from them.
     Current,
     /// The credentials were changed; the grant part of the spec is the same.
     OtherCredentials,
     /// The grant part of the spec was edited.
     OtherGrant,
-    /// Only reading the credentials can tell.
+    /// Not known before the credentials are read.
     Unknown,
 }
 
 impl Observed<'_> {
+    /// The token in the target, where the target is ours and describes one.
     pub(super) fn stored(&self) -> Option<&Stored> {
         match &self.target {
             Target::Ours { stored, .. } => stored.as_ref(),
@@ -120,14 +127,16 @@ impl Observed<'_> {
         time.saturating_sub(self.set_back).unwrap_or(Timestamp::MIN)
     }
 
-    /// Whether the stored token has not expired.
+    /// True when the stored token has not expired, by the clock as it goes now.
     pub(super) fn is_valid(&self, stored: &Stored) -> bool {
         self.now < self.by_this_clock(stored.expires)
     }
 
+    /// Compares the inputs of the stored token with the present ones.
     pub(super) fn currency(&self, stored: &Stored) -> Currency {
         if stored.inputs.key_id != self.key_id {
-            // Made under a key that is lost: counts as unchanged until it is due, so that a lost key costs nothing.
+            // The inputs of a lost key compare with nothing: the token counts as current until it is due, so that a
+            // lost key costs no request.
             return Currency::Current;
         }
         if stored.inputs.parameters != self.parameters {
@@ -154,8 +163,8 @@ impl Observed<'_> {
     pub(super) fn failure(&self) -> Option<PastFailure> {
         let stored = match &self.credentials {
             Credentials::Known { .. } => return self.standing.failure.clone(),
-            // Which credential it will be is not known. A rejection must not be forgotten over that: a Secret that is
-            // deleted and made again with a rejected password would get it tried again.
+            // The next credential is not known. The failure is kept: a Secret that is deleted and made again with a
+            // rejected password must not have it tried again.
             Credentials::Unusable(_) => None,
             Credentials::Unread { .. } => self
                 .stored()
@@ -177,7 +186,7 @@ impl Observed<'_> {
         (is_of_present_grant && no_success_since(&failure, [issued], self.now)).then_some(failure)
     }
 
-    /// The refresh request, unless it was handled.
+    /// The refresh request in the annotation, unless it was handled.
     pub fn pending_request(&self) -> Option<&str> {
         let request = self.refresh_request?;
         let handled = [

@@ -7,31 +7,32 @@ use super::schedule;
 use super::token_facts::Stored;
 use crate::api::names::Reason;
 
-/// The record of a Secret's metadata: enough to judge it, and small, for there may be very many Secrets.
+/// The record of a Secret's metadata: enough to judge it, and small, because a cluster may have very many Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRecord {
     pub uid: Box<str>,
     pub resource_version: Box<str>,
     pub controller: Option<Controller>,
-    /// The value of the consent annotation.
+    /// The value of the annotation `vendortoken.io/adoptable-by`: the name of the VendorToken that may take the Secret
+    /// over.
     pub adoptable_by: Option<Box<str>>,
     /// Our own apply entry in `managedFields`.
     pub ours: Option<Box<OurEntry>>,
 }
 
 impl SecretRecord {
-    /// `uid/resourceVersion`.
+    /// The version of the Secret, as `uid/resourceVersion`.
     pub fn version(&self) -> String {
         format!("{}/{}", self.uid, self.resource_version)
     }
 }
 
-/// The controller owner of a Secret.
+/// The controller of a Secret: the owner reference with `controller: true`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Controller {
     /// A VendorToken of this name.
     VendorToken { name: Box<str>, uid: Box<str> },
-    /// Something else.
+    /// An object of another kind.
     Other { kind: Box<str>, name: Box<str> },
 }
 
@@ -54,6 +55,7 @@ pub struct OurEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claimant<'a> {
     pub name: &'a str,
+    /// Its `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
 }
 
@@ -61,20 +63,21 @@ pub struct Claimant<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
     pub secret_name: &'a str,
-    /// The fingerprint of the templates, without the mark in front (see [`content`]).
+    /// The digest of the templates, without the mark that [`content`] puts in front.
     pub content: &'a str,
-    /// A digest of the paths that we would own.
+    /// A digest of the paths of all keys, labels and annotations that we would own.
     pub owned: u64,
     /// A digest of the keys of `data` that we would own.
     pub owned_data: u64,
-    /// `deletionPolicy: Delete`: the target should have an owner reference, unless it was adopted.
+    /// True for `deletionPolicy: Delete`: the target has an owner reference, unless it was adopted.
     pub delete_with_owner: bool,
     /// The VendorToken's own UID.
     pub uid: &'a str,
 }
 
-/// The value of the annotation `vendortoken.io/content`: a mark (adopted or created) and the templates' digest. An
-/// adopted Secret never gets an owner reference, also after its consent annotation was taken away.
+/// The value of the annotation `vendortoken.io/content`: a mark (`adopted` or `created`) and the digest of the
+/// templates. The mark keeps an adopted Secret without an owner reference, also after its consent annotation was taken
+/// away.
 pub fn content(adopted: bool, digest: &str) -> String {
     let mark = if adopted { "adopted" } else { "created" };
     format!("{mark}.{digest}")
@@ -101,7 +104,8 @@ pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     }
 }
 
-/// Judges the Secret that `me` names as its target. `others` are the other VendorTokens of the namespace that name it.
+/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `others`
+/// are the other VendorTokens of the namespace that name it.
 pub fn judge(
     record: Option<&SecretRecord>,
     me: Claimant<'_>,
@@ -193,7 +197,7 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
     }
 }
 
-/// Times that no vendor gives cannot be ours: they would keep an old token for ever, or loop.
+/// True when a vendor can have given these times. Others would keep an old token for ever, or make refreshes loop.
 fn is_credible(stored: &Stored, now: Timestamp) -> bool {
     let latest_expiry = stored
         .issued
@@ -320,7 +324,7 @@ mod tests {
         "TargetNotOwned"
     )]
     #[case::its_owner_is_gone(SecretRecord { controller: owned_by("gone", "uid-9"), ..record() }, "free")]
-    fn a_secret_is_judged(#[case] record: SecretRecord, #[case] expected: &str) {
+    fn each_secret_has_its_verdict(#[case] record: SecretRecord, #[case] expected: &str) {
         assert_eq!(judged(&record), expected);
     }
 
@@ -341,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_key_or_another_template_is_repaired() {
+    fn a_lost_key_or_an_edited_template_is_repaired() {
         for change in [
             |entry: &mut OurEntry| entry.owned = 8,
             |entry: &mut OurEntry| entry.content = Some("created.c2".into()),
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_incumbent_keeps_a_contested_target_and_the_loser_takes_over_when_it_is_gone() {
+    fn the_incumbent_keeps_a_contested_target() {
         let older = Claimant {
             name: "other",
             created: Some(Timestamp::MIN),
@@ -376,11 +380,19 @@ mod tests {
             matches!(&blocked, Target::Blocked(problem) if problem.reason == Reason::TargetConflict),
             "{blocked:?}"
         );
+    }
+
+    #[test]
+    fn a_target_whose_incumbent_is_gone_can_be_taken_over() {
+        let theirs = SecretRecord {
+            controller: owned_by("other", "uid-2"),
+            ..record()
+        };
         assert_eq!(judge(Some(&theirs), me(), &[], &desired(), now()), Target::Free);
     }
 
     #[test]
-    fn where_no_secret_exists_the_older_then_the_lesser_name_wins() {
+    fn without_a_secret_the_older_then_the_lesser_name_wins() {
         let younger = Claimant {
             name: "aaa",
             created: Some(Timestamp::MAX),

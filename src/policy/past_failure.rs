@@ -11,23 +11,27 @@ use crate::times::whole_seconds;
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PastFailure {
+    /// The reason that users see.
     pub reason: Reason,
     pub message: String,
-    /// Failures in a row.
+    /// The number of failures in a row, this one included.
     pub count: i32,
+    /// The time at which it was sent, in whole seconds.
     pub last_attempt: Timestamp,
-    /// Not before this time; `None` when only a change may bring another attempt.
+    /// The earliest time of another attempt; `None` when only a change may bring one.
     pub next_attempt: Option<Timestamp>,
+    /// The published inputs of the grant that was asked for.
     pub inputs: Inputs,
-    /// This process knows of it by the status of another VendorToken only.
+    /// True when this process knows of it from the status of a VendorToken alone, and has not seen the answer itself.
     pub from_status: bool,
 }
 
-/// How the message of an attempt begins that was recorded before it was sent.
+/// The start of the message of an attempt that was recorded before it was sent.
 const UNANSWERED: &str = "asked at ";
 
 impl PastFailure {
-    /// An attempt that is about to be sent: what a crash leaves behind of it.
+    /// The record of an attempt that is sent at `now`, written before it is sent so that a crash does not lose it.
+    /// `count` is the number of failures in a row, should it fail.
     pub fn about_to_be_sent(
         count: i32,
         now: Timestamp,
@@ -46,17 +50,17 @@ impl PastFailure {
         }
     }
 
-    /// No other attempt may follow it yet.
+    /// True while no other attempt may follow.
     pub fn holds(&self, now: Timestamp) -> bool {
         self.next_attempt.is_none_or(|next| backoff::holds(next, now))
     }
 
-    /// It was recorded before it was sent, and no answer has been recorded since.
+    /// True when it was recorded before it was sent, and no answer has been recorded since.
     pub fn is_unanswered(&self) -> bool {
         self.reason == Reason::VendorUnavailable && self.message.starts_with(UNANSWERED)
     }
 
-    /// Reads `status.failure`; `None` when somebody else wrote it in another form.
+    /// Reads `status.failure`; `None` where its reason or its inputs cannot be read, because somebody else wrote it.
     pub fn from_status(failure: &FailureStatus) -> Option<Self> {
         Some(Self {
             reason: Reason::from_text(&failure.reason)?,

@@ -1,28 +1,30 @@
-//! The due time of a token, and the least gap between two grants. In whole seconds throughout.
+//! The due time of a token, and the least gap between two tokens of one grant. All times are whole seconds.
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::RefreshSpec;
 use crate::times::later;
 
-/// Applied when the spec names neither setting.
+/// The part of its life, in percent, after which a token is due where the spec sets nothing.
 pub const DEFAULT_LIFETIME_PERCENT: i64 = 80;
-/// An issue time farther ahead of the clock than this was not told by this clock.
+/// An issue time farther ahead than this is not credible: the clock was set back since.
 const ISSUED_AHEAD: SignedDuration = SignedDuration::from_mins(5);
-/// Tokens are kept apart by at most this part of their life.
+/// Jitter brings a due time forward by this part of the token's life at most, so that tokens of one age are not all due
+/// at once.
 const JITTER_PERCENT: i64 = 5;
 
-/// When to refresh, as the spec says it.
+/// The refresh setting of a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshPolicy {
-    /// At this percentage of the token's life, 10 to 90.
+    /// After this percentage of the token's life, 10 to 90.
     AtLifetimePercent(i64),
-    /// This many seconds before the expiry.
+    /// This many seconds before the expiry, 30 to 86 400.
     BeforeExpirySeconds(i64),
 }
 
 impl RefreshPolicy {
-    /// Reads the spec's setting; what the schema would refuse is clamped, so that no stored object can loop.
+    /// Takes the setting of a spec. Values beyond the bounds of the schema are clamped, so that no stored object makes
+    /// refreshes loop; `None` and an empty setting give the default.
     pub fn from_spec(refresh: Option<&RefreshSpec>) -> Self {
         match refresh {
             Some(RefreshSpec {
@@ -38,9 +40,9 @@ impl RefreshPolicy {
     }
 }
 
-/// The time at which a token that lives from `issued` to `expires` is due.
+/// The time at which a token that lives from `issued` to `expires` is due for a refresh.
 ///
-/// `jitter` (0 to 255) brings the time forward by 0 to 5 % of the life. Never sooner after the grant than
+/// `jitter` (0 to 255) brings the time forward by 0 to 5 % of the life. The time is never sooner after the issue than
 /// [`least_gap`], whatever the setting.
 pub fn due(policy: RefreshPolicy, issued: Timestamp, expires: Timestamp, jitter: u8) -> Timestamp {
     let life = life_seconds(issued, expires);
@@ -59,7 +61,8 @@ pub fn due(policy: RefreshPolicy, issued: Timestamp, expires: Timestamp, jitter:
     later(issued, after)
 }
 
-/// The least time between two grants of one fingerprint, for a token of this life.
+/// The least time between two tokens of one grant, for a token of this life: a tenth of it, but not less than 30 s or,
+/// where that is shorter, half of the life, and never less than 5 s.
 pub fn least_gap(issued: Timestamp, expires: Timestamp) -> SignedDuration {
     SignedDuration::from_secs(least_gap_seconds(life_seconds(issued, expires)))
 }
@@ -72,8 +75,8 @@ fn life_seconds(issued: Timestamp, expires: Timestamp) -> i64 {
     expires.as_second().saturating_sub(issued.as_second()).max(0)
 }
 
-/// Whether a token can have been issued at `issued`. Where the clock was set back by more than five minutes, it cannot,
-/// and the expiry that was computed by that clock is too late by as much.
+/// True when a token can have been issued at `issued`: at most five minutes ahead of `now`. One farther ahead comes
+/// from before a step back of the clock, and its expiry is too late by the same step.
 pub fn is_credible_issue(issued: Timestamp, now: Timestamp) -> bool {
     issued <= now.checked_add(ISSUED_AHEAD).unwrap_or(Timestamp::MAX)
 }
@@ -123,7 +126,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_life_of_40_s_or_more_is_refreshed_before_its_end_and_never_at_once(
+        fn a_life_of_40_s_or_more_is_refreshed_between_a_tenth_and_nine_tenths(
             policy in any_policy(), life in 40..400 * 86_400_i64, jitter in any::<u8>()
         ) {
             let after = after(policy, life, jitter);
@@ -133,7 +136,7 @@ mod tests {
         }
 
         #[test]
-        fn no_timestamps_make_it_panic(issued in any::<i64>(), expires in any::<i64>(), jitter in any::<u8>(), policy in any_policy()) {
+        fn no_timestamps_make_the_due_time_panic(issued in any::<i64>(), expires in any::<i64>(), jitter in any::<u8>(), policy in any_policy()) {
             let time = |second: i64| Timestamp::from_second(second % 253_402_207_200).unwrap_or(Timestamp::MAX);
             due(policy, time(issued), time(expires), jitter);
         }

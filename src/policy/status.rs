@@ -1,4 +1,4 @@
-//! Turns what was observed into the status that users and tools read.
+//! Derives the status that users and tools read from what was observed.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -14,13 +14,13 @@ use crate::times::whole_seconds;
 
 /// Attempts with unproven passwords count against an account for this long.
 pub const ACCOUNT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
-/// Days before the end of a credential at which users are warned.
+/// Days before the end of a credential at which the warning begins or changes.
 const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
 
-/// How the message of `TokenNotYetValid` begins, before the time.
+/// The start of the message of `TokenNotYetValid`; the time follows.
 const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
 
-/// Bounds of the schema, in characters. The API server refuses a status with a longer message.
+/// Bounds of the schema, in characters: the API server refuses a status with a longer message.
 const CONDITION_MESSAGE_LIMIT: usize = 2048;
 const FAILURE_MESSAGE_LIMIT: usize = 1024;
 
@@ -30,7 +30,7 @@ pub struct StatusContext<'a> {
     /// `metadata.generation` of the object that was observed.
     pub generation: i64,
     pub target_name: &'a str,
-    /// The host that is asked, or `None` for a spec that cannot be used.
+    /// The host that is asked; `None` for a spec that cannot be used.
     pub endpoint: Option<&'a str>,
     /// The end of the credential itself, where the user stated it (Picus).
     pub credential_expires: Option<Timestamp>,
@@ -38,7 +38,7 @@ pub struct StatusContext<'a> {
     pub progress: Progress,
 }
 
-/// The status of what was observed. Equal to the present one, times included, when nothing has changed.
+/// Gives the status of what was observed. It equals the present one, times included, when nothing has changed.
 pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTokenStatus {
     let old = observed.status;
     let stored = observed.stored();
@@ -55,7 +55,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
         }
         Credentials::Unusable(problem) => (Some(problem.clone()), None),
         Credentials::Unread { .. } | Credentials::Known { .. } => (
-            // An attempt that is under way is no failure yet, though it stands recorded as one in case of a crash.
+            // An attempt that is under way is no failure yet: its record in the status is for the case of a crash.
             failure
                 .as_ref()
                 .filter(|failure| !(observed.standing.under_way && failure.is_unanswered()))
@@ -127,8 +127,8 @@ fn attempt_that_counts(observed: &Observed<'_>) -> Option<FailureStatus> {
     counts.then(|| failure_status(failure))
 }
 
-/// The status with an attempt that is about to be sent, recorded so that no crash forgets it. Its conditions stay until
-/// the answer is there: a request is no transition.
+/// Gives the status with the record of an attempt that is about to be sent, so that a crash does not lose it. The
+/// conditions stay as they are until the answer is there: a request is no transition.
 pub fn status_before_asking(
     observed: &Observed<'_>,
     context: &StatusContext<'_>,
@@ -137,7 +137,7 @@ pub fn status_before_asking(
     let before = if observed.status.conditions.is_empty() {
         status(observed, context)
     } else {
-        // Conditions of others are theirs to write.
+        // Conditions of other writers stay out of our apply.
         let mut before = observed.status.clone();
         before
             .conditions
@@ -161,7 +161,7 @@ fn failure_status(failure: PastFailure) -> FailureStatus {
     }
 }
 
-/// The Secret that holds the token: the target, and until that is written, the one that held it under another name.
+/// The Secret that holds the token: the target or, until that is written, the one of the former target name.
 fn binding(observed: &Observed<'_>, context: &StatusContext<'_>) -> Option<Binding> {
     if observed.stored().is_some() {
         return Some(Binding {
@@ -172,6 +172,7 @@ fn binding(observed: &Observed<'_>, context: &StatusContext<'_>) -> Option<Bindi
     (former.name != context.target_name).then(|| former.clone())
 }
 
+/// The time at which the vendor is asked next; `None` where only a change brings a request.
 fn next_refresh(
     observed: &Observed<'_>,
     due: Option<Timestamp>,
@@ -190,7 +191,7 @@ fn next_refresh(
     }
 }
 
-/// The refresh request that stands on the object, once its attempt has ended.
+/// The refresh request of the object, once its attempt has ended.
 fn handled_request(observed: &Observed<'_>) -> Option<String> {
     let request = observed.refresh_request?;
     observed.pending_request().is_none().then(|| request.to_owned())
@@ -216,8 +217,9 @@ fn warnings(
             .token
             .as_ref()
             .filter(|token| token.issued == stored.issued);
-        // Without the token in memory (a restart), what was said of this same token still holds.
-        let was_said = |kind: &str| {
+        // After a restart the token is not in memory: the warnings in the status are kept, where they are about this
+        // same token.
+        let is_in_status = |kind: &str| {
             in_memory.is_none()
                 && observed
                     .status
@@ -229,26 +231,27 @@ fn warnings(
                     .condition(kind)
                     .is_some_and(|old| old.status == "True")
         };
-        if in_memory.is_some_and(|token| token.warnings.expiry_assumed) || was_said(condition::EXPIRY_ASSUMED)
+        if in_memory.is_some_and(|token| token.warnings.expiry_assumed)
+            || is_in_status(condition::EXPIRY_ASSUMED)
         {
             let message = "the vendor gave no expiry; its documented default life is assumed".to_owned();
             warn(condition::EXPIRY_ASSUMED, message);
         }
         if in_memory.is_some_and(|token| token.warnings.clock_skew_suspected)
-            || was_said(condition::CLOCK_SKEW_SUSPECTED)
+            || is_in_status(condition::CLOCK_SKEW_SUSPECTED)
         {
             let message = "the vendor's clock and this node's differ, or the vendor's expiry fields disagree; the earlier \
                            time is used: check the time synchronisation of the nodes"
                 .to_owned();
             warn(condition::CLOCK_SKEW_SUSPECTED, message);
         }
-        let said = || {
+        let time_in_status = || {
             let old = observed.status.condition(condition::TOKEN_NOT_YET_VALID)?;
             old.message.strip_prefix(NOT_USABLE_BEFORE)?.parse().ok()
         };
         let not_before = match in_memory {
             Some(token) => token.warnings.not_before,
-            None if was_said(condition::TOKEN_NOT_YET_VALID) => said(),
+            None if is_in_status(condition::TOKEN_NOT_YET_VALID) => time_in_status(),
             None => None,
         };
         if let Some(not_before) = not_before.filter(|time| *time > observed.now) {
@@ -266,7 +269,8 @@ fn warnings(
     all
 }
 
-/// One text for each of the three stages, so that the status changes (and an event is sent) three times, not daily.
+/// The warning about the end of a credential; `None` more than 30 days before it. It has one text for each of three
+/// stages, so that the status changes, and an event is published, three times and not daily.
 fn credential_warning(expires: Timestamp, now: Timestamp) -> Option<String> {
     let left = expires.duration_since(now);
     if left <= SignedDuration::ZERO {

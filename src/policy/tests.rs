@@ -1,4 +1,4 @@
-//! Decisions and statuses over scenes: what was observed of one VendorToken whose token was issued at second 0.
+//! Decisions and statuses over scenes: one VendorToken as it was observed, with a token that was issued at second 0.
 
 mod decisions;
 mod properties;
@@ -14,9 +14,9 @@ use crate::api::names::{Reason, condition};
 use crate::api::{FailureStatus, VendorTokenStatus};
 use crate::inputs::Inputs;
 
-/// When the stored token was issued.
+/// The issue time of the stored token.
 const ISSUED: i64 = 1_800_000_000;
-/// It is due at this second, and expires at that one.
+/// The seconds at which it is due, and at which it expires.
 const DUE: i64 = 2880;
 const EXPIRES: i64 = 3600;
 
@@ -25,12 +25,12 @@ const OTHER_KEY: &str = "ffffffff";
 const PARAMETERS: &str = "11111111111111111111111111111111";
 const SOURCES: &str = "22222222";
 
-/// Seconds since the stored token was issued.
+/// The time this many seconds after the stored token was issued.
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(ISSUED + second).unwrap()
 }
 
-/// What the grant with the credential of this letter (`a` to `f`) is published as.
+/// The published inputs of the grant with the credential of this letter (`a` to `f`).
 fn inputs(credential: char) -> Inputs {
     Inputs {
         key_id: KEY.to_owned(),
@@ -122,7 +122,7 @@ impl Scene {
         }
     }
 
-    /// What the book of grants says: nothing, while the credentials are not known.
+    /// The standing that the book of grants gives; without evidence while the credentials are not known.
     fn standing(&self) -> Standing {
         let Credentials::Known { inputs } = &self.credentials else {
             return Standing::new(self.grant.clone(), &Evidence::default(), self.now);
@@ -199,7 +199,7 @@ impl Scene {
         self.stored(|stored| stored.is_readable = true)
     }
 
-    /// Our annotations were edited by others: what is in the Secret is not known.
+    /// Our annotations were edited by others, so that the token in the Secret is not known.
     fn facts_lost(mut self) -> Self {
         self.target = Target::Ours {
             stored: None,
@@ -282,8 +282,8 @@ impl Scene {
         self
     }
 
-    /// The status remembers that the attempt at `second` failed.
-    fn told_failed(mut self, reason: Reason, second: i64, next: Option<i64>, inputs: &Inputs) -> Self {
+    /// The status shows that the attempt at `second` failed.
+    fn failed_in_status(mut self, reason: Reason, second: i64, next: Option<i64>, inputs: &Inputs) -> Self {
         self.status.failure = Some(FailureStatus {
             reason: reason.as_str().to_owned(),
             message: "why".to_owned(),
@@ -301,8 +301,8 @@ impl Scene {
         self
     }
 
-    /// The status has told since this second that the API server denies a Secret.
-    fn told_denied(mut self, since: i64) -> Self {
+    /// The status has shown since this second that the API server denies a Secret.
+    fn denied_in_status(mut self, since: i64) -> Self {
         self.status.conditions = vec![Condition {
             type_: condition::READY.to_owned(),
             status: "False".to_owned(),
@@ -314,12 +314,13 @@ impl Scene {
         self
     }
 
-    fn may_not_pass(mut self) -> Self {
+    /// A refresh request overrides nothing now.
+    fn may_not_override(mut self) -> Self {
         self.grant.may_override = false;
         self
     }
 
-    /// The least gap after the last grant ends at `next`, and on request at `on_request`.
+    /// The least gap after the last token ends at `next`, and on request at `on_request`.
     fn gap(mut self, next: i64, on_request: i64) -> Self {
         self.grant.gap_ends = Some(at(next));
         self.grant.gap_on_request_ends = Some(at(on_request));

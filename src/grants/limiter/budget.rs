@@ -1,29 +1,30 @@
-//! How many requests an endpoint may get: at most N in any 60 s, as the vendor counts them.
+//! The budget of an endpoint: at most N requests in any 60 s, as the vendor counts them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Moment;
 
+/// The period of a budget.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
 /// The budget of one endpoint. A sliding log and not a token bucket: a bucket lets up to 2 N pass in some 60 s.
 ///
-/// A request counts from when it is sent until 60 s after it has ended. The vendor counts it at some moment in between,
-/// and a slow request before a quick one would otherwise make N + 1 in 60 s there.
+/// A request counts from its start until 60 s after its end. The vendor counts it at some moment in between, and would
+/// otherwise count N + 1 in 60 s where a slow request comes before a quick one.
 #[derive(Debug)]
 pub(in crate::grants) struct Budget {
     per_minute: Option<u32>,
     most_in_flight: usize,
-    /// When the requests of the last 60 s ended, the oldest first.
+    /// The ends of the requests of the last 60 s, the oldest first.
     ended: VecDeque<Moment>,
     in_flight: usize,
 }
 
 impl Budget {
-    /// A budget of `per_minute` requests (`None`: no limit), of which `max_concurrent` may be in flight. Of a limited
-    /// number few enough may be in flight that a process which is killed leaves most of a minute's to the next one.
-    /// This process has sent since `leading_since`.
+    /// Gives a budget of `per_minute` requests (`None`: no limit), of which `max_concurrent` may be in flight, but with
+    /// a limit only a quarter of it (at least one): a process that is killed leaves most of a minute's requests to the
+    /// next one. This process has sent since `leading_since`.
     pub(in crate::grants) fn new(
         per_minute: Option<u32>,
         max_concurrent: usize,
@@ -45,26 +46,27 @@ impl Budget {
         budget
     }
 
-    /// From `since` on this process sends, and another one may have sent until then. Were it killed, nothing would show
-    /// the requests that it had in flight: as many as that can be count as sent.
+    /// Counts as sent at `since` the requests that another process may have had in flight when this one began to lead:
+    /// were that process killed, nothing would show them.
     pub(in crate::grants) fn start_leading(&mut self, since: Moment) {
         for _ in 0..self.possibly_in_flight_before() {
             self.insert(since);
         }
     }
 
-    /// How many requests may be in flight.
+    /// The number of requests that may be in flight.
     pub(in crate::grants) fn most_in_flight(&self) -> usize {
         self.most_in_flight
     }
 
-    /// How many requests another process may have had in flight, and none where that would be all of the budget.
+    /// The number of requests that another process may have had in flight, up to a quarter of the budget.
     fn possibly_in_flight_before(&self) -> usize {
         let all = self.per_minute.unwrap_or_default() as usize;
         self.most_in_flight.min(all / 4)
     }
 
-    /// When the next request may be sent: not after `now` means now, and `None` when one in flight has ended.
+    /// The moment from which the next request may be sent, `now` or earlier for at once; `None` where one in flight has
+    /// to end first.
     pub(in crate::grants) fn next_slot(&mut self, now: Moment) -> Option<Moment> {
         let Some(per_minute) = self.per_minute else {
             return Some(now);
@@ -83,7 +85,7 @@ impl Budget {
         }
     }
 
-    /// Counts a request that was sent before this process led, and had ended at `ended`.
+    /// Counts a request that was sent before this process led, and ended at `ended`.
     pub(in crate::grants) fn count_earlier(&mut self, ended: Moment) {
         if self.per_minute.is_some() {
             self.insert(ended);
@@ -95,19 +97,19 @@ impl Budget {
         self.ended.insert(place, ended);
     }
 
-    /// Whether nothing was sent in the last 60 s, so that there is nothing to remember.
+    /// True when no request counts any more, so that the budget can be dropped.
     pub(in crate::grants) fn is_unused(&self, now: Moment) -> bool {
         self.in_flight == 0 && self.ended.back().is_none_or(|last| now.since(*last) >= WINDOW)
     }
 
-    /// A request is sent now.
+    /// Counts a request that is sent now.
     pub(in crate::grants) fn sent(&mut self) {
         if self.per_minute.is_some() {
             self.in_flight += 1;
         }
     }
 
-    /// A request has ended, however it did: the vendor may have counted it up to now.
+    /// Counts a request until 60 s from now, the moment of its end: the vendor may have counted it until now.
     pub(in crate::grants) fn ended(&mut self, now: Moment) {
         if self.per_minute.is_some() {
             self.in_flight = self.in_flight.saturating_sub(1);
@@ -133,8 +135,8 @@ mod tests {
         counted: Duration,
     }
 
-    /// Sends as fast as the budget lets it for ten minutes, with pauses of the given seconds in between, to a vendor
-    /// that takes the given milliseconds for an answer and counts a request somewhere in between.
+    /// Sends as fast as the budget allows for ten minutes, with these pauses in seconds, to a vendor with these
+    /// latencies in milliseconds. The percentage beside each says when in that time the vendor counts the request.
     fn send_all(per_minute: u32, pauses: &[u64], latencies: &[(u64, u64)]) -> Vec<Sent> {
         let start = moment(0);
         let mut budget = Budget::new(Some(per_minute), 32, start, start);
@@ -183,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_the_budget_in_any_60_s(
+        fn no_60_s_have_more_requests_than_the_budget(
             per_minute in 1..60_u32,
             pauses in prop::collection::vec(0..20_u64, 1..5),
             latencies in prop::collection::vec((0..30_000_u64, 0..=100_u64), 1..7),
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_killed_leaves_most_of_a_minute() {
+    fn a_killed_process_leaves_most_of_the_budget() {
         let start = moment(0);
         for (per_minute, in_flight, unknown) in [(1, 1, 0), (3, 1, 0), (20, 5, 5), (600, 32, 32)] {
             let budget = Budget::new(Some(per_minute), 32, start, start);
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_before_counts_and_so_does_what_may_have_been_in_flight() {
+    fn earlier_requests_count_for_a_minute() {
         let start = moment(1000);
         let mut budget = Budget::new(Some(20), 32, start, start);
         for ago in 1..=15 {
@@ -242,8 +244,15 @@ mod tests {
         assert_eq!(budget.next_slot(start), Some(start + Duration::from_secs(45)));
         let later = start + Duration::from_secs(600);
         assert_eq!(budget.next_slot(later), Some(later));
+    }
+
+    #[test]
+    fn a_new_term_counts_requests_that_may_be_in_flight() {
+        let later = moment(1000);
+        let mut budget = Budget::new(Some(20), 32, moment(0), later);
+        assert_eq!(budget.ended.len(), 0);
         budget.start_leading(later);
-        assert_eq!(budget.ended.len(), 5, "it leads again");
+        assert_eq!(budget.ended.len(), 5);
     }
 
     #[test]

@@ -1,27 +1,27 @@
-//! How many requests may be in flight in all, and how many of them are kept for each vendor: one vendor that hangs, or
-//! four, must not keep the next one waiting.
+//! The bound on requests in flight in all, and the share of it that is kept for each vendor: four vendors that hang
+//! must not keep the fifth waiting.
 
 use std::collections::BTreeMap;
 
 use crate::providers::Vendor;
 
-/// So many times the bound of one endpoint may be in flight in all.
+/// The bound in all, as a multiple of the bound of one endpoint.
 const ENDPOINTS_IN_ALL: usize = 4;
 
-/// The requests in flight.
+/// The requests in flight, by vendor.
 #[derive(Debug, Default)]
 pub(in crate::grants) struct InFlightLimiter {
     taken: BTreeMap<Vendor, usize>,
 }
 
 impl InFlightLimiter {
-    /// Requests in flight in all.
+    /// The number of requests in flight in all.
     pub(in crate::grants) fn taken(&self) -> usize {
         self.taken.values().sum()
     }
 
-    /// Returns true if one more request to `vendor` may be in flight, where `max_concurrent` may be to one endpoint. Half
-    /// of that, and one at least, is kept for each vendor; the rest of the bound in all is for the first to come.
+    /// True when one more request to `vendor` may be in flight, where `max_concurrent` may be to one endpoint. Half of
+    /// that, and one at least, is kept for each vendor; the rest of the bound in all goes to the first to come.
     pub(in crate::grants) fn has_one_for(&self, vendor: Vendor, max_concurrent: usize) -> bool {
         let share = (max_concurrent / 2).max(1);
         let common = (max_concurrent * ENDPOINTS_IN_ALL).saturating_sub(share * Vendor::ALL.len());
@@ -29,12 +29,12 @@ impl InFlightLimiter {
         self.taken.get(&vendor).is_none_or(|taken| *taken < share) || beyond < common
     }
 
-    /// Takes one for `vendor`.
+    /// Takes a place for a request to `vendor`.
     pub(in crate::grants) fn take(&mut self, vendor: Vendor) {
         *self.taken.entry(vendor).or_default() += 1;
     }
 
-    /// Gives one of `vendor` back.
+    /// Gives back a place of `vendor`.
     pub(in crate::grants) fn give_back(&mut self, vendor: Vendor) {
         if let Some(taken) = self.taken.get_mut(&vendor) {
             *taken = taken.saturating_sub(1);
@@ -46,7 +46,7 @@ impl InFlightLimiter {
 mod tests {
     use super::*;
 
-    /// Takes for `vendor` what it may have, `most` at most.
+    /// Takes as many places for `vendor` as it may have, `most` at most, and gives their number.
     fn fill(limiter: &mut InFlightLimiter, vendor: Vendor, bound: usize, most: usize) -> usize {
         (0..most)
             .take_while(|_| {
@@ -64,7 +64,7 @@ mod tests {
         for bound in [1, 2, 3, 5, 32, 200] {
             for last in Vendor::ALL {
                 let mut limiter = InFlightLimiter::default();
-                // Endless endpoints, as 6clicks' regions are.
+                // Requests without end, as the many regions of 6clicks allow.
                 for vendor in Vendor::ALL.into_iter().filter(|vendor| *vendor != last) {
                     fill(&mut limiter, vendor, bound, 1000);
                 }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn one_endpoint_can_have_all_that_one_may_have_while_two_others_do() {
+    fn three_busy_endpoints_each_reach_their_bound() {
         for bound in [2, 5, 32, 200] {
             let mut limiter = InFlightLimiter::default();
             for vendor in [Vendor::Picus, Vendor::Mapiq, Vendor::SixMap] {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_can_be_taken_again() {
+    fn a_place_that_was_given_back_can_be_taken_again() {
         let mut limiter = InFlightLimiter::default();
         assert_eq!(fill(&mut limiter, Vendor::Picus, 1, 9), 1);
         limiter.give_back(Vendor::Picus);

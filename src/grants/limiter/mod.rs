@@ -1,4 +1,4 @@
-//! One endpoint of one vendor: its budget, its queue, its pauses.
+//! One endpoint of one vendor: its budget, its queue and its pauses.
 
 mod budget;
 mod in_flight;
@@ -25,7 +25,7 @@ pub(super) struct EndpointState {
     suspicion: Option<Suspicion>,
 }
 
-/// One grant was throttled, and whether the vendor meant the endpoint is not known: one other grant finds out.
+/// One grant was throttled, and it is not known yet if the vendor limits the whole endpoint: one other grant finds out.
 #[derive(Debug)]
 struct Suspicion {
     throttled: Fingerprint,
@@ -45,13 +45,12 @@ impl EndpointState {
         }
     }
 
-    /// The end of the pause of the whole endpoint.
+    /// The end of the pause of the whole endpoint; `None` where it has passed.
     pub(super) fn paused_until(&self, now: Moment) -> Option<Moment> {
         self.paused_until.filter(|until| now < *until)
     }
 
-    /// Returns true if there is nothing to remember of this endpoint: nothing waits, is in flight, is paused or was sent
-    /// lately.
+    /// True when nothing waits, is in flight, is paused or was sent lately, so that the endpoint can be dropped.
     pub(super) fn is_idle(&self, now: Moment) -> bool {
         self.queue.is_empty()
             && self.in_flight == 0
@@ -63,7 +62,7 @@ impl EndpointState {
             && self.budget.is_unused(now)
     }
 
-    /// Takes the next grant that may be sent now, where the budget has a slot for one.
+    /// Takes the next grant that may be sent now out of the queue. The caller has made sure that the budget has a slot.
     pub(super) fn next(&mut self, now: Moment) -> Option<Fingerprint> {
         if self.paused_until(now).is_some() {
             return None;
@@ -81,7 +80,7 @@ impl EndpointState {
         Some(next)
     }
 
-    /// How long to wait where [`Self::next`] gave none: until a pause may end.
+    /// The wait until a pause may end, where [`Self::next`] gave no grant; zero without a pause.
     pub(super) fn pause_left(&self, now: Moment) -> Duration {
         let suspicion = self.suspicion.as_ref().map(|suspicion| suspicion.until);
         self.paused_until(now)
@@ -89,7 +88,8 @@ impl EndpointState {
             .map_or(Duration::ZERO, |until| until.since(now))
     }
 
-    /// The vendor asked `fingerprint` to wait until `until`.
+    /// Notes that the vendor asked `fingerprint` to wait until `until`. The whole endpoint is paused where the vendor
+    /// limits it as a whole, or where a second grant was throttled.
     pub(super) fn throttled(&mut self, fingerprint: Fingerprint, until: Moment) {
         let second = self
             .suspicion
@@ -107,7 +107,8 @@ impl EndpointState {
         }
     }
 
-    /// The request of `fingerprint` ended without being throttled.
+    /// Notes that the request of `fingerprint` ended without being throttled. A success ends the suspicion; after
+    /// another failure of the probe, the next grant probes.
     pub(super) fn answered(&mut self, fingerprint: Fingerprint, succeeded: bool) {
         if succeeded {
             self.suspicion = None;
@@ -151,17 +152,24 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_one_other_grant_probes_and_a_success_clears_the_endpoint() {
+    fn at_other_vendors_one_grant_at_a_time_probes_after_a_429() {
         let mut endpoint = endpoint(Vendor::SixMap, &[1, 2, 3]);
         endpoint.throttled(grant(1), at(60));
         assert_eq!(endpoint.next(at(0)), Some(grant(2)));
-        assert_eq!(endpoint.next(at(0)), None, "one probe at a time");
+        assert_eq!(endpoint.next(at(0)), None);
+    }
+
+    #[test]
+    fn a_probe_that_succeeds_clears_the_endpoint() {
+        let mut endpoint = endpoint(Vendor::SixMap, &[1, 2, 3]);
+        endpoint.throttled(grant(1), at(60));
+        assert_eq!(endpoint.next(at(0)), Some(grant(2)));
         endpoint.answered(grant(2), true);
         assert_eq!(endpoint.next(at(0)), Some(grant(1)));
     }
 
     #[test]
-    fn a_second_429_pauses_all() {
+    fn a_second_429_pauses_the_endpoint() {
         let mut endpoint = endpoint(Vendor::SixMap, &[2, 3]);
         endpoint.throttled(grant(1), at(60));
         assert_eq!(endpoint.next(at(0)), Some(grant(2)));

@@ -1,18 +1,18 @@
-//! The order in which the waiting grants of one endpoint are served: those with a live token by its end, and every fifth
-//! slot for those without one, round robin by namespace, so that neither starves the other.
+//! The order in which the waiting grants of one endpoint are served. Those with a live token come by its expiry; every
+//! fifth slot goes to those without one, round robin by namespace. So neither starves the other.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::clock::Moment;
 use crate::fingerprint::Fingerprint;
 
-/// After so many grants with a live token, the next slot goes to one without.
+/// Grants with a live token that are served in a row, while one without waits.
 const LIVE_IN_A_ROW: u32 = 4;
 
-/// By what a waiting grant is served.
+/// The rank of a waiting grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Rank {
-    /// By the end of its live token.
+    /// By the expiry of its live token.
     Live(Moment),
     /// By the turn of this namespace.
     Tokenless(String),
@@ -31,12 +31,13 @@ pub(in crate::grants) struct Queue {
 }
 
 impl Queue {
-    /// Whether no grant waits.
+    /// True when no grant waits.
     pub(in crate::grants) fn is_empty(&self) -> bool {
         self.ranks.is_empty()
     }
 
-    /// Adds a grant whose live token ends at `live_until`, or one of `namespace` without a live token.
+    /// Adds a grant with the expiry of its live token, or one of `namespace` without a live token. A grant that waits
+    /// already stays where it is.
     pub(in crate::grants) fn push(
         &mut self,
         fingerprint: Fingerprint,
@@ -65,7 +66,8 @@ impl Queue {
         self.ranks.insert(fingerprint, (rank, self.arrivals));
     }
 
-    /// Brings a waiting grant forward, where one who joined it has a live token that ends sooner than is known.
+    /// Moves a waiting grant forward, where an object that joined it has a live token with an earlier expiry than is
+    /// known.
     pub(in crate::grants) fn promote(&mut self, fingerprint: Fingerprint, live_until: Option<Moment>) {
         let sooner = match (self.ranks.get(&fingerprint), live_until) {
             (Some((Rank::Live(known), _)), Some(end)) => end < *known,
@@ -96,7 +98,7 @@ impl Queue {
         }
     }
 
-    /// Takes the next grant to be served, passing over those that `may` refuses.
+    /// Takes the next grant to be served out of the queue, without those that `may` refuses.
     pub(in crate::grants) fn next(&mut self, may: impl Fn(Fingerprint) -> bool) -> Option<Fingerprint> {
         let live = || self.live.values().copied().find(|fingerprint| may(*fingerprint));
         let tokenless = || {
@@ -176,12 +178,20 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_waits_once_and_can_leave() {
+    fn a_grant_waits_in_one_place_only() {
         let mut queue = Queue::default();
         queue.push(grant(1), None, "a");
         queue.push(grant(1), None, "b");
         queue.push(grant(2), at(5), "a");
         assert_eq!(queue.ranks.len(), 2);
+        assert_eq!(drain(&mut queue), [2, 1]);
+    }
+
+    #[test]
+    fn a_removed_grant_is_not_served() {
+        let mut queue = Queue::default();
+        queue.push(grant(1), None, "a");
+        queue.push(grant(2), at(5), "a");
         queue.remove(grant(1));
         queue.remove(grant(1));
         assert_eq!(drain(&mut queue), [2]);

@@ -1,4 +1,4 @@
-//! What is remembered of attempts that failed, and what a refresh request may pass.
+//! Failed attempts, and the refresh requests that override their holds.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ async fn a_failure_has_a_reason_and_the_time_of_the_next_attempt(
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_in_a_row_are_counted_from_the_status_until_a_success() {
+async fn failures_in_a_row_count_from_the_status_until_a_success() {
     let mut bench = bench(|call| match call.index {
         0 | 1 | 3 => unreachable(),
         _ => token("t", 10),
@@ -69,7 +69,7 @@ async fn failures_in_a_row_are_counted_from_the_status_until_a_success() {
         "5 s doubled three times: {failure:?}"
     );
     bench.pass(60).await;
-    // An older memory than the component's own counts for nothing.
+    // A status that is older than the failure in memory does not count.
     bench.ask_as(Ask {
         evidence: status_shows(Reason::VendorUnavailable, 2, -100, Some(-50)),
         ..ask("o", 1, grant_of(Vendor::SixMap))
@@ -128,7 +128,7 @@ async fn an_attempt_completes_the_refresh_request_of_each_object_that_waited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn asking_again_without_a_request_keeps_the_one_that_is_waited_for() {
+async fn asking_again_without_a_request_keeps_the_former_one() {
     let bench = bench(|_| token("t", 3600).after(Duration::from_secs(1)));
     bench.ask_for_refresh("o", 1, Vendor::SixMap, "monday");
     bench.ask("o", 1, Vendor::SixMap);
@@ -141,7 +141,10 @@ async fn a_latch_is_overridden_once_in_15_minutes_whoever_asks() {
     let bench = bench(|_| rejected());
     bench.ask("o", 1, Vendor::CheckmarxSca);
     bench.settle().await;
-    assert!(bench.facts("o").may_override, "the first attempt passed nothing");
+    assert!(
+        bench.facts("o").may_override,
+        "the first attempt overrode nothing"
+    );
     bench.ask_for_refresh("o", 1, Vendor::CheckmarxSca, "monday");
     bench.settle().await;
     assert_eq!(bench.calls().len(), 2);
@@ -151,13 +154,13 @@ async fn a_latch_is_overridden_once_in_15_minutes_whoever_asks() {
         !bench.facts("p").may_override,
         "it is the grant's, not the object's"
     );
-    // A wall clock that was set back does not keep people waiting.
+    // A step back of the wall clock does not lengthen the wait.
     bench.clock.step(SignedDuration::from_hours(-2));
     bench.pass(15 * 60 - 1).await;
     assert!(!bench.facts("o").may_override);
     bench.pass(1).await;
     assert!(bench.facts("o").may_override);
-    // A machine that slept for a quarter of an hour has let that time pass too.
+    // The time of a sleep counts, too.
     bench.ask_for_refresh("o", 1, Vendor::CheckmarxSca, "tuesday");
     bench.settle().await;
     assert!(!bench.facts("o").may_override);
@@ -179,7 +182,7 @@ async fn a_latch_that_only_a_status_shows_is_overridden_once_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_is_not_known_may_override_and_knows_nothing() {
+async fn an_unknown_object_has_no_facts() {
     let bench = bench(|_| token("t", 3600));
     let expected = GrantFacts {
         may_override: true,
@@ -193,7 +196,7 @@ async fn an_object_that_is_not_known_may_override_and_knows_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_while_asking_is_a_failed_attempt_and_keeps_no_slot() {
+async fn a_panic_while_asking_is_a_failed_attempt() {
     let mut bench = bench_with(&[], 1, |call| match call.index {
         0 => panic!("scripted"),
         _ => token("t", 3600),
@@ -235,7 +238,7 @@ async fn no_credential_that_a_vendor_sends_back_is_kept() {
     assert!(!failure.message.contains("hush1"), "{}", failure.message);
 }
 
-/// Lines of a log, kept.
+/// A log that keeps its lines.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -251,14 +254,14 @@ impl std::io::Write for Log {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changes_with_each_refusal_is_in_the_log_only() {
+async fn texts_that_change_with_each_refusal_are_only_logged() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(move || writer.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    // While there is but one, whoever logs first in another thread decides for all that a line interests nobody.
+    // With a single subscriber, the first thread that logs would decide for all threads that nobody reads the line.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let bench = bench(|call| {
         let body = serde_json::json!({

@@ -1,4 +1,4 @@
-//! Who is asked when: single flight, concurrency, order.
+//! Single flight, concurrency, and the order of requests.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rstest::rstest;
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn many_objects_with_one_fingerprint_make_one_request_and_all_are_woken() {
+async fn objects_with_one_fingerprint_share_one_request() {
     let mut bench = bench(|_| token("t", 3600).after(Duration::from_secs(2)));
     for index in 0..20 {
         bench.ask(&format!("n{}/o{index:02}", index % 3), 1, Vendor::SixMap);
@@ -29,7 +29,7 @@ async fn many_objects_with_one_fingerprint_make_one_request_and_all_are_woken() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn asking_again_tells_since_when_one_waits() {
+async fn asking_again_gives_the_moment_since_which_an_object_waits() {
     let bench = bench(|_| hanging());
     let first = bench.ask_as(ask("o", 1, grant_of(Vendor::SixMap)));
     bench.pass(3).await;
@@ -40,7 +40,7 @@ async fn asking_again_tells_since_when_one_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn grants_of_one_endpoint_run_side_by_side_up_to_the_bound_and_not_above() {
+async fn requests_to_one_endpoint_run_side_by_side_up_to_the_bound() {
     let bench = bench_with(&[], 4, |_| token("t", 3600).after(Duration::from_secs(1)));
     for number in 0..10 {
         bench.ask(&format!("o{number}"), number, Vendor::SixMap);
@@ -105,7 +105,7 @@ async fn four_vendors_that_hang_do_not_delay_the_fifth(#[case] bound: usize) {
         while (200..220).any(|number| bench.token(&format!("last{number}")).is_none()) {
             bench.settle().await;
         }
-        // Twenty, so many at a time as it has for itself, each in a tenth of a second.
+        // Twenty requests of a tenth of a second each, as many at a time as the vendor's share.
         let rounds = 20_usize.div_ceil((bound / 2).max(1));
         let most = Duration::from_millis(110 * rounds as u64);
         assert!(asked.elapsed() <= most, "{last}: {:?}", asked.elapsed());
@@ -114,9 +114,9 @@ async fn four_vendors_that_hang_do_not_delay_the_fifth(#[case] bound: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn live_tokens_go_first_by_expiry_and_every_fifth_slot_to_those_without_one() {
+async fn requests_are_sent_in_the_order_of_the_queue() {
     let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
-    // The first one takes the slot while the others line up.
+    // The first one takes the slot while the others queue.
     bench.ask_live("o", 99, Vendor::SixMap, 5);
     bench.settle().await;
     for (name, number) in [("many/a", 50), ("many/b", 51), ("many/c", 52), ("few/a", 60)] {
@@ -135,7 +135,7 @@ async fn live_tokens_go_first_by_expiry_and_every_fifth_slot_to_those_without_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_joins_a_waiting_grant_with_a_token_that_ends_sooner_brings_it_forward() {
+async fn an_object_whose_token_ends_sooner_brings_its_grant_forward() {
     let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
     bench.ask_live("o", 99, Vendor::SixMap, 5);
     bench.settle().await;
@@ -145,22 +145,22 @@ async fn who_joins_a_waiting_grant_with_a_token_that_ends_sooner_brings_it_forwa
     // Shares the grant of the first-time object, and its token ends before all others do.
     bench.ask_live("joins", 1, Vendor::SixMap, 100);
     bench.ask_live("joins-later", 2, Vendor::SixMap, 150);
-    // Comes too late to matter, and must not push anything back.
+    // An object with a later expiry, or with no token, moves nothing back.
     bench.ask_live("relaxed", 3, Vendor::SixMap, 9000);
-    bench.ask("needy", 3, Vendor::SixMap);
+    bench.ask("tokenless", 3, Vendor::SixMap);
     bench.ask_live("last", 4, Vendor::SixMap, 250);
     bench.pass(10).await;
     assert_eq!(bench.order(), [99, 1, 2, 3, 4]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn withdrawing_takes_a_queued_request_out_and_leaves_the_others() {
+async fn withdrawing_cancels_only_requests_without_another_waiter() {
     let mut bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
     for (name, number) in [("o0", 0), ("o1", 1), ("o2", 2), ("o3", 3), ("shares-o3", 3)] {
         bench.ask(name, number, Vendor::SixMap);
     }
     bench.settle().await;
-    // One in flight goes on, one queued goes, one queued is still waited for by another.
+    // One is in flight and goes on, one is queued and leaves, one is queued and has another waiter.
     for name in ["o0", "o1", "o3"] {
         bench.grants.withdraw(&object(name));
     }
@@ -170,14 +170,14 @@ async fn withdrawing_takes_a_queued_request_out_and_leaves_the_others() {
     assert_eq!(bench.token("o0").as_deref(), Some("t"), "what came is kept");
     assert_eq!(bench.token("o1"), None);
     assert!(bench.woken().contains(&"a/shares-o3".to_owned()));
-    // Nothing is left behind that would stop it from asking later.
+    // Nothing stops it from asking later.
     bench.ask("o1", 1, Vendor::SixMap);
     bench.pass(5).await;
     assert_eq!(bench.order(), [0, 2, 3, 1]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_fingerprint_leaves_the_old_place_in_the_queue() {
+async fn a_changed_fingerprint_gives_up_its_place_in_the_queue() {
     let bench = bench_with(&[], 1, |_| token("t", 3600).after(Duration::from_secs(1)));
     bench.ask("blocker", 9, Vendor::SixMap);
     bench.settle().await;
@@ -191,7 +191,7 @@ async fn a_changed_fingerprint_leaves_the_old_place_in_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
+async fn a_request_decided_on_before_an_outcome_is_not_sent() {
     let mut bench = bench(|call| match call.grant {
         1 => token("t", 3600),
         2 => rejected(),
@@ -202,7 +202,7 @@ async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
         bench.settle().await;
     }
     assert_eq!(bench.woken(), ["a/o1", "a/o2", "a/o3"]);
-    // They decided on what was true a moment before.
+    // Their decisions are older than the outcomes.
     for (name, number) in [("late1", 1), ("late2", 2), ("late3", 3)] {
         let asked = bench.ask_as(ask(name, number, grant_of(Vendor::SixMap)));
         assert_eq!(asked, None, "it is to be decided again");
@@ -210,7 +210,7 @@ async fn who_asks_just_after_an_attempt_has_ended_is_told_to_decide_again() {
     bench.settle().await;
     assert_eq!(bench.order(), [1, 2, 3]);
     assert_eq!(bench.token("late1").as_deref(), Some("t"));
-    // They were not left waiting: when they ask in earnest, they wait since then.
+    // They do not wait: a later reservation begins a new wait.
     bench.pass(3600 + 720).await;
     let now = bench.grants.timeline.now().moment;
     assert_eq!(bench.ask_as(ask("late2", 2, grant_of(Vendor::SixMap))), Some(now));

@@ -1,4 +1,4 @@
-//! Budgets, pauses and clocks.
+//! Budgets, pauses, and steps of the clock.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn the_budget_holds_in_every_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_budget_nothing_is_paced() {
+async fn without_a_budget_all_requests_are_sent_at_once() {
     let bench = bench_with(&[], 200, |_| token("t", 3600));
     for number in 0..150 {
         bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
@@ -88,7 +88,7 @@ async fn a_429_of_a_vendor_limited_as_a_whole_pauses_its_endpoint(#[case] vendor
 #[case::six_clicks(Vendor::SixClicks)]
 #[case::checkmarx(Vendor::CheckmarxSca)]
 #[tokio::test(start_paused = true)]
-async fn elsewhere_one_other_grant_probes_after_a_429(#[case] vendor: Vendor) {
+async fn at_other_vendors_one_grant_probes_after_a_429(#[case] vendor: Vendor) {
     let bench = bench(|call| match call.grant {
         1 => throttled(100),
         _ => token("t", 3600).after(Duration::from_secs(5)),
@@ -110,7 +110,7 @@ async fn elsewhere_one_other_grant_probes_after_a_429(#[case] vendor: Vendor) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_is_throttled_too_pauses_all() {
+async fn a_throttled_probe_pauses_the_endpoint() {
     let bench = bench(|call| match call.grant {
         1 => throttled(100),
         2 => throttled(200),
@@ -150,7 +150,7 @@ async fn with_nobody_to_probe_the_throttled_grant_waits_for_its_deadline() {
     });
     bench.ask("o1", 1, Vendor::SixMap);
     bench.settle().await;
-    // A refresh request may have been decided on before the answer came; it does not pass the vendor's deadline.
+    // A refresh request does not override the vendor's deadline.
     bench.ask_for_refresh("o1", 1, Vendor::SixMap, "now");
     bench.pass(99).await;
     assert_eq!(bench.order(), [1]);
@@ -188,7 +188,7 @@ async fn a_503_with_a_deadline_pauses_its_own_grant_only() {
 #[case::a_day_back(-24, 600)]
 #[case::ahead(1, 600)]
 #[tokio::test(start_paused = true)]
-async fn a_pause_ends_when_the_vendor_said_however_the_clock_is_set(#[case] hours: i64, #[case] ends: u64) {
+async fn a_step_of_the_clock_does_not_move_the_end_of_a_pause(#[case] hours: i64, #[case] ends: u64) {
     let bench = bench(|call| match call.index {
         0 => throttled(600),
         _ => token("t", 3600),
@@ -202,14 +202,14 @@ async fn a_pause_ends_when_the_vendor_said_however_the_clock_is_set(#[case] hour
     let times = bench.times();
     assert_eq!(times.len(), 2);
     assert!((ends..=ends + 61).contains(&times[1]), "{times:?}");
-    // Neither is the grant itself held longer, nor an endpoint that is waiting for a probe.
+    // The throttled grant is not held longer either.
     bench.ask("first", 1, Vendor::Picus);
     bench.settle().await;
     assert_eq!(bench.token("first").as_deref(), Some("t"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_is_measured_by_the_timer_and_not_by_the_wall_clock() {
+async fn a_step_of_the_clock_does_not_change_a_budget() {
     let bench = bench_with(&[(Vendor::Mapiq, 6)], 32, |_| token("t", 3600));
     for number in 0..18 {
         bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
@@ -238,12 +238,12 @@ async fn idle_endpoints_are_forgotten_when_they_are_many() {
     assert_eq!(bench.calls().len(), 201);
     let kept = bench.grants.lock().endpoints.len();
     assert!(kept <= crate::grants::table::MOST_IDLE_ENDPOINTS, "{kept}");
-    // A pause is something to remember.
+    // An endpoint with a pause is kept.
     assert!(bench.facts("throttled").paused_until.is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_leads_again_counts_what_may_have_been_in_flight() {
+async fn a_new_term_counts_requests_that_may_be_in_flight() {
     let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| token("t", 3600));
     bench.pass(100).await;
     for number in 0..15 {
@@ -262,7 +262,7 @@ async fn a_process_that_leads_again_counts_what_may_have_been_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_no_vendor_asked_for_is_not_believed() {
+async fn a_pause_with_an_incredible_time_is_ignored() {
     let bench = bench(|_| token("t", 3600));
     bench.grants.start_leading();
     let observe = |last_attempt: i64| {
@@ -271,7 +271,8 @@ async fn a_pause_that_no_vendor_asked_for_is_not_believed() {
             ..ask("o", 1, Grant::Mapiq)
         });
     };
-    // After this process began, and so long ago that no vendor's deadline was meant.
+    // The first attempt lies in the term of this process, which did not see it; the second lies too far from its
+    // deadline.
     observe(1);
     observe(-7200);
     assert_eq!(*bench.heard.throttled_until.lock().unwrap(), []);
@@ -281,7 +282,7 @@ async fn a_pause_that_no_vendor_asked_for_is_not_believed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_earlier_request_counts_from_when_its_answer_may_have_come() {
+async fn an_earlier_request_counts_from_its_latest_possible_answer() {
     let bench = bench_with(&[(Vendor::Mapiq, 20)], 32, |_| token("t", 3600));
     bench.pass(100).await;
     let sent = vec![bench.clock.now() - SignedDuration::from_secs(10); 15];
@@ -291,6 +292,6 @@ async fn an_earlier_request_counts_from_when_its_answer_may_have_come() {
     bench.grants.start_leading();
     bench.ask("o", 1, Vendor::Mapiq);
     bench.pass(100).await;
-    // A minute after the fifth second from when it was sent, which was ten seconds ago.
+    // Sent at second 90, its answer came by second 95, and it counts for a minute from there.
     assert_eq!(bench.times(), [155]);
 }

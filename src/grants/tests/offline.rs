@@ -1,5 +1,5 @@
-//! What a schedule can save that knows every token's life beforehand: requests in the order of deadlines over the vendor's
-//! windows. It shares no code with the component.
+//! A schedule that knows every token's life beforehand, to compare with: requests in the order of deadlines over the
+//! vendor's windows. It shares no code with the book of grants.
 
 use jiff::Timestamp;
 
@@ -21,15 +21,15 @@ pub(super) struct Limit {
     pub(super) window: i64,
 }
 
-/// How the schedule orders what could be sent now.
+/// The order in which the schedule sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// At once, while the window has room.
     AtOnce,
     /// Evenly over the window.
     Paced,
-    /// At once for who has a token; who has none gets what is left of the window, less the slots that tokens need which
-    /// end within it.
+    /// At once for a grant with a token. One without gets the rest of the window, less the slots for tokens that end
+    /// within it.
     FirstTimeLast,
 }
 
@@ -41,10 +41,10 @@ struct Token {
     ends: i64,
 }
 
-/// The grants of which a token expires before the next one comes, in the first `seconds`. A second is the least unit of time.
+/// The grants of which a token expires before the next one comes, in the first `seconds`. Time goes in whole seconds.
 ///
-/// `restarts` are when a process ends and for how long nobody runs. Which process begins then cannot know what may have
-/// been in flight: it counts a quarter of a window's requests.
+/// `restarts` are the ends of a process, each with the seconds until the next one begins. That one cannot know the
+/// requests in flight before it, and counts a quarter of a window's requests.
 pub(super) fn lost(
     needs: &[Need],
     limit: Limit,
@@ -104,7 +104,7 @@ pub(super) fn lost(
 }
 
 #[test]
-fn the_offline_schedule_itself_keeps_the_limit_and_the_order() {
+fn the_offline_schedule_keeps_the_limit_and_the_order() {
     let need = |life| Need {
         from: 0,
         life,
@@ -114,7 +114,7 @@ fn the_offline_schedule_itself_keeps_the_limit_and_the_order() {
         requests: 2,
         window: 60,
     };
-    // Two a minute carry these, and not four that live less than a minute.
+    // Two requests a minute are enough for these, but not for four tokens that live less than a minute.
     assert!(lost(&[need(120), need(120)], limit, Way::AtOnce, &[], 3600).is_empty());
     assert!(lost(&[need(120), need(120), need(3600)], limit, Way::Paced, &[], 3600).is_empty());
     let all = lost(

@@ -1,4 +1,4 @@
-//! A hundred grants on one budget: the vendor never says 429, and no token expires that an offline schedule saves.
+//! A hundred grants on one budget: the vendor never answers 429, and no token expires that an offline schedule saves.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ const MAPIQ: Limit = Limit {
     window: 60,
 };
 
-/// A vendor that keeps its limit: more than that in its window is a 429.
+/// A vendor that enforces its limit: it answers 429 to more requests than that in its window.
 struct LimitedVendor {
     clock: Arc<TokioClock>,
     timeline: Arc<Timeline>,
@@ -91,19 +91,19 @@ impl Transport for Arc<LimitedVendor> {
     }
 }
 
-/// How a process ends before the next one begins.
+/// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Requests in flight end, and what arrived is published.
+    /// Requests in flight end, and their tokens are published.
     Stopped,
-    /// What was in flight is lost.
+    /// Requests in flight are lost.
     Killed,
 }
 
-/// Restarts: at which second, how, and how long nobody runs.
+/// The second of a restart, the end of the process, and the seconds until the next one begins.
 type Restart = (u64, End, u64);
 
-/// The operator without Kubernetes: decides with `policy`, asks the component, and publishes into memory.
+/// The operator without Kubernetes: decides with `policy`, asks the book of grants, and publishes into memory.
 struct Driver {
     needs: Vec<Need>,
     vendor: Arc<LimitedVendor>,
@@ -112,7 +112,7 @@ struct Driver {
     wakes: mpsc::UnboundedReceiver<ObjectKey>,
     running: tokio::task::JoinHandle<()>,
     stored: Vec<Option<Stored>>,
-    /// When each object is looked at again.
+    /// The time of the next look at each object.
     next: Vec<Option<Timestamp>>,
     lost: std::collections::BTreeSet<usize>,
 }
@@ -174,7 +174,7 @@ impl Driver {
         }
     }
 
-    /// Works until this second since the start.
+    /// Runs until this second since the start.
     async fn work_until(&mut self, second: u64) {
         let end = start() + SignedDuration::from_secs(second as i64);
         loop {
@@ -267,7 +267,7 @@ impl Driver {
                 Decision::Issue => {
                     let asked = reserve_and_send(&self.grants, asks(evidence), &inputs);
                     if asked.is_some() {
-                        // Its end is told when it comes.
+                        // Its end wakes the object.
                         self.next[number] = live_until;
                         return;
                     }
@@ -278,7 +278,7 @@ impl Driver {
         panic!("no end of it");
     }
 
-    /// Ends the process, and begins another one that reads back what the targets tell.
+    /// Ends the process, and begins another one, which reads the targets back.
     async fn restart(&mut self, end: End, away: u64) {
         if end == End::Stopped {
             self.grants.drain(Duration::from_secs(3)).await;
@@ -316,7 +316,7 @@ impl Driver {
     }
 }
 
-/// So many grants from a second on, whose tokens live so many seconds.
+/// Groups of grants: the second of their first request, their number, and the seconds that their tokens live.
 fn needs(groups: &[(i64, usize, i64)]) -> Vec<Need> {
     let all = groups
         .iter()
@@ -330,7 +330,7 @@ fn needs(groups: &[(i64, usize, i64)]) -> Vec<Need> {
         .collect()
 }
 
-/// Runs a load, and gives the grants whose token expired, after the assertion that no request was too many.
+/// Runs a load, asserts that no request exceeded the limit, and gives the grants whose token expired.
 async fn run(needs: &[Need], latency: u64, restarts: &[Restart], seconds: u64) -> Vec<usize> {
     let mut driver = Driver::new(needs, latency);
     for (at, end, away) in restarts {
@@ -374,7 +374,7 @@ async fn no_token_expires_that_an_offline_schedule_saves(
         .map(|(at, _, away)| (*at as i64, *away as i64))
         .collect();
     let saved = WAYS.map(|way| lost(&needs, MAPIQ, way, &known, seconds as i64));
-    // Of a load that is too much, the schedule would save tokens by never serving who has none.
+    // Under a load beyond the limit, the schedule would save tokens by never serving a grant without one.
     let can_be_carried = saved.iter().any(Vec::is_empty);
     assert!(can_be_carried, "{saved:?}");
     let expired = run(&needs, latency, restarts, seconds).await;
@@ -386,7 +386,7 @@ async fn no_token_expires_that_an_offline_schedule_saves(
 #[case::two_in_a_minute(&[(0, 9, 60), (0, 3, 100), (700, 12, 3600), (1500, 12, 3600)])]
 #[case::bursts(&[(0, 40, 40)])]
 #[tokio::test(start_paused = true)]
-async fn no_request_is_too_many_however_often_the_process_is_killed(
+async fn a_killed_process_never_exceeds_the_limit(
     #[case] groups: &[(i64, usize, i64)],
     #[values(100, 2000, 8000)] latency: u64,
     #[values(61, 97, 150)] between: u64,

@@ -1,9 +1,9 @@
-//! A process that leads no more sends nothing, then and when it leads again.
+//! A process that has lost the Lease sends nothing, then and when it leads again.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn what_was_queued_at_the_loss_of_the_lease_is_not_sent_afterwards() {
+async fn requests_queued_at_the_loss_of_the_lease_are_never_sent() {
     let mut set = None;
     let bench = bench_led(
         &[(Vendor::Mapiq, 1)],
@@ -22,7 +22,7 @@ async fn what_was_queued_at_the_loss_of_the_lease_is_not_sent_afterwards() {
     assert_eq!(bench.calls().len(), 1, "the other waits for the budget");
     leads(false);
     bench.grants.step_down();
-    // A reconcile that began before.
+    // A reconcile that began before the loss.
     assert_eq!(bench.ask_as(ask("c", 3, Grant::Mapiq)), None);
     bench.pass(300).await;
     leads(true);

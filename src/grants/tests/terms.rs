@@ -1,10 +1,10 @@
-//! What becomes of the state of a process that stands down and leads again: another one has led meanwhile.
+//! The state of a process that steps down and leads again, after another one has led.
 
 use super::*;
 use crate::policy::Hold;
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_at_the_step_down_is_not_sent_in_the_next_term() {
+async fn requests_waiting_at_the_step_down_are_not_sent_in_the_next_term() {
     let mut bench = bench_with(&[(Vendor::Mapiq, 1)], 32, |_| token("t", 3600));
     for number in 0..3 {
         bench.ask(&format!("o{number}"), number, Vendor::Mapiq);
@@ -13,7 +13,7 @@ async fn what_waited_at_the_step_down_is_not_sent_in_the_next_term() {
     assert_eq!(bench.calls().len(), 1, "the others wait for their slots");
     bench.grants.step_down();
     assert_eq!(bench.grants.waits_since(&object("o1")), None);
-    // A reconcile that had begun before goes on.
+    // A reconcile that began before goes on.
     bench.ask("late", 9, Vendor::Mapiq);
     bench.pass(600).await;
     bench.grants.start_leading();
@@ -47,7 +47,7 @@ async fn attempts_that_were_not_sent_do_not_count_against_their_account() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_that_another_process_has_seen_a_success_after_holds_nothing() {
+async fn a_success_of_another_process_ends_a_rejection() {
     let bench = bench(|call| match call.index {
         0 => rejected(),
         _ => token("t", 3600),
@@ -68,14 +68,14 @@ async fn a_rejection_that_another_process_has_seen_a_success_after_holds_nothing
     bench.pass(600).await;
     bench.grants.start_leading();
     assert_eq!(asked(0), None, "the token is not newer than the rejection");
-    // The target holds a token that these credentials brought to the process which led meanwhile.
+    // The target holds a token that another process got with these credentials.
     assert!(asked(60).is_some());
     bench.settle().await;
     assert_eq!(bench.token("o").as_deref(), Some("t"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_another_process_met_holds() {
+async fn a_pause_from_another_process_holds() {
     let bench = bench(|_| token("t", 3600));
     bench.ask("o", 1, Vendor::Mapiq);
     bench.settle().await;

@@ -24,8 +24,8 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 
 #[rstest]
 // The ordinary life of a token.
-#[case::the_first_grant_reads_the_credentials(scene().free(), READ)]
-#[case::the_first_grant_asks_the_vendor(scene().free().known('a'), ISSUE)]
+#[case::the_first_token_needs_the_credentials(scene().free(), READ)]
+#[case::the_first_token_is_asked_for(scene().free().known('a'), ISSUE)]
 #[case::a_first_token_is_published(scene().free().known('a').memory(99, 3699), PUBLISH)]
 #[case::a_fresh_token_waits_for_its_due_time(scene().known('a').memory(0, EXPIRES), wait(DUE))]
 #[case::a_token_is_not_due_a_second_early(scene().known('a').at(DUE - 1), wait(DUE))]
@@ -43,16 +43,16 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 #[case::a_wait_ends_at_the_expiry_where_that_is_sooner_than_the_next_attempt(
     scene().known('a').at(DUE).failed(VendorUnavailable, DUE, Some(EXPIRES + 100)), wait(EXPIRES)
 )]
-// A clock that was set back.
+// A step back of the clock.
 #[case::a_token_is_due_by_its_age_though_the_clock_was_set_back(scene().known('a').at(DUE - 600).set_back(600), ISSUE)]
-#[case::and_not_a_second_sooner(scene().known('a').at(DUE - 601).set_back(600), wait(DUE - 600))]
+#[case::a_token_is_not_due_by_its_age_a_second_sooner(scene().known('a').at(DUE - 601).set_back(600), wait(DUE - 600))]
 #[case::a_wait_ends_at_the_expiry_by_its_age(
     scene().known('a').at(DUE).set_back(600).failed(VendorUnavailable, DUE, Some(EXPIRES)), wait(EXPIRES - 600)
 )]
-#[case::a_token_that_was_issued_since_is_newer(
+#[case::a_token_issued_after_the_step_back_is_newer(
     scene().known('a').at(-100).set_back(3000).memory(-100, 3500), PUBLISH
 )]
-#[case::the_token_in_the_target_is_not_newer_than_itself(
+#[case::a_published_token_is_not_newer_than_itself(
     scene().known('a').at(100).set_back(600).memory(0, EXPIRES), wait(DUE - 600)
 )]
 // After a restart, metadata alone decides.
@@ -68,7 +68,7 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 #[case::another_secret_with_the_same_credential_costs_nothing(scene().sources_edited().known('a'), wait(DUE))]
 #[case::a_token_made_under_a_lost_key_stays_until_it_is_due(scene().key_lost(), wait(DUE))]
 #[case::a_token_made_under_a_lost_key_stays_whatever_the_credential(scene().key_lost().known('b'), wait(DUE))]
-#[case::a_token_made_under_a_lost_key_stays_though_all_looks_edited(
+#[case::a_token_made_under_a_lost_key_stays_though_all_seems_edited(
     scene().key_lost().grant_edited().sources_edited(), wait(DUE)
 )]
 #[case::a_token_made_under_a_lost_key_is_refreshed_when_due(scene().key_lost().known('a').at(DUE), ISSUE)]
@@ -86,7 +86,7 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 #[case::edited_templates_are_published_before_a_due_refresh(
     scene().not_as_desired().known('a').memory(0, EXPIRES).at(DUE), PUBLISH
 )]
-#[case::edited_templates_need_a_grant_where_memory_is_empty(scene().not_as_desired().known('a'), ISSUE)]
+#[case::edited_templates_ask_the_vendor_where_memory_is_empty(scene().not_as_desired().known('a'), ISSUE)]
 #[case::a_changed_target_is_written_with_its_own_token_where_memory_is_empty(
     scene().readable().not_as_desired().known('a'), REPAIR
 )]
@@ -116,12 +116,12 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 #[case::an_edited_target_waits_for_the_gap_where_memory_is_empty(
     scene().not_as_desired().known('a').gap(360, 30), wait(360)
 )]
-#[case::a_target_stripped_of_its_facts_is_restored_from_memory(
+#[case::a_target_without_its_facts_is_restored_from_memory(
     scene().facts_lost().known('a').memory(0, EXPIRES), PUBLISH
 )]
-#[case::a_target_stripped_of_its_facts_needs_a_grant_where_memory_is_empty(scene().facts_lost().known('a'), ISSUE)]
+#[case::a_target_without_its_facts_asks_the_vendor_where_memory_is_empty(scene().facts_lost().known('a'), ISSUE)]
 #[case::a_deleted_target_is_restored_from_memory(scene().free().known('a').memory(0, EXPIRES), PUBLISH)]
-// What holds everything.
+// States in which nothing is done.
 #[case::deletion_does_nothing(scene().free().known('a').memory(0, EXPIRES).deleting(), Decision::Nothing)]
 #[case::deletion_does_nothing_even_on_request(scene().known('a').requested().deleting(), Decision::Nothing)]
 #[case::suspended_waits_for_the_expiry(scene().suspended().known('a').at(DUE), wait(EXPIRES))]
@@ -146,11 +146,11 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 #[case::credentials_that_may_not_be_read_are_looked_at_again_soon(
     scene().unusable(ApiDenied).at(DUE), wait(DUE + 5)
 )]
-#[case::and_after_as_long_as_that_has_lasted(
-    scene().unusable(ApiDenied).told_denied(DUE - 100).at(DUE), wait(DUE + 100)
+#[case::a_denied_secret_is_looked_at_after_as_long_as_the_denial_lasted(
+    scene().unusable(ApiDenied).denied_in_status(DUE - 100).at(DUE), wait(DUE + 100)
 )]
-#[case::and_at_the_latest_after_five_minutes(
-    scene().unusable(ApiDenied).told_denied(-9000).at(100), wait(400)
+#[case::a_denied_secret_is_looked_at_after_five_minutes_at_most(
+    scene().unusable(ApiDenied).denied_in_status(-9000).at(100), wait(400)
 )]
 #[case::a_target_that_may_not_be_read_is_looked_at_again_soon(
     Scene { target: Target::Blocked(Problem::new(ApiDenied, "why")), ..scene() }, wait(105)
@@ -187,65 +187,65 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
     scene().known('a').failed(VendorUnavailable, 50, Some(60)), wait(DUE)
 )]
 #[case::a_latch_in_the_status_holds_after_a_restart(
-    scene().free().known('a').told_failed(CredentialsRejected, 50, None, &inputs('a')), WAIT_FOR_A_CHANGE
+    scene().free().known('a').failed_in_status(CredentialsRejected, 50, None, &inputs('a')), WAIT_FOR_A_CHANGE
 )]
 #[case::a_deadline_in_the_status_holds_after_a_restart(
-    scene().free().known('a').told_failed(RateLimited, 50, Some(300), &inputs('a')), wait(300)
+    scene().free().known('a').failed_in_status(RateLimited, 50, Some(300), &inputs('a')), wait(300)
 )]
 #[case::a_latch_of_another_credential_holds_nothing(
-    scene().free().known('b').told_failed(CredentialsRejected, 50, None, &inputs('a')), ISSUE
+    scene().free().known('b').failed_in_status(CredentialsRejected, 50, None, &inputs('a')), ISSUE
 )]
 #[case::a_latch_under_a_lost_key_allows_an_attempt(
-    scene().free().key_lost().known('a').told_failed(CredentialsRejected, 50, None, &inputs('a')), ISSUE
+    scene().free().key_lost().known('a').failed_in_status(CredentialsRejected, 50, None, &inputs('a')), ISSUE
 )]
-#[case::nor_does_success_with_another_credential_excuse_one(
+#[case::a_success_with_another_credential_excuses_no_failure(
     scene().known('b').failed(CredentialsRejected, -5, None), wait(3600)
 )]
 #[case::a_failure_older_than_the_stored_token_is_no_failure(
-    scene().known('a').at(DUE).told_failed(CredentialsRejected, -1, None, &inputs('a')), ISSUE
+    scene().known('a').at(DUE).failed_in_status(CredentialsRejected, -1, None, &inputs('a')), ISSUE
 )]
 #[case::a_failure_in_the_second_of_the_stored_token_counts(
-    scene().known('a').at(DUE).told_failed(CredentialsRejected, 0, None, &inputs('a')), wait(EXPIRES)
+    scene().known('a').at(DUE).failed_in_status(CredentialsRejected, 0, None, &inputs('a')), wait(EXPIRES)
 )]
 #[case::a_failure_older_than_the_token_in_memory_is_no_failure(
     scene().known('a').at(DUE + 400).stored(|stored| stored.issued = at(-100)).memory(0, EXPIRES)
-        .told_failed(CredentialsRejected, -1, None, &inputs('a')).stored(|stored| stored.issued = at(0)), ISSUE
+        .failed_in_status(CredentialsRejected, -1, None, &inputs('a')).stored(|stored| stored.issued = at(0)), ISSUE
 )]
 #[case::a_failure_before_the_same_token_came_again_is_no_failure(
     Scene {
         grant: GrantFacts { succeeded: Some(at(DUE + 60)), ..GrantFacts::default() },
-        ..scene().known('a').at(DUE + 500).told_failed(CredentialsRejected, DUE, None, &inputs('a'))
+        ..scene().known('a').at(DUE + 500).failed_in_status(CredentialsRejected, DUE, None, &inputs('a'))
     },
     ISSUE
 )]
 #[case::a_success_ahead_of_a_clock_that_was_set_back_excuses_no_failure(
     scene().known('b').at(-100).failed(VendorUnavailable, -101, Some(-95)), wait(-95)
 )]
-#[case::the_newer_failure_counts_where_it_is_the_one_in_memory(
-    scene().free().known('a').told_failed(RateLimited, 10, Some(400), &inputs('a'))
+#[case::a_newer_failure_in_memory_counts(
+    scene().free().known('a').failed_in_status(RateLimited, 10, Some(400), &inputs('a'))
         .failed(VendorUnavailable, 50, Some(200)),
     wait(200)
 )]
-#[case::the_newer_failure_counts_where_it_is_the_one_in_the_status(
-    scene().free().known('a').told_failed(RateLimited, 60, Some(400), &inputs('a'))
+#[case::a_newer_failure_in_the_status_counts(
+    scene().free().known('a').failed_in_status(RateLimited, 60, Some(400), &inputs('a'))
         .failed(VendorUnavailable, 50, Some(200)),
     wait(400)
 )]
-#[case::a_newer_one_in_the_status_does_not_end_a_latch_that_this_process_has_set(
-    scene().free().known('a').told_failed(VendorUnavailable, 60, Some(90), &inputs('a'))
+#[case::a_newer_failure_in_the_status_ends_no_latch_in_memory(
+    scene().free().known('a').failed_in_status(VendorUnavailable, 60, Some(90), &inputs('a'))
         .failed(CredentialsRejected, 50, None),
     WAIT_FOR_A_CHANGE
 )]
-#[case::an_attempt_still_to_come_does_not_hide_what_this_process_has_seen(
-    scene().free().known('a').told_failed(VendorUnavailable, 4000, Some(50), &inputs('a'))
+#[case::a_failure_in_the_future_does_not_hide_one_in_memory(
+    scene().free().known('a').failed_in_status(VendorUnavailable, 4000, Some(50), &inputs('a'))
         .failed(VendorUnavailable, 90, Some(200)),
     wait(200)
 )]
 #[case::a_deadline_made_by_a_clock_that_was_a_day_ahead_holds_nothing(
-    scene().free().known('a').told_failed(RateLimited, 86_400, Some(86_700), &inputs('a')), ISSUE
+    scene().free().known('a').failed_in_status(RateLimited, 86_400, Some(86_700), &inputs('a')), ISSUE
 )]
 #[case::a_latch_holds_whatever_the_clock_was(
-    scene().free().known('a').told_failed(CredentialsRejected, 86_400, None, &inputs('a')), WAIT_FOR_A_CHANGE
+    scene().free().known('a').failed_in_status(CredentialsRejected, 86_400, None, &inputs('a')), WAIT_FOR_A_CHANGE
 )]
 // Refresh requests.
 #[case::a_request_refreshes_a_fresh_token(scene().known('a').memory(0, EXPIRES).requested(), ISSUE)]
@@ -272,22 +272,22 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 #[case::a_request_other_than_the_handled_one_is_new(
     scene().known('a').requested().stored(|stored| stored.refresh_handled = Some("sunday".to_owned())), ISSUE
 )]
-#[case::a_request_goes_past_a_back_off(
+#[case::a_request_overrides_a_back_off(
     scene().known('a').requested().failed(VendorUnavailable, 50, Some(300)), ISSUE
 )]
-#[case::a_request_goes_past_a_latch(
+#[case::a_request_overrides_a_latch(
     scene().free().known('a').requested().failed(CredentialsRejected, 50, None), ISSUE
 )]
-#[case::a_request_goes_past_a_latch_in_the_status(
-    scene().free().known('a').requested().told_failed(CredentialsRejected, 50, None, &inputs('a')), ISSUE
+#[case::a_request_overrides_a_latch_in_the_status(
+    scene().free().known('a').requested().failed_in_status(CredentialsRejected, 50, None, &inputs('a')), ISSUE
 )]
-#[case::a_second_request_does_not_go_past_a_latch(
-    scene().free().known('a').requested().failed(CredentialsRejected, 50, None).may_not_pass(), WAIT_FOR_A_CHANGE
+#[case::a_second_request_overrides_no_latch(
+    scene().free().known('a').requested().failed(CredentialsRejected, 50, None).may_not_override(), WAIT_FOR_A_CHANGE
 )]
-#[case::a_second_request_does_not_go_past_a_back_off(
-    scene().known('a').requested().failed(VendorUnavailable, 50, Some(300)).may_not_pass(), wait(300)
+#[case::a_second_request_overrides_no_back_off(
+    scene().known('a').requested().failed(VendorUnavailable, 50, Some(300)).may_not_override(), wait(300)
 )]
-#[case::a_second_request_is_served_where_nothing_holds(scene().known('a').requested().may_not_pass(), ISSUE)]
+#[case::a_second_request_is_served_where_nothing_holds(scene().known('a').requested().may_not_override(), ISSUE)]
 #[case::a_request_waits_for_the_vendors_deadline(
     scene().known('a').requested().failed(RateLimited, 50, Some(300)), wait(300)
 )]

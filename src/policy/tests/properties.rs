@@ -1,4 +1,4 @@
-//! What holds whatever was observed.
+//! Properties of decisions that hold for any observation.
 
 use proptest::option;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::times::later;
 
-/// Times around the scene, and the ends of time.
+/// Times around the scene, and the first and the last that there are.
 fn any_time() -> impl Strategy<Value = Timestamp> {
     prop_oneof![
         20 => (-7200..14_400_i64).prop_map(at),
@@ -228,7 +228,7 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
         .prop_map(
             |(now, flags, refresh, request, status, target, credentials, grant)| {
                 let (deleting, suspended, spec_problem, publish_block) = flags;
-                // The component tells of a grant only where the credentials are known, and of that one.
+                // The book has facts only where the credentials are known, and only of their grant.
                 let mut grant = match credentials {
                     Credentials::Known { .. } => grant,
                     _ => GrantFacts::default(),
@@ -257,17 +257,18 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
         )
 }
 
-/// A world in which decisions are carried out, as the controller and the component do.
-struct World {
+/// A VendorToken whose decisions are carried out, as the controller and the book of grants do.
+struct Simulation {
     scene: Scene,
-    /// What the vendor gives: lives in seconds, or a failure's wait in seconds (`None`: a latch).
+    /// The answers of the vendor, the last one first: the life of a token in seconds, or the wait after a failure in
+    /// seconds (`None`: a latch).
     answers: Vec<Result<i64, Option<i64>>>,
-    /// When it was asked, and before when it may not be asked again.
+    /// The time of each request, and the earliest time of the one after it.
     asked: Vec<(Timestamp, Timestamp)>,
 }
 
-impl World {
-    /// Carries one decision out; `None` when it is to wait.
+impl Simulation {
+    /// Carries one decision out, and gives it; `None` when it is to wait.
     fn step(&mut self) -> Option<Decision> {
         let decision = decide(&self.scene.observed());
         let now = self.scene.now;
@@ -346,7 +347,7 @@ impl World {
         Some(decision)
     }
 
-    /// Carries out what is decided until it waits, and records it, as a reconcile does; gives the steps.
+    /// Carries decisions out until one is to wait, writes the status as a reconcile does, and gives the steps.
     fn reconcile(&mut self) -> Vec<Decision> {
         let mut steps = Vec::new();
         while let Some(step) = self.step() {
@@ -366,7 +367,7 @@ impl World {
     }
 }
 
-/// A scene from the middle of the range of times, in which the vendor may be asked.
+/// A scene in the middle of the range of times, in which the vendor may be asked.
 fn any_ordinary_scene() -> impl Strategy<Value = Scene> {
     (any_scene(), 0..7200_i64).prop_map(|(mut scene, now)| {
         scene.now = at(now);
@@ -377,7 +378,7 @@ fn any_ordinary_scene() -> impl Strategy<Value = Scene> {
         if matches!(scene.target, Target::Blocked(_)) {
             scene.target = Target::Free;
         }
-        // What is not credible was taken out by the judge of targets, and by the component.
+        // `ownership::judge` and the book of grants let no incredible times through.
         if let Target::Ours { stored, as_desired } = &mut scene.target {
             let keep = stored
                 .as_ref()
@@ -417,7 +418,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn equal_inputs_give_equal_answers_and_nothing_panics(scene in any_scene()) {
+    fn equal_observations_give_equal_decisions(scene in any_scene()) {
         prop_assert_eq!(decide(&scene.observed()), decide(&scene.clone().observed()));
     }
 
@@ -429,7 +430,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_done_while_something_holds(scene in any_scene(), which in 0..5_usize, later_by in 1..1000_i64) {
+    fn a_suspended_or_blocked_object_only_waits(scene in any_scene(), which in 0..5_usize, later_by in 1..1000_i64) {
         let mut scene = scene;
         match which {
             0 => scene.suspended = true,
@@ -449,7 +450,7 @@ proptest! {
     }
 
     #[test]
-    fn the_vendor_is_not_asked_before_a_deadline_of_the_same_inputs(scene in any_scene(), wait in option::of(1..4000_i64), told in any::<bool>()) {
+    fn the_vendor_is_not_asked_before_a_deadline_of_the_same_inputs(scene in any_scene(), wait in option::of(1..4000_i64), in_status in any::<bool>()) {
         let mut scene = scene;
         prop_assume!(scene.now > at(-7200) && scene.now < at(14_400));
         scene.request = None;
@@ -457,9 +458,9 @@ proptest! {
         let next_attempt = wait.map(|wait| seconds_later(scene.now, wait));
         let failure = PastFailure {
             reason: Reason::RateLimited, message: "why".to_owned(), count: 1, last_attempt: scene.now, next_attempt, inputs,
-        from_status: false,
-};
-        if told {
+            from_status: false,
+        };
+        if in_status {
             scene.grant.failure = None;
             scene.status.failure = Some(FailureStatus {
                 reason: failure.reason.to_string(),
@@ -474,7 +475,7 @@ proptest! {
             scene.status.failure = None;
         }
         prop_assert_ne!(decide(&scene.observed()), Decision::Issue);
-        // Nor does a request for a refresh bring it nearer.
+        // A refresh request does not bring the attempt forward.
         scene.request = Some("friday".to_owned());
         prop_assert_ne!(decide(&scene.observed()), Decision::Issue);
     }
@@ -495,44 +496,44 @@ proptest! {
 
     #[test]
     fn repeated_steps_come_to_rest(scene in any_ordinary_scene(), answers in any_answers()) {
-        let mut world = World { scene, answers, asked: Vec::new() };
-        let steps = world.reconcile();
-        prop_assert!(world.asked.len() <= 1, "{steps:?}");
-        // At rest it stays at rest, and after a token was published it knows when to go on.
-        prop_assert_eq!(world.reconcile(), []);
+        let mut simulation = Simulation { scene, answers, asked: Vec::new() };
+        let steps = simulation.reconcile();
+        prop_assert!(simulation.asked.len() <= 1, "{steps:?}");
+        // A second reconcile has nothing to do, and after a publication the next time is known.
+        prop_assert_eq!(simulation.reconcile(), []);
         if steps.contains(&Decision::Publish) {
-            let Decision::Wait { until } = decide(&world.scene.observed()) else { unreachable!() };
+            let Decision::Wait { until } = decide(&simulation.scene.observed()) else { unreachable!() };
             prop_assert!(until.is_some());
         }
     }
 
     #[test]
-    fn over_a_day_and_over_restarts_nothing_is_asked_before_its_gap_or_its_deadline(
+    fn restarts_bring_no_request_before_its_gap_or_its_deadline(
         scene in any_ordinary_scene(), answers in any_answers(), life in 30..20_000_i64,
         restarts in prop::collection::vec(prop::bool::weighted(0.3), 60)
     ) {
-        let mut world = World { scene, answers, asked: Vec::new() };
-        world.answers.insert(0, Ok(life));
+        let mut simulation = Simulation { scene, answers, asked: Vec::new() };
+        simulation.answers.insert(0, Ok(life));
         let mut waits = 0;
         while waits < 60 {
-            world.reconcile();
-            let Decision::Wait { until } = decide(&world.scene.observed()) else { unreachable!() };
+            simulation.reconcile();
+            let Decision::Wait { until } = decide(&simulation.scene.observed()) else { unreachable!() };
             let Some(until) = until else { break };
             prop_assume!(until < at(10_000_000));
-            world.scene.now = until;
+            simulation.scene.now = until;
             if restarts[waits] {
-                // What was known is forgotten but for the target and the status.
-                world.scene.grant = GrantFacts::default();
-                world.scene.credentials = Credentials::Unread { version: None };
+                // A restart leaves only the target and the status.
+                simulation.scene.grant = GrantFacts::default();
+                simulation.scene.credentials = Credentials::Unread { version: None };
             }
-            if world.scene.grant.token.as_ref().is_some_and(|token| token.expires <= until) {
-                world.scene.grant.token = None;
+            if simulation.scene.grant.token.as_ref().is_some_and(|token| token.expires <= until) {
+                simulation.scene.grant.token = None;
             }
             waits += 1;
         }
-        for pair in world.asked.windows(2) {
+        for pair in simulation.asked.windows(2) {
             let ((_, not_before), (again, _)) = (pair[0], pair[1]);
-            prop_assert!(again >= not_before, "{:?}", world.asked);
+            prop_assert!(again >= not_before, "{:?}", simulation.asked);
         }
     }
 }

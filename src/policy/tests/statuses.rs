@@ -1,4 +1,4 @@
-//! The status field by field, and what holds of every status.
+//! The status field by field, and properties of every status.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use proptest::prelude::*;
@@ -28,8 +28,8 @@ fn status_of(scene: &Scene) -> VendorTokenStatus {
     status(&scene.observed(), &context())
 }
 
-/// The scene with the status that was made of it.
-fn told(mut scene: Scene) -> Scene {
+/// The scene with the status that it gives.
+fn with_its_status(mut scene: Scene) -> Scene {
     scene.status = status_of(&scene);
     scene
 }
@@ -61,7 +61,7 @@ use Reason::{
     ApiDenied, CredentialsInvalid, CredentialsNotFound, CredentialsRejected, RateLimited, VendorUnavailable,
 };
 
-// What the controller observes, against the table of situations.
+// From observations to conditions; `conditions.rs` has the table from facts to conditions.
 #[rstest]
 #[case::published(scene(), "True Published")]
 #[case::published_and_the_credentials_read(scene().known('a'), "True Published")]
@@ -72,7 +72,7 @@ use Reason::{
     scene().known('a').at(DUE + 5).failed(VendorUnavailable, DUE, Some(DUE + 10)), "True VendorUnavailable RefreshFailing"
 )]
 #[case::a_refresh_failed_before_a_restart(
-    scene().at(DUE + 5).told_failed(VendorUnavailable, DUE, Some(DUE + 10), &inputs('a')),
+    scene().at(DUE + 5).failed_in_status(VendorUnavailable, DUE, Some(DUE + 10), &inputs('a')),
     "True VendorUnavailable RefreshFailing"
 )]
 #[case::a_rotated_credential_was_rejected(
@@ -102,7 +102,7 @@ use Reason::{
 #[case::unavailable_and_no_token(
     scene().free().known('a').failed(VendorUnavailable, 50, Some(120)), "False VendorUnavailable Reconciling"
 )]
-#[case::the_first_grant(scene().free().known('a'), "False Progressing Reconciling")]
+#[case::no_token_yet(scene().free().known('a'), "False Progressing Reconciling")]
 #[case::the_grant_was_edited(scene().grant_edited(), "False Progressing Reconciling")]
 #[case::the_facts_of_the_target_are_lost(scene().facts_lost().known('a'), "False Progressing Reconciling")]
 #[case::expired_and_no_cause_is_known(scene().known('a').at(EXPIRES), "False TokenExpired Reconciling")]
@@ -114,7 +114,7 @@ use Reason::{
     scene().known('a').at(EXPIRES).failed(RateLimited, DUE, Some(EXPIRES + 60)), "False RateLimited Reconciling"
 )]
 #[case::a_success_since_the_failure(
-    scene().known('a').told_failed(VendorUnavailable, -5, Some(0), &inputs('a')), "True Published"
+    scene().known('a').failed_in_status(VendorUnavailable, -5, Some(0), &inputs('a')), "True Published"
 )]
 #[case::an_invalid_spec(scene().spec_problem(), "False InvalidSpec Stalled")]
 #[case::a_target_of_somebody_else(scene().target_blocked(), "False TargetNotOwned Stalled")]
@@ -133,12 +133,12 @@ use Reason::{
 #[case::suspended_shows_no_failure(
     scene().suspended().known('a').failed(CredentialsRejected, 50, None), "True Suspended Suspended"
 )]
-fn a_scene_is_told_as(#[case] scene: Scene, #[case] expected: &str) {
+fn each_situation_has_its_status(#[case] scene: Scene, #[case] expected: &str) {
     assert_eq!(summary(&status_of(&scene)), expected);
 }
 
 #[test]
-fn what_is_waited_for_shows_only_while_there_is_no_token() {
+fn progress_shows_only_while_there_is_no_token() {
     for (progress, expected) in [
         (Progress::None, "False Progressing Reconciling"),
         (Progress::Asked, "False Progressing Reconciling"),
@@ -184,8 +184,8 @@ fn a_published_token_is_described_in_full() {
 #[case::free(scene().free())]
 #[case::not_ours(scene().target_blocked())]
 #[case::facts_lost(scene().facts_lost())]
-fn without_a_stored_token_nothing_is_said_of_one(#[case] scene: Scene) {
-    // An older status does not keep it alive.
+fn without_a_stored_token_the_status_describes_none(#[case] scene: Scene) {
+    // The former status, which describes a token, is not carried over.
     let mut scene = scene;
     scene.status = status_of(&Scene::new());
     let status = status_of(&scene);
@@ -211,8 +211,8 @@ fn without_a_stored_token_nothing_is_said_of_one(#[case] scene: Scene) {
 #[case::a_throttled_request_beyond_the_due_time(
     scene().known('a').at(DUE - 10).failed(RateLimited, DUE - 20, Some(DUE + 280)), Some(DUE + 280)
 )]
-#[case::a_first_grant_that_failed(scene().free().known('a').failed(VendorUnavailable, 50, Some(120)), Some(120))]
-#[case::a_latched_first_grant(scene().free().known('a').failed(CredentialsRejected, 50, None), None)]
+#[case::no_token_and_a_failed_attempt(scene().free().known('a').failed(VendorUnavailable, 50, Some(120)), Some(120))]
+#[case::no_token_and_a_latch(scene().free().known('a').failed(CredentialsRejected, 50, None), None)]
 #[case::a_latched_refresh(scene().known('a').at(DUE + 9).failed(CredentialsRejected, DUE, None), None)]
 #[case::a_failed_attempt_whose_account_is_held(
     scene().free().known('a').failed(VendorUnavailable, 50, Some(120)).held(900), Some(900)
@@ -222,7 +222,7 @@ fn without_a_stored_token_nothing_is_said_of_one(#[case] scene: Scene) {
 #[case::suspended(scene().suspended(), None)]
 #[case::an_invalid_spec(scene().spec_problem(), None)]
 #[case::unusable_credentials(scene().unusable(CredentialsNotFound), None)]
-fn the_next_refresh_is_when_the_vendor_is_asked_next(#[case] scene: Scene, #[case] expected: Option<i64>) {
+fn the_next_refresh_is_the_time_of_the_next_request(#[case] scene: Scene, #[case] expected: Option<i64>) {
     assert_eq!(
         status_of(&scene).next_refresh_time,
         expected.map(|second| Time(at(second)))
@@ -247,13 +247,21 @@ fn a_failed_attempt_whose_account_is_held_says_so() {
         (failure.message.as_str(), failure.next_attempt_time),
         ("why", Some(Time(at(900))))
     );
-    // A rejection ends with a change only, and says that alone.
-    let rejected = scene.failed(CredentialsRejected, 50, None);
+}
+
+#[test]
+fn a_rejection_does_not_name_the_end_of_the_accounts_hold() {
+    // Only a change ends a rejection.
+    let rejected = scene()
+        .free()
+        .known('a')
+        .failed(CredentialsRejected, 50, None)
+        .held(900);
     assert_eq!(status_of(&rejected).conditions[0].message, "why");
 }
 
 #[test]
-fn a_failure_is_told_in_full_and_read_back_the_same() {
+fn a_failure_in_the_status_is_read_back_the_same() {
     let scene = scene()
         .known('a')
         .at(DUE + 5)
@@ -275,8 +283,8 @@ fn a_failure_is_told_in_full_and_read_back_the_same() {
 #[case::of_another_credential_that_was_read(scene().known('b'), false)]
 #[case::under_a_key_that_is_lost_and_the_credential_read(scene().key_lost().known('a'), false)]
 #[case::under_a_key_that_is_lost_and_nothing_read(scene().key_lost(), true)]
-#[case::of_a_first_grant_whose_credential_was_not_read_again(scene().free(), true)]
-#[case::of_a_first_grant_whose_spec_was_edited(scene().free().grant_edited(), false)]
+#[case::no_token_and_the_credential_not_read_again(scene().free(), true)]
+#[case::no_token_and_the_spec_edited(scene().free().grant_edited(), false)]
 #[case::of_a_credential_that_was_deleted(scene().free().unusable(CredentialsNotFound), true)]
 #[case::of_a_credential_that_was_deleted_while_a_token_is_stored(scene().unusable(CredentialsNotFound), true)]
 #[case::of_a_credential_that_may_not_be_read(scene().free().unusable(ApiDenied), true)]
@@ -286,20 +294,17 @@ fn a_failure_is_told_in_full_and_read_back_the_same() {
 #[case::while_the_spec_is_invalid(Scene { parameters: "", sources: "", ..scene().free().spec_problem() }, true)]
 #[case::while_suspended(scene().free().suspended(), true)]
 #[case::while_the_target_is_somebody_elses(scene().target_blocked(), true)]
-fn a_rejection_is_remembered_until_something_that_it_judged_changes(
-    #[case] scene: Scene,
-    #[case] kept: bool,
-) {
-    let scene = scene.told_failed(CredentialsRejected, 50, None, &inputs('a'));
+fn a_rejection_is_kept_until_the_credential_or_the_spec_changes(#[case] scene: Scene, #[case] kept: bool) {
+    let scene = scene.failed_in_status(CredentialsRejected, 50, None, &inputs('a'));
     let before = scene.status.failure.clone();
     assert_eq!(status_of(&scene).failure, before.filter(|_| kept));
 }
 
 #[test]
-fn a_rejected_password_is_not_tried_again_when_its_secret_is_deleted_and_made_anew() {
-    let mut scene = told(scene().free().known('a').failed(CredentialsRejected, 50, None));
+fn a_rejected_password_is_not_tried_again_from_a_recreated_secret() {
+    let mut scene = with_its_status(scene().free().known('a').failed(CredentialsRejected, 50, None));
     scene.grant = GrantFacts::default();
-    let deleted = told(scene.unusable(CredentialsNotFound));
+    let deleted = with_its_status(scene.unusable(CredentialsNotFound));
     assert_eq!(summary(&deleted.status), "False CredentialsNotFound Reconciling");
     let again = deleted.unread(Some("uid/9")).known('a');
     assert_eq!(decide(&again.observed()), Decision::Wait { until: None });
@@ -309,7 +314,7 @@ fn a_rejected_password_is_not_tried_again_when_its_secret_is_deleted_and_made_an
 
 #[test]
 fn a_restored_token_shows_no_failure_of_credentials_that_rotated_since() {
-    let scene = scene().told_failed(CredentialsRejected, 50, None, &inputs('b'));
+    let scene = scene().failed_in_status(CredentialsRejected, 50, None, &inputs('b'));
     let status = status_of(&scene);
     assert_eq!(
         (summary(&status).as_str(), status.failure),
@@ -340,7 +345,7 @@ fn the_handled_refresh_request_is_echoed(
 }
 
 #[test]
-fn a_request_that_only_the_target_remembers_is_echoed_after_a_lost_status() {
+fn a_request_handled_in_the_target_is_echoed_after_a_lost_status() {
     let scene = scene()
         .requested()
         .stored(|stored| stored.refresh_handled = Some("monday".to_owned()));
@@ -360,22 +365,12 @@ fn with_warnings(mut scene: Scene) -> Scene {
 }
 
 #[test]
-fn warnings_stand_beside_a_token_and_say_when_they_end() {
+fn each_warning_about_a_token_is_a_condition() {
     let scene = with_warnings(scene().known('a').memory(0, EXPIRES));
     assert_eq!(
         summary(&status_of(&scene)),
         "True Published ExpiryAssumed ClockSkewSuspected TokenNotYetValid"
     );
-    let message = find(&status_of(&scene), condition::TOKEN_NOT_YET_VALID)
-        .unwrap()
-        .message
-        .clone();
-    assert!(message.contains(&at(200).to_string()), "{message}");
-    assert_eq!(
-        summary(&status_of(&scene.clone().at(200))),
-        "True Published ExpiryAssumed ClockSkewSuspected"
-    );
-    // Each by its own fact.
     for (assumed, skew, expected) in [
         (true, false, "True Published ExpiryAssumed"),
         (false, true, "True Published ClockSkewSuspected"),
@@ -393,7 +388,21 @@ fn warnings_stand_beside_a_token_and_say_when_they_end() {
 }
 
 #[test]
-fn warnings_of_a_token_in_memory_are_not_those_of_the_stored_one() {
+fn a_token_that_is_not_usable_yet_has_a_warning_until_it_is() {
+    let scene = with_warnings(scene().known('a').memory(0, EXPIRES));
+    let message = find(&status_of(&scene), condition::TOKEN_NOT_YET_VALID)
+        .unwrap()
+        .message
+        .clone();
+    assert!(message.contains(&at(200).to_string()), "{message}");
+    assert_eq!(
+        summary(&status_of(&scene.clone().at(200))),
+        "True Published ExpiryAssumed ClockSkewSuspected"
+    );
+}
+
+#[test]
+fn a_token_that_is_not_published_shows_no_warnings() {
     let scene = with_warnings(scene().known('a').memory(50, 3650));
     assert_eq!(summary(&status_of(&scene)), "True Published");
     assert_eq!(
@@ -404,7 +413,7 @@ fn warnings_of_a_token_in_memory_are_not_those_of_the_stored_one() {
 
 #[test]
 fn warnings_are_carried_over_a_restart_for_the_same_token_only() {
-    let mut scene = told(with_warnings(scene().known('a').memory(0, EXPIRES)));
+    let mut scene = with_its_status(with_warnings(scene().known('a').memory(0, EXPIRES)));
     scene.grant = GrantFacts::default();
     let restarted = scene.clone().unread(Some("uid/1"));
     assert_eq!(
@@ -437,7 +446,7 @@ fn warnings_are_carried_over_a_restart_for_the_same_token_only() {
 #[case::a_second(1, Some("in less than 3 days"))]
 #[case::none_left(0, Some("expired at"))]
 #[case::long_past(-86_400, Some("expired at"))]
-fn the_end_of_a_credential_is_warned_of_in_stages(#[case] left: i64, #[case] expected: Option<&str>) {
+fn the_end_of_a_credential_has_a_warning_in_stages(#[case] left: i64, #[case] expected: Option<&str>) {
     let scene = scene();
     let expires = seconds_later(scene.now, left);
     let context = StatusContext {
@@ -466,7 +475,7 @@ fn the_end_of_a_credential_is_warned_of_in_stages(#[case] left: i64, #[case] exp
 }
 
 #[test]
-fn a_credential_is_warned_of_also_without_a_token() {
+fn the_end_of_a_credential_has_a_warning_without_a_token_too() {
     let context = StatusContext {
         credential_expires: Some(at(0)),
         ..context()
@@ -479,8 +488,8 @@ fn a_credential_is_warned_of_also_without_a_token() {
 
 #[test]
 fn a_transition_time_changes_with_the_status_and_not_with_the_reason() {
-    let before = told(scene().known('a'));
-    let failing = told(
+    let before = with_its_status(scene().known('a'));
+    let failing = with_its_status(
         before
             .clone()
             .at(DUE + 5)
@@ -493,14 +502,14 @@ fn a_transition_time_changes_with_the_status_and_not_with_the_reason() {
         "Ready was True before"
     );
     assert_eq!(time(&failing, condition::REFRESH_FAILING), Some(at(DUE + 5)));
-    let later = told(
+    let later = with_its_status(
         failing
             .clone()
             .at(DUE + 20)
             .failed(RateLimited, DUE + 10, Some(DUE + 100)),
     );
     assert_eq!(time(&later, condition::REFRESH_FAILING), Some(at(DUE + 5)));
-    let expired = told(later.at(EXPIRES));
+    let expired = with_its_status(later.at(EXPIRES));
     assert_eq!(time(&expired, condition::READY), Some(at(EXPIRES)));
     assert_eq!(time(&expired, condition::RECONCILING), Some(at(EXPIRES)));
     assert_eq!(time(&expired, condition::REFRESH_FAILING), None);
@@ -526,22 +535,29 @@ fn a_message_too_long_for_the_schema_is_cut() {
 }
 
 #[test]
-fn a_failure_that_somebody_else_wrote_is_dropped() {
+fn an_unreadable_failure_in_the_status_is_dropped() {
     let mut scene = scene()
         .free()
         .known('a')
-        .told_failed(CredentialsRejected, 50, None, &inputs('a'));
+        .failed_in_status(CredentialsRejected, 50, None, &inputs('a'));
     scene.status.failure.as_mut().unwrap().reason = "Whatever".to_owned();
     assert_eq!(status_of(&scene).failure, None);
     scene.status.failure.as_mut().unwrap().reason = "CredentialsRejected".to_owned();
     scene.status.failure.as_mut().unwrap().inputs = "x".to_owned();
     assert_eq!(status_of(&scene).failure, None);
-    scene.status.failure.as_mut().unwrap().inputs = inputs('a').to_string();
+}
+
+#[test]
+fn a_negative_count_in_the_status_is_read_as_one() {
+    let mut scene = scene()
+        .free()
+        .known('a')
+        .failed_in_status(CredentialsRejected, 50, None, &inputs('a'));
     scene.status.failure.as_mut().unwrap().count = -7;
     assert_eq!(status_of(&scene).failure.unwrap().count, 1);
 }
 
-/// The API server cannot keep a time before the year 0; the judge of targets lets none through.
+/// Keeps times where the API server can store them, after the year 0; `ownership::judge` lets no others through.
 fn keep_to_ordinary_times(scene: &mut Scene) {
     let keep = |time: &mut Timestamp| *time = (*time).clamp(at(-7200), at(14_400));
     keep(&mut scene.now);
@@ -592,7 +608,7 @@ proptest! {
             prop_assert!(!stalled && !reconciling, "{:?}", status.conditions);
             prop_assert!(status.expiration_time.as_ref().is_some_and(|time| time.0 > scene.now));
         } else {
-            // kstatus: an object that is not ready says whether it gets on.
+            // kstatus: an object that is not ready shows if it makes progress.
             let suspended = find(&status, condition::SUSPENDED).is_some();
             prop_assert!(stalled || reconciling || suspended, "{:?}", status.conditions);
         }
@@ -617,7 +633,7 @@ proptest! {
     }
 
     #[test]
-    fn a_status_is_equal_to_itself_when_nothing_has_changed((scene, (ends, progress)) in (any_scene(), any_context()), millisecond in 0..1000_i64) {
+    fn a_status_stays_equal_while_nothing_changes((scene, (ends, progress)) in (any_scene(), any_context()), millisecond in 0..1000_i64) {
         let context = StatusContext { credential_expires: ends.map(at), progress, ..context() };
         let mut scene = scene;
         keep_to_ordinary_times(&mut scene);
@@ -632,14 +648,14 @@ proptest! {
 }
 
 #[test]
-fn a_failure_that_was_told_by_a_clock_that_was_ahead_ends_with_the_next_success() {
+fn a_failure_with_a_future_time_ends_with_the_next_success() {
     let mut scene = scene()
         .known('a')
-        .told_failed(VendorUnavailable, 7200, Some(7205), &inputs('a'));
+        .failed_in_status(VendorUnavailable, 7200, Some(7205), &inputs('a'));
     assert_eq!(
         summary(&status_of(&scene)),
         "True VendorUnavailable RefreshFailing",
-        "what stands before it excuses nothing"
+        "no success has followed"
     );
     scene.grant.succeeded = Some(at(0));
     let status = status_of(&scene);

@@ -9,10 +9,10 @@ use super::*;
 use crate::failure::{Failure, FailureClass};
 use crate::times::later;
 
-/// The shortest and the longest life that is promised for, in seconds.
+/// The shortest and the longest life that is supported, in seconds.
 const SHORTEST: i64 = 40;
 const LONGEST: i64 = 400 * 86_400;
-/// Timers are looked at again after as much awake time, in seconds.
+/// The longest wait of a reconcile, in seconds that the machine is awake.
 const LONGEST_WAIT: i64 = 300;
 
 fn any_policy() -> impl Strategy<Value = RefreshPolicy> {
@@ -22,7 +22,7 @@ fn any_policy() -> impl Strategy<Value = RefreshPolicy> {
     ]
 }
 
-/// Lives of all magnitudes alike, not mostly of months.
+/// Lives of all orders of magnitude alike, so that most are not months.
 fn any_life(shortest: i64) -> impl Strategy<Value = i64> {
     let (low, high) = ((shortest.max(1) as f64).ln(), (LONGEST as f64).ln());
     prop_oneof![
@@ -36,7 +36,7 @@ fn seconds_to_due(policy: RefreshPolicy, life: i64, jitter: u8) -> i64 {
     due(policy, at(0), at(life), jitter).as_second() - at(0).as_second()
 }
 
-/// The formula of the design, in fractions of seconds.
+/// The seconds from issue to due time by the formula, with fractions.
 fn formula(policy: RefreshPolicy, life: f64, jitter: f64) -> f64 {
     let nominal = match policy {
         RefreshPolicy::AtLifetimePercent(percent) => percent as f64 / 100.0 * life,
@@ -51,7 +51,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_token_is_due_when_the_formula_says_for_all_lives_and_settings(
+    fn a_token_of_any_life_is_due_when_the_formula_says(
         policy in any_policy(), life in any_life(0), jitter in any::<u8>()
     ) {
         let expected = formula(policy, life as f64, f64::from(jitter) / 255.0);
@@ -64,7 +64,7 @@ proptest! {
     }
 
     #[test]
-    fn jitter_only_brings_it_forward_and_by_a_twentieth_of_the_life_at_most(
+    fn jitter_brings_the_due_time_forward_by_a_twentieth_at_most(
         policy in any_policy(), life in any_life(0), one in any::<u8>(), other in any::<u8>()
     ) {
         let (less, more) = (one.min(other), one.max(other));
@@ -74,15 +74,15 @@ proptest! {
     }
 
     #[test]
-    fn at_the_default_a_life_costs_no_more_grants_than_it_may(life in any_life(10), jitter in any::<u8>()) {
+    fn a_life_costs_two_requests_at_most_by_default(life in any_life(10), jitter in any::<u8>()) {
         let default = RefreshPolicy::from_spec(None);
-        let grants = life as f64 / seconds_to_due(default, life, jitter) as f64;
+        let requests = life as f64 / seconds_to_due(default, life, jitter) as f64;
         let most = if life >= 600 { 1.4 } else { 2.0 };
-        prop_assert!(grants <= most, "{grants} grants in a life of {life} s");
+        prop_assert!(requests <= most, "{requests} requests in a life of {life} s");
     }
 
     #[test]
-    fn the_least_gap_never_holds_a_refresh_up(policy in any_policy(), life in any_life(0), jitter in any::<u8>()) {
+    fn the_least_gap_never_delays_a_due_refresh(policy in any_policy(), life in any_life(0), jitter in any::<u8>()) {
         let gap = least_gap(at(0), at(life)).as_secs();
         prop_assert!(gap <= seconds_to_due(policy, life, jitter));
         prop_assert!(gap >= 5);
@@ -114,39 +114,39 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_deadline_lies_ahead_and_holds_whatever_the_vendor_said_and_whenever(
-        class in any_class(), told in option::of(any_time()), count in any::<i32>(), jitter in any::<u8>(),
+    fn every_deadline_lies_ahead_and_holds(
+        class in any_class(), deadline in option::of(any_time()), count in any::<i32>(), jitter in any::<u8>(),
         never in any::<bool>(), now in any_time()
     ) {
-        let failure = Failure::new(class, "").with_deadline(told);
+        let failure = Failure::new(class, "").with_deadline(deadline);
         let probe = if never { Probe::Never } else { Probe::Hourly };
         let next = next_attempt(&failure, count, probe, jitter, now);
         prop_assert_eq!(next.is_none(), class == FailureClass::Rejected && never);
         for next in [next, after_no_answer(count, jitter, now)].into_iter().flatten() {
-            // At the end of time there is no later.
+            // No time is later than the last one.
             prop_assert!(next > now || now >= later(Timestamp::MAX, -1), "{next} at {now}");
             prop_assert!(holds(next, now) || now >= later(Timestamp::MAX, -1), "{next} at {now}");
         }
     }
 
     #[test]
-    fn a_failure_of_any_kind_holds_until_its_deadline_and_then_no_longer(
+    fn a_failure_of_any_class_holds_until_its_deadline(
         reason in prop::sample::select(vec![
             Reason::CredentialsRejected, Reason::EndpointRefused, Reason::RateLimited, Reason::VendorUnavailable,
             Reason::InvalidResponse,
         ]),
-        wait in 1..7200_i64, told in any::<bool>(), asks in any::<bool>(), may_pass in any::<bool>(), free in any::<bool>()
+        wait in 1..7200_i64, in_status in any::<bool>(), asks in any::<bool>(), may_override in any::<bool>(), free in any::<bool>()
     ) {
         let mut scene = Scene::new().known('a').at(DUE);
         scene = if free { scene.free() } else { scene };
         scene.request = asks.then(|| "friday".to_owned());
-        scene.grant.may_override = may_pass;
-        scene = if told {
-            scene.told_failed(reason, DUE, Some(DUE + wait), &inputs('a'))
+        scene.grant.may_override = may_override;
+        scene = if in_status {
+            scene.failed_in_status(reason, DUE, Some(DUE + wait), &inputs('a'))
         } else {
             scene.failed(reason, DUE, Some(DUE + wait))
         };
-        let passes = asks && may_pass && reason != Reason::RateLimited;
+        let passes = asks && may_override && reason != Reason::RateLimited;
         for (second, issues) in [(DUE, passes), (DUE + wait - 1, passes), (DUE + wait, true)] {
             let decision = decide(&scene.clone().at(second).observed());
             prop_assert_eq!(decision == Decision::Issue, issues, "at {}", second - DUE);
@@ -154,7 +154,7 @@ proptest! {
     }
 
     #[test]
-    fn after_a_good_grant_it_waits_for_a_time_that_comes(
+    fn after_a_new_token_the_wait_ends_by_its_expiry(
         policy in any_policy(), life in any_life(1), now in 0..400_000_i64, jitter in any::<u8>(),
         asks in any::<bool>(), free in any::<bool>(), not_before in option::weighted(0.2, 0..2000_i64)
     ) {
@@ -193,7 +193,7 @@ proptest! {
     }
 }
 
-/// What happens to a machine while it waits.
+/// An event on a machine while it waits.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Nothing,
@@ -219,14 +219,14 @@ struct Machine {
     truth: i64,
     timer: i64,
     ahead: i64,
-    /// By the timer and by the clock: when this process last looked at the token that is in the target.
+    /// The timer and the clock at the last look at the token in the target.
     seen: Option<(i64, i64)>,
-    /// By the timer and by the clock: when the last token came.
-    granted: Option<(i64, i64)>,
-    /// When the token in the target, and the one in memory, truly end.
+    /// The timer and the clock when the last token came.
+    token_came: Option<(i64, i64)>,
+    /// The true end of the token in the target, and of the one in memory.
     ends: Option<i64>,
     ends_in_memory: i64,
-    grants: usize,
+    requests: usize,
 }
 
 impl Machine {
@@ -234,7 +234,7 @@ impl Machine {
         self.truth + self.ahead
     }
 
-    /// What the controller and the component observe, from both clocks.
+    /// Takes what the controller and the book of grants observe, from both clocks.
     fn look(&mut self) {
         let (clock, timer) = (self.clock(), self.timer);
         let now = at(clock);
@@ -261,20 +261,20 @@ impl Machine {
             self.scene.set_back += SignedDuration::from_secs(lost.max(0));
         }
         let gap = least_gap(at(0), at(self.life)).as_secs();
-        self.scene.grant.gap_ends = self.granted.and_then(|(granted_timer, granted_clock)| {
-            let left = gap - (timer - granted_timer).max(clock - granted_clock);
+        self.scene.grant.gap_ends = self.token_came.and_then(|(came_timer, came_clock)| {
+            let left = gap - (timer - came_timer).max(clock - came_clock);
             (left > 0 && self.scene.grant.token.is_some()).then(|| at(clock + left))
         });
     }
 
-    /// Carries out what is decided, until it waits; gives the seconds of the wait.
+    /// Carries decisions out until one is to wait, and gives the seconds of the wait.
     fn act(&mut self) -> i64 {
         for _ in 0..5 {
             self.look();
             match decide(&self.scene.observed()) {
                 Decision::Issue => {
-                    self.grants += 1;
-                    self.granted = Some((self.timer, self.clock()));
+                    self.requests += 1;
+                    self.token_came = Some((self.timer, self.clock()));
                     self.ends_in_memory = self.truth + self.life;
                     let clock = self.clock();
                     self.scene.grant.token = Some(memory_token(clock, clock + self.life));
@@ -316,15 +316,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn no_step_and_no_sleep_leaves_an_expired_token_for_longer_than_a_look(
+    fn steps_and_sleeps_leave_no_expired_token_for_longer_than_a_wait(
         policy in any_policy(), life in any_life(SHORTEST), jitter in any::<u8>(),
         events in prop::collection::vec((any_event(), 0..=100_i64), 1..40)
     ) {
         let mut scene = Scene::new().free().known('a');
         scene.refresh = policy;
         let mut machine = Machine {
-            scene, life, jitter, truth: 0, timer: 0, ahead: 0, seen: None, granted: None, ends: None, ends_in_memory: 0,
-            grants: 0,
+            scene, life, jitter, truth: 0, timer: 0, ahead: 0, seen: None, token_came: None, ends: None, ends_in_memory: 0,
+            requests: 0,
         };
         let disturbances = events.iter().filter(|(event, _)| !matches!(event, Event::Nothing)).count();
         // Long enough for some lives, with the events spread over them.
@@ -361,8 +361,8 @@ proptest! {
         let gap = least_gap(at(0), at(life)).as_secs();
         let most = machine.truth / gap + 1 + i64::try_from(disturbances).unwrap();
         prop_assert!(
-            i64::try_from(machine.grants).unwrap() <= most,
-            "{} grants in {} s, with {disturbances} disturbances", machine.grants, machine.truth
+            i64::try_from(machine.requests).unwrap() <= most,
+            "{} requests in {} s, with {disturbances} disturbances", machine.requests, machine.truth
         );
     }
 }
