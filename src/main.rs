@@ -11,7 +11,7 @@ use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigEr
 use kube::{Api, Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
-use vendor_token_operator::clock::{Clock, SystemClock, Timeline};
+use vendor_token_operator::clock::{SystemClock, Timeline};
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::election::{
     ApiServerReachability, ElectionOptions, Elector, LastAnswer, Leadership, writes_need_leadership,
@@ -25,7 +25,7 @@ use vendor_token_operator::providers::Vendor;
 use vendor_token_operator::server::{Health, Server, ServerError};
 use vendor_token_operator::{api, telemetry};
 
-/// Number of concurrent reconciles. Each makes at most three calls to the API server, and none waits for a vendor.
+/// Number of concurrent reconciles. Each makes a few calls to the API server, and none waits for a vendor.
 const CONCURRENCY: u16 = 32;
 
 /// Error in starting the operator.
@@ -126,10 +126,9 @@ fn run(arguments: &RunArguments) -> Result<(), StartError> {
 async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     let metrics = Metrics::new();
     let health = Health::new(&["fingerprint-key", "watches"]);
-    let clock = Arc::new(SystemClock);
-    let timeline = Arc::new(Timeline::new(clock.clone()));
+    let timeline = Arc::new(Timeline::new(Arc::new(SystemClock)));
     let config = cluster(arguments).await?;
-    let (leadership, elector) = election(arguments, &config, clock.clone())?;
+    let (leadership, elector) = election(arguments, &config, Arc::clone(&timeline))?;
     let last_answer = LastAnswer::default();
     let client = ClientBuilder::try_from(config)
         .map_err(StartError::Client)?
@@ -263,15 +262,15 @@ fn vendor_authorities(arguments: &RunArguments) -> Result<Option<Vec<u8>>, Start
 fn election(
     arguments: &RunArguments,
     config: &Config,
-    clock: Arc<dyn Clock>,
+    timeline: Arc<Timeline>,
 ) -> Result<(Leadership, Option<Elector>), StartError> {
     if !arguments.leader_elect {
-        return Ok((Leadership::always(clock), None));
+        return Ok((Leadership::always(), None));
     }
     // A client of its own: calls for the Lease wait for no other call, and need no leadership.
     let client = Client::try_from(config.clone()).map_err(StartError::Client)?;
     let leases = Api::namespaced(client, &arguments.operator_namespace());
-    let (elector, leadership) = Elector::new(leases, ElectionOptions::new(identity()), clock);
+    let (elector, leadership) = Elector::new(leases, ElectionOptions::new(identity()), timeline);
     Ok((leadership, Some(elector)))
 }
 

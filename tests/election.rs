@@ -19,7 +19,7 @@ use serde_json::json;
 use test_support::{ControlPlane, Options, wait_for};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use vendor_token_operator::clock::{Clock, SystemClock, TokioClock};
+use vendor_token_operator::clock::{Clock, SystemClock, Timeline, TokioClock};
 use vendor_token_operator::election::{
     ElectionOptions, Elector, LEASE_NAME, Leadership, NotLeading, writes_need_leadership,
 };
@@ -47,7 +47,8 @@ impl Contender {
             call_timeout: Duration::from_secs(1),
             ..ElectionOptions::new(identity)
         };
-        let (elector, leadership) = Elector::new(Api::namespaced(client, namespace), options, clock);
+        let timeline = Arc::new(Timeline::new(clock));
+        let (elector, leadership) = Elector::new(Api::namespaced(client, namespace), options, timeline);
         let (resign, resigned) = oneshot::channel::<()>();
         let task = tokio::spawn(elector.run(async move {
             let _ = resigned.await;
@@ -184,7 +185,7 @@ async fn a_lease_taken_by_another_ends_the_leadership() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wall_clock_that_leaps_ahead_needs_a_renewal() {
+async fn a_machine_that_slept_needs_a_renewal() {
     let plane = test_support::shared().await.unwrap();
     let (client, namespace) = (plane.admin().unwrap(), plane.namespace("clock").await.unwrap());
     let clock = Arc::new(TokioClock::new(Timestamp::now()));
@@ -193,6 +194,8 @@ async fn a_wall_clock_that_leaps_ahead_needs_a_renewal() {
     clock.step(SignedDuration::from_hours(-1));
     assert!(leader.leadership.holds(), "a step back gives nobody else a right");
     clock.step(SignedDuration::from_hours(25));
+    assert!(leader.leadership.holds(), "nor does a step ahead");
+    clock.sleep(SignedDuration::from_hours(24));
     assert!(
         !leader.leadership.holds(),
         "a machine that slept for a day may not act on its old right"

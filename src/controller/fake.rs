@@ -147,7 +147,7 @@ pub(in crate::controller) fn context_by(
         Arc::clone(&timeline),
         Arc::new(Nobody),
         queue.clone(),
-        Leadership::always(clock.clone()),
+        Leadership::always(),
     );
     let client = kube::Client::new(service, "default");
     let key = FingerprintKey::new(&[7; 32]).unwrap();

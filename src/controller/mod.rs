@@ -1,6 +1,6 @@
 //! Watches VendorTokens and Secrets, and reconciles: gather, decide, act, record.
 //!
-//! May use everything but `main`. The only module that talks to the API server.
+//! May use everything but `main`. All objects of users are read and written here; `election` has its Lease.
 //!
 //! `run` uses `leading`, which uses `reconcile`, which uses `cluster`. The handles of `context` hold the parts of
 //! `cluster` together, for the other two.

@@ -3,44 +3,65 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::ApiServerReachability;
-use crate::clock::Clock;
+use crate::clock::{Moment, Timeline};
 use crate::sync::lock;
 
 /// The right of this process to act. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct Leadership {
     /// `None` without an election: always leading.
-    pub(super) term: Option<Arc<Mutex<Option<Term>>>>,
+    pub(super) term: Option<SharedTerm>,
     /// Notified at each change.
     pub(super) leading: watch::Receiver<bool>,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) reachability: Option<ApiServerReachability>,
 }
 
 /// A term of leadership from its last renewal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Term {
-    pub(super) renewed: Instant,
-    /// The same moment by the wall clock: the monotonic clock stands still while the machine sleeps.
-    pub(super) renewed_wall: Timestamp,
+    pub(super) renewed: Moment,
     pub(super) lasts: Duration,
+}
+
+/// The present term, `None` while another process leads. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct SharedTerm {
+    term: Arc<Mutex<Option<Term>>>,
+    timeline: Arc<Timeline>,
+}
+
+impl SharedTerm {
+    pub(super) fn new(timeline: Arc<Timeline>) -> Self {
+        Self {
+            term: Arc::default(),
+            timeline,
+        }
+    }
+
+    pub(super) fn set(&self, term: Option<Term>) {
+        *lock(&self.term) = term;
+    }
+
+    /// The time until the end of the term; `None` while there is none.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        let term = (*lock(&self.term))?;
+        let since = self.timeline.now().moment.since(term.renewed);
+        Some(term.lasts.saturating_sub(since))
+    }
 }
 
 impl Leadership {
     /// Makes a leadership without an election, which always holds.
-    pub fn always(clock: Arc<dyn Clock>) -> Self {
+    pub fn always() -> Self {
         let (sender, leading) = watch::channel(true);
         // A closed channel keeps its last value.
         drop(sender);
         Self {
             term: None,
             leading,
-            clock,
             reachability: None,
         }
     }
@@ -62,32 +83,26 @@ impl Leadership {
     /// True while this process may act.
     pub fn holds(&self) -> bool {
         let Some(term) = &self.term else { return true };
-        let Some(term) = *lock(term) else {
-            return false;
-        };
-        let wall = self.clock.now().duration_since(term.renewed_wall);
-        term.renewed.elapsed() < term.lasts
-            && wall < SignedDuration::try_from(term.lasts).unwrap_or(SignedDuration::MAX)
+        term.time_left().is_some_and(|left| !left.is_zero())
     }
 
     /// A leadership that holds at first, with a function that ends and renews it.
     #[cfg(test)]
-    pub(crate) fn switchable(clock: Arc<dyn Clock>) -> (Self, impl Fn(bool)) {
+    pub(crate) fn switchable(timeline: Arc<Timeline>) -> (Self, impl Fn(bool)) {
         let (sender, leading) = watch::channel(true);
         let held = Term {
-            renewed: Instant::now(),
-            renewed_wall: clock.now(),
+            renewed: timeline.now().moment,
             lasts: Duration::from_secs(86_400),
         };
-        let term = Arc::new(Mutex::new(Some(held)));
+        let term = SharedTerm::new(timeline);
+        term.set(Some(held));
         let leadership = Self {
-            term: Some(Arc::clone(&term)),
+            term: Some(term.clone()),
             leading,
-            clock,
             reachability: None,
         };
         let set = move |leads: bool| {
-            *lock(&term) = leads.then_some(held);
+            term.set(leads.then_some(held));
             sender.send_replace(leads);
         };
         (leadership, set)

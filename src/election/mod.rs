@@ -10,10 +10,9 @@ mod leadership;
 mod reachability;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
@@ -21,9 +20,8 @@ use kube::api::PostParams;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
+use crate::clock::{Moment, Timeline};
 use crate::error_text::with_causes;
-use crate::sync::lock;
 use crate::text::spread;
 
 pub use fence::{NotLeading, writes_need_leadership};
@@ -32,7 +30,7 @@ pub use leadership::Leadership;
 pub(crate) use reachability::fake::FakeApiServer;
 pub use reachability::{ApiServerReachability, LastAnswer};
 
-use self::leadership::Term;
+use self::leadership::{SharedTerm, Term};
 
 /// Name of the Lease in the operator's namespace.
 pub const LEASE_NAME: &str = "vendor-token-operator";
@@ -70,8 +68,8 @@ impl ElectionOptions {
 pub struct Elector {
     api: Api<Lease>,
     options: ElectionOptions,
-    clock: Arc<dyn Clock>,
-    term: Arc<Mutex<Option<Term>>>,
+    timeline: Arc<Timeline>,
+    term: SharedTerm,
     leading: watch::Sender<bool>,
     seen: Option<Seen>,
 }
@@ -99,19 +97,18 @@ pub enum ElectionError {
 impl Elector {
     /// Makes an elector, which does not run yet, and its leadership. The client of `api` must not have the layer of
     /// [`writes_need_leadership`].
-    pub fn new(api: Api<Lease>, options: ElectionOptions, clock: Arc<dyn Clock>) -> (Self, Leadership) {
-        let term = Arc::new(Mutex::new(None));
+    pub fn new(api: Api<Lease>, options: ElectionOptions, timeline: Arc<Timeline>) -> (Self, Leadership) {
+        let term = SharedTerm::new(Arc::clone(&timeline));
         let (leading, changes) = watch::channel(false);
         let leadership = Leadership {
-            term: Some(Arc::clone(&term)),
+            term: Some(term.clone()),
             leading: changes,
-            clock: Arc::clone(&clock),
             reachability: None,
         };
         let elector = Self {
             api,
             options,
-            clock,
+            timeline,
             term,
             leading,
             seen: None,
@@ -151,7 +148,7 @@ impl Elector {
                     );
                 }
             }
-            if *self.leading.borrow() && self.deadline().is_none_or(|deadline| Instant::now() >= deadline) {
+            if *self.leading.borrow() && self.term.time_left().is_none_or(|left| left.is_zero()) {
                 self.lost("the Lease could not be renewed in time");
             }
             let next = try_started + self.pause();
@@ -177,23 +174,21 @@ impl Elector {
 
     /// End of the right to act.
     fn deadline(&self) -> Option<Instant> {
-        let term = *lock(&self.term);
-        term.map(|term| term.renewed + term.lasts)
+        self.term.time_left().map(|left| Instant::now() + left)
     }
 
-    fn renewed(&mut self, at: (Instant, Timestamp)) {
-        *lock(&self.term) = Some(Term {
-            renewed: at.0,
-            renewed_wall: at.1,
+    fn renewed(&mut self, renewed: Moment) {
+        self.term.set(Some(Term {
+            renewed,
             lasts: self.options.renew_deadline,
-        });
+        }));
         if !self.leading.send_replace(true) {
             tracing::info!(identity = self.options.identity, "leading");
         }
     }
 
     fn lost(&mut self, why: &str) {
-        *lock(&self.term) = None;
+        self.term.set(None);
         if self.leading.send_replace(false) {
             tracing::warn!(
                 identity = self.options.identity,
@@ -212,8 +207,8 @@ impl Elector {
     }
 
     /// Tries once to acquire or to renew the Lease. `Some` with the start of the try after a success.
-    async fn attempt(&mut self) -> Result<Option<(Instant, Timestamp)>, ElectionError> {
-        let began = (Instant::now(), self.clock.now());
+    async fn attempt(&mut self) -> Result<Option<Moment>, ElectionError> {
+        let began = self.timeline.now().moment;
         if *self.leading.borrow()
             && let Some(seen) = self.seen.clone()
             && holder(&seen.lease) == Some(&self.options.identity)
@@ -306,7 +301,7 @@ impl Elector {
     }
 
     fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
-        let now = MicroTime(self.clock.now());
+        let now = MicroTime(self.timeline.now().wall());
         let kept = before.filter(|spec| spec.holder_identity.as_deref() == Some(&self.options.identity));
         let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or_default();
         LeaseSpec {
@@ -355,7 +350,7 @@ impl Elector {
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
-            spec.renew_time = Some(MicroTime(self.clock.now()));
+            spec.renew_time = Some(MicroTime(self.timeline.now().wall()));
         }
         let released = self
             .call(

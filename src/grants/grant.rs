@@ -62,7 +62,7 @@ pub(super) struct FailedAttempt {
     /// The earliest moment of another attempt; `None` when only a change may bring one.
     pub(super) next_attempt: Option<Moment>,
     /// True when it is known from a status only, and this process has not seen the answer.
-    pub(super) from_status: bool,
+    pub(super) only_from_other_status: bool,
 }
 
 impl FailedAttempt {
@@ -73,7 +73,7 @@ impl FailedAttempt {
             message: failure.message.clone(),
             sent: failure.last_attempt,
             next_attempt: failure.next_attempt.map(|next| now.moment_at(next)),
-            from_status: true,
+            only_from_other_status: true,
         }
     }
 }
@@ -250,7 +250,7 @@ impl GrantRecord {
                 .map(|next| now.moment_at(next)),
             message: failure.message,
             sent: whole_seconds(self.sent.unwrap_or(now.wall())),
-            from_status: false,
+            only_from_other_status: false,
         });
     }
 
@@ -284,7 +284,7 @@ impl GrantRecord {
                 last_attempt: failure.sent,
                 next_attempt: failure.next_attempt.map(|next| now.wall_at(next)),
                 inputs: inputs.clone(),
-                from_status: failure.from_status,
+                only_from_other_status: failure.only_from_other_status,
             }),
             succeeded: self.succeeded,
             completed_request: self.completed.get(object).cloned(),

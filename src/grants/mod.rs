@@ -6,9 +6,11 @@
 //! `token`, `failure`, `sync`, `times`, `api` (reasons). Knows no Kubernetes, and is tested with a paused clock.
 
 mod accounts;
+mod evidence;
 mod grant;
 mod limiter;
 mod permit;
+mod retention;
 mod seed;
 mod sender;
 mod table;
@@ -208,7 +210,7 @@ impl Grants {
             since,
             live_until,
             attempt: account.map(|_| {
-                let next = backoff::after_no_answer(count, observation.inputs.jitter, now.wall());
+                let next = backoff::after_transient(count, observation.inputs.jitter, now.wall());
                 PastFailure::about_to_be_sent(count, now.wall(), next, observation.inputs.clone())
             }),
             overrides: refresh_request.is_some() && is_held,

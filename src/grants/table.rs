@@ -5,39 +5,30 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::accounts::Accounts;
-use super::grant::{FailedAttempt, GrantRecord, Phase};
+use super::grant::{GrantRecord, Phase};
 use super::limiter::{Budget, EndpointState, InFlightLimiter};
 use super::sender::{LONGEST_SLEEP, SendJob};
 use super::{GrantsOptions, ObjectKey, Observation};
-use crate::api::names::Reason;
 use crate::clock::{Moment, Now};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
-use crate::policy::{GrantFacts, PastFailure, Standing, backoff};
+use crate::policy::{GrantFacts, Standing};
 use crate::providers::{Endpoint, Vendor};
 use crate::times::whole_seconds;
 
-/// Interval at which state that nobody needs is dropped.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Above this number, an endpoint is kept only while it has requests or a pause: a tenant may name any region of
 /// 6clicks, also regions that do not exist.
 pub(super) const MOST_IDLE_ENDPOINTS: usize = 64;
-/// A latch without a deadline outlives the last VendorToken that used its grant by this long: a VendorToken that is
-/// deleted and made again, or edited there and back, must not have a rejected password tried again.
-const LATCH_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
-/// Grants without a user that are kept at most.
-const MOST_UNUSED_GRANTS: usize = 10_000;
-
 /// One VendorToken, as the book of grants knows it.
 #[derive(Debug, Default)]
 pub(super) struct ObjectRecord {
     /// The grant that its credentials make; `None` while they cannot be used.
     pub(super) fingerprint: Option<Fingerprint>,
     /// The account, and the time of the attempt in the status that was counted against it.
-    counted_from_status: Option<(Account, jiff::Timestamp)>,
+    pub(super) counted_from_status: Option<(Account, jiff::Timestamp)>,
     /// True when this process has made an attempt for it in this term, so that its status shows no attempt of another
     /// process.
-    attempted: bool,
+    pub(super) attempted: bool,
 }
 
 /// The state behind the lock (see [the module](self)).
@@ -53,11 +44,11 @@ pub(super) struct GrantTable {
     pub(super) kept: VecDeque<Fingerprint>,
     pub(super) in_flight: InFlightLimiter,
     /// The moment at which this process began to send; another one may have sent before.
-    leading_since: Moment,
+    pub(super) leading_since: Moment,
     /// The index of the endpoint that is served first.
     first_endpoint: usize,
     /// The moment of the last sweep.
-    swept: Moment,
+    pub(super) swept: Moment,
     /// The number of the last permit.
     pub(super) permits: u64,
     /// True when the process ends and sends nothing more.
@@ -132,100 +123,6 @@ impl GrantTable {
         self.give_up_waiting();
     }
 
-    /// Makes `object` a user of the grant of its present credentials. Its former grant leaves the queue where nobody
-    /// else waits for it, and is forgotten where nobody else uses it.
-    pub(super) fn use_grant(
-        &mut self,
-        object: &ObjectKey,
-        fingerprint: Fingerprint,
-        account: Option<Account>,
-        now: &Now,
-    ) {
-        let used = self.objects.get(object).and_then(|record| record.fingerprint);
-        if used == Some(fingerprint) {
-            return;
-        }
-        self.leave(object, now);
-        self.objects.entry(object.clone()).or_default().fingerprint = Some(fingerprint);
-        let grant = self.grants.entry(fingerprint).or_default();
-        let outlived = grant
-            .unused_since
-            .take()
-            .is_some_and(|since| now.moment.since(since) >= LATCH_OUTLIVES);
-        if outlived && grant.users.is_empty() {
-            *grant = GrantRecord::default();
-        }
-        grant.account = account;
-        grant.users.insert(object.clone());
-    }
-
-    /// Takes in the evidence of a VendorToken's status and target about the time before this process led. Gives the end
-    /// of the endpoint's pause, where the evidence has shown a new one.
-    pub(super) fn take_evidence(&mut self, observation: &Observation<'_>, now: &Now) -> Option<Moment> {
-        self.count_earlier_attempts(observation, now);
-        let leading_since = self.leading_since;
-        let grant = self.grants.get_mut(&observation.fingerprint)?;
-        // A former process has had a token since the failure that this one met in an earlier term.
-        grant.failure.take_if(|failure| {
-            observation
-                .evidence
-                .issued
-                .is_some_and(|issued| issued > failure.sent)
-                && now.moment_at(failure.sent) < leading_since
-        });
-        let shown = observation.evidence.own_failure()?;
-        // This process has sent a request at that time or later, and knows its outcome.
-        if grant
-            .sent
-            .is_some_and(|sent| whole_seconds(sent) >= shown.last_attempt)
-        {
-            return None;
-        }
-        // A failure from the term of this process that it did not see itself was written by somebody else.
-        let from_before = now.moment_at(shown.last_attempt) <= leading_since;
-        grant
-            .failure
-            .take_if(|own| from_before && !own.from_status && own.sent < shown.last_attempt);
-        if grant.account.is_some()
-            && grant.failure.is_none()
-            && !grant.proven
-            && shown.reason == Reason::CredentialsRejected
-        {
-            grant.failure = Some(FailedAttempt::rejection_in_status(shown, now));
-            grant.failures = shown.count;
-        }
-        if !from_before || grant.seeded_pause == shown.next_attempt {
-            return None;
-        }
-        let until = pause_in_status(shown, now)?;
-        grant.seeded_pause = shown.next_attempt;
-        grant.endpoint = Some(observation.endpoint.clone());
-        self.endpoint(observation.endpoint, observation.vendor, now.moment)
-            .throttled(observation.fingerprint, until);
-        Some(until)
-    }
-
-    /// Counts the attempts of a former process that a status shows, also those with another password.
-    fn count_earlier_attempts(&mut self, observation: &Observation<'_>, now: &Now) {
-        let (Some(failure), Some(account)) = (&observation.evidence.failure, observation.account) else {
-            return;
-        };
-        let record = self.objects.entry(observation.object.clone()).or_default();
-        let attempt = Some((account, failure.last_attempt));
-        if record.attempted || record.counted_from_status == attempt {
-            return;
-        }
-        record.counted_from_status = attempt;
-        let password = if observation.evidence.is_same_credential {
-            observation.fingerprint
-        } else {
-            Fingerprint::of_published(&failure.inputs)
-        };
-        let last = now.moment_at(failure.last_attempt).min(now.moment);
-        self.accounts
-            .count_earlier(account, password, last, failure.count);
-    }
-
     /// The standing of the grant for the VendorToken that was observed.
     pub(super) fn standing(&self, observation: &Observation<'_>, now: &Now) -> Standing {
         let facts = self.facts(
@@ -280,82 +177,9 @@ impl GrantTable {
         }
     }
 
-    /// Drops expired tokens, grants without a user, endpoints that are idle, and attempts that no longer count, once in
-    /// [`SWEEP_EVERY`].
-    pub(super) fn sweep(&mut self, now: &Now) {
-        if now.moment.since(self.swept) < SWEEP_EVERY {
-            return;
-        }
-        self.swept = now.moment;
-        self.grants.retain(|_, grant| {
-            let is_unused = grant.users.is_empty() && !grant.is_under_way();
-            let is_new = is_unused && grant.is_new(now);
-            grant.drop_token_if(now.moment, is_unused && !is_new);
-            !is_unused || is_new || grant.is_held(now.moment)
-        });
-        self.kept.retain(|kept| self.grants.contains_key(kept));
-        self.endpoints.retain(|_, endpoint| !endpoint.is_idle(now.moment));
-        self.accounts.sweep(now.moment);
-    }
-
     /// True when a grant waits to be sent.
     pub(super) fn has_queued(&self) -> bool {
         self.endpoints.values().any(|endpoint| !endpoint.queue.is_empty())
-    }
-
-    /// Ends the use of its grant by `object`.
-    pub(super) fn leave(&mut self, object: &ObjectKey, now: &Now) {
-        let Some(fingerprint) = self
-            .objects
-            .get_mut(object)
-            .and_then(|record| record.fingerprint.take())
-        else {
-            return;
-        };
-        self.withdraw(object, fingerprint);
-        if let Some(grant) = self.grants.get_mut(&fingerprint) {
-            grant.users.remove(object);
-            grant.completed.remove(object);
-            if grant.users.is_empty() && !grant.is_under_way() {
-                self.give_back(fingerprint, now);
-            }
-        }
-    }
-
-    /// Forgets a grant without a user, unless it has a latch, a back-off or a new token.
-    pub(super) fn give_back(&mut self, fingerprint: Fingerprint, now: &Now) {
-        if let Some(grant) = self.grants.get_mut(&fingerprint)
-            && (grant.is_held(now.moment) || grant.is_new(now))
-        {
-            let is_new = grant.is_new(now);
-            grant.drop_token_if(now.moment, !is_new);
-            grant.unused_since = Some(now.moment);
-            self.kept.retain(|kept| *kept != fingerprint);
-            self.kept.push_back(fingerprint);
-        } else {
-            self.grants.remove(&fingerprint);
-        }
-        while let Some(oldest) = self.kept.front().copied() {
-            let is_over = match self.grants.get(&oldest) {
-                None => true,
-                Some(grant) if !grant.users.is_empty() || grant.is_under_way() => true,
-                Some(grant) => {
-                    let outlived = grant
-                        .unused_since
-                        .is_some_and(|since| now.moment.since(since) >= LATCH_OUTLIVES);
-                    let is_needed = grant.is_held(now.moment) || grant.is_new(now);
-                    let is_over = outlived || !is_needed || self.kept.len() > MOST_UNUSED_GRANTS;
-                    if is_over {
-                        self.grants.remove(&oldest);
-                    }
-                    is_over
-                }
-            };
-            if !is_over {
-                break;
-            }
-            self.kept.pop_front();
-        }
     }
 
     /// Ends the wait of `object` for its grant.
@@ -465,14 +289,4 @@ impl GrantTable {
 /// The moment of the present whole second, by which a status shows an attempt.
 fn whole_second(now: &Now) -> Moment {
     now.moment_at(whole_seconds(now.wall()))
-}
-
-/// The end of the pause that a vendor asked a former process for; `None` where the deadline lies too far from the
-/// attempt or from now, because somebody else wrote it.
-fn pause_in_status(failure: &PastFailure, now: &Now) -> Option<Moment> {
-    let until = failure.next_attempt?;
-    let is_credible = failure.reason == Reason::RateLimited
-        && backoff::holds(until, now.wall())
-        && backoff::holds(until, failure.last_attempt);
-    is_credible.then(|| now.moment_at(until))
 }

@@ -215,16 +215,14 @@ fn bench_with(
     max_concurrent: usize,
     script: impl FnMut(&Call) -> Answer + Send + 'static,
 ) -> Bench {
-    bench_led(per_minute, max_concurrent, script, |clock| {
-        Leadership::always(clock)
-    })
+    bench_led(per_minute, max_concurrent, script, |_| Leadership::always())
 }
 
 fn bench_led(
     per_minute: &[(Vendor, u32)],
     max_concurrent: usize,
     script: impl FnMut(&Call) -> Answer + Send + 'static,
-    leadership: impl FnOnce(Arc<dyn Clock>) -> Leadership,
+    leadership: impl FnOnce(Arc<Timeline>) -> Leadership,
 ) -> Bench {
     let clock = Arc::new(TokioClock::new(start()));
     let timeline = Arc::new(Timeline::new(Arc::clone(&clock) as Arc<dyn Clock>));
@@ -238,6 +236,7 @@ fn bench_led(
     });
     let heard = Arc::new(Heard::default());
     let (wake, wakes) = mpsc::unbounded_channel();
+    let own = Arc::clone(&timeline);
     let grants = Grants::new(
         GrantsOptions {
             per_minute: BTreeMap::from_iter(per_minute.iter().copied()),
@@ -247,7 +246,7 @@ fn bench_led(
         timeline,
         Arc::clone(&heard) as Arc<dyn GrantObserver>,
         wake,
-        leadership(Arc::clone(&clock) as Arc<dyn Clock>),
+        leadership(own),
     );
     let running = tokio::spawn(Arc::clone(&grants).run());
     Bench {
@@ -360,7 +359,7 @@ fn status_shows(reason: Reason, count: i32, last_attempt: i64, next_attempt: Opt
             last_attempt: time(last_attempt),
             next_attempt: next_attempt.map(time),
             inputs: inputs(),
-            from_status: false,
+            only_from_other_status: false,
         }),
         is_same_credential: true,
         ..Evidence::default()

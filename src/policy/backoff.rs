@@ -20,7 +20,7 @@ pub fn holds(deadline: Timestamp, now: Timestamp) -> bool {
 
 /// The time of the next attempt after one whose answer a crash lost: that after a transient failure. For `count` and
 /// `jitter` see [`next_attempt`].
-pub fn after_no_answer(count: i32, jitter: u8, now: Timestamp) -> Option<Timestamp> {
+pub fn after_transient(count: i32, jitter: u8, now: Timestamp) -> Option<Timestamp> {
     let failure = Failure::new(FailureClass::Transient, "");
     next_attempt(&failure, count, Probe::Hourly, jitter, now)
 }

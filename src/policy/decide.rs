@@ -94,7 +94,7 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
 
     match observed.standing.hold(requested) {
         Hold::Free => Decision::Issue,
-        Hold::Until { time, .. } => wait(now, [expiry, Some(time)]),
+        Hold::Until(time) => wait(now, [expiry, Some(time)]),
         Hold::Latched => wait(now, [expiry]),
     }
 }

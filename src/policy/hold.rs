@@ -11,19 +11,6 @@ use crate::failure::FailureClass;
 use crate::inputs::Inputs;
 use crate::times::whole_seconds_up;
 
-/// The cause of a hold that ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldCause {
-    /// The last attempt failed, and its back-off has not ended.
-    Backoff,
-    /// The vendor asked this grant to wait, and that time has not come.
-    Throttled,
-    /// Too many attempts with unproven passwords of this account were made lately.
-    Account,
-    /// The last token of this grant came a short while ago.
-    LeastGap,
-}
-
 /// The hold of a grant, or its absence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hold {
@@ -31,7 +18,7 @@ pub enum Hold {
     #[default]
     Free,
     /// It may not be asked before this time.
-    Until { time: Timestamp, cause: HoldCause },
+    Until(Timestamp),
     /// The vendor rejected the credential: only another credential, other vendor settings or a refresh request bring
     /// another attempt.
     Latched,
@@ -102,7 +89,7 @@ impl Evidence {
     /// Takes a status, the token in a target, and the published inputs of the present credentials. A failure that
     /// cannot be read counts as none.
     pub fn new(status: &VendorTokenStatus, stored: Option<&Stored>, inputs: &Inputs, now: Timestamp) -> Self {
-        let failure = status.failure.as_ref().and_then(PastFailure::from_status);
+        let failure = status.failure.as_ref().and_then(PastFailure::parse);
         Self {
             is_same_credential: failure
                 .as_ref()
@@ -167,8 +154,7 @@ impl Standing {
                 return held;
             }
             if let Some(time) = account_free_at {
-                let cause = HoldCause::Account;
-                return Hold::Until { time, cause };
+                return Hold::Until(time);
             }
             let gap_ends = if requested {
                 facts.gap_on_request_ends
@@ -176,10 +162,7 @@ impl Standing {
                 facts.gap_ends
             };
             match gap_ends.filter(|end| now < *end) {
-                Some(time) => Hold::Until {
-                    time,
-                    cause: HoldCause::LeastGap,
-                },
+                Some(time) => Hold::Until(time),
                 None => Hold::Free,
             }
         };
@@ -226,14 +209,7 @@ fn held_by(failure: &PastFailure, may_override: bool, now: Timestamp) -> Option<
     }
     match failure.next_attempt {
         None => Some(Hold::Latched),
-        Some(time) if backoff::holds(time, now) => Some(Hold::Until {
-            time,
-            cause: if is_throttled {
-                HoldCause::Throttled
-            } else {
-                HoldCause::Backoff
-            },
-        }),
+        Some(time) if backoff::holds(time, now) => Some(Hold::Until(time)),
         Some(_) => None,
     }
 }
@@ -248,7 +224,8 @@ fn newest_failure(
 ) -> Option<PastFailure> {
     // A failure known from the status of another VendorToken alone does not count against credentials that brought a
     // token.
-    let in_memory = in_memory.filter(|failure| !(failure.from_status && evidence.issued.is_some()));
+    let in_memory =
+        in_memory.filter(|failure| !(failure.only_from_other_status && evidence.issued.is_some()));
     let newest = match (in_memory, evidence.own_failure()) {
         // The failure in the status replaces an older one in memory, with two exceptions: one with a time in the future
         // was written by a wrong clock or by somebody else, and one that ends sooner must not shorten a hold of this
@@ -324,7 +301,7 @@ mod tests {
             last_attempt: at(last_attempt),
             next_attempt: next_attempt.map(at),
             inputs: inputs(),
-            from_status: false,
+            only_from_other_status: false,
         }
     }
 
@@ -336,35 +313,31 @@ mod tests {
         (facts, evidence)
     }
 
-    fn until(second: i64, cause: HoldCause) -> Hold {
-        Hold::Until {
-            time: at(second),
-            cause,
-        }
+    fn until(second: i64) -> Hold {
+        Hold::Until(at(second))
     }
 
-    use HoldCause::{Account, Backoff, LeastGap, Throttled};
     use Reason::{CredentialsRejected, RateLimited, VendorUnavailable};
 
     #[rstest]
     #[case::nothing_is_known(known(|_, _| ()), Hold::Free, Hold::Free)]
     #[case::a_back_off(
         known(|facts, _| facts.failure = Some(failure(VendorUnavailable, 90, Some(120)))),
-        until(120, Backoff), Hold::Free
+        until(120), Hold::Free
     )]
     #[case::a_back_off_that_was_overridden_lately(
         known(|facts, _| {
             facts.failure = Some(failure(VendorUnavailable, 90, Some(120)));
             facts.may_override = false;
         }),
-        until(120, Backoff), until(120, Backoff)
+        until(120), until(120)
     )]
     #[case::a_back_off_that_is_over(
         known(|facts, _| facts.failure = Some(failure(VendorUnavailable, 50, Some(100)))), Hold::Free, Hold::Free
     )]
     #[case::a_back_off_in_the_status(
         known(|_, evidence| evidence.failure = Some(failure(VendorUnavailable, 90, Some(120)))),
-        until(120, Backoff), Hold::Free
+        until(120), Hold::Free
     )]
     #[case::a_back_off_in_the_status_of_other_credentials(
         known(|_, evidence| {
@@ -385,17 +358,17 @@ mod tests {
     )]
     #[case::a_latch_in_another_status_against_credentials_that_are_proven(
         known(|facts, evidence| {
-            facts.failure = Some(PastFailure { from_status: true, ..failure(CredentialsRejected, 90, None) });
+            facts.failure = Some(PastFailure { only_from_other_status: true, ..failure(CredentialsRejected, 90, None) });
             evidence.issued = Some(at(50));
         }),
         Hold::Free, Hold::Free
     )]
     #[case::a_throttle_deadline_is_never_overridden(
         known(|facts, _| facts.failure = Some(failure(RateLimited, 90, Some(160)))),
-        until(160, Throttled), until(160, Throttled)
+        until(160), until(160)
     )]
     #[case::an_account(
-        known(|facts, _| facts.account_free_at = Some(at(500))), until(500, Account), until(500, Account)
+        known(|facts, _| facts.account_free_at = Some(at(500))), until(500), until(500)
     )]
     #[case::an_account_and_credentials_that_are_proven_here(
         known(|facts, _| {
@@ -416,7 +389,7 @@ mod tests {
             facts.gap_ends = Some(at(400));
             facts.gap_on_request_ends = Some(at(110));
         }),
-        until(400, LeastGap), until(110, LeastGap)
+        until(400), until(110)
     )]
     #[case::the_failure_comes_before_the_account_and_the_gap(
         known(|facts, _| {
@@ -424,7 +397,7 @@ mod tests {
             facts.account_free_at = Some(at(500));
             facts.gap_ends = Some(at(400));
         }),
-        until(120, Backoff), until(500, Account)
+        until(120), until(500)
     )]
     #[case::a_pause_of_the_endpoint_holds_no_grant(
         known(|facts, _| facts.paused_until = Some(at(400))), Hold::Free, Hold::Free

@@ -170,7 +170,7 @@ impl Observed<'_> {
                 .stored()
                 .filter(|stored| self.currency(stored) == Currency::Current),
         };
-        let failure = self.status.failure.as_ref().and_then(PastFailure::from_status)?;
+        let failure = self.status.failure.as_ref().and_then(PastFailure::parse)?;
         let is_of_present_grant = match stored {
             Some(stored) => stored.inputs.is_same_credential(&failure.inputs),
             None => {

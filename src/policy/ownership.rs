@@ -181,8 +181,7 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
     let content_as_desired = entry
         .content
         .as_deref()
-        .and_then(|content| content.split_once('.'))
-        .is_some_and(|(_, digest)| digest == desired.content);
+        .is_some_and(|content| content.split('.').nth(1) == Some(desired.content));
     let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
     let stored = stored.map(|stored| Stored {
         is_readable: content_as_desired && entry.owned_data == desired.owned_data,

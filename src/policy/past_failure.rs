@@ -23,7 +23,7 @@ pub struct PastFailure {
     /// The published inputs of the grant that was asked for.
     pub inputs: Inputs,
     /// True when this process knows of it from the status of a VendorToken alone, and has not seen the answer itself.
-    pub from_status: bool,
+    pub only_from_other_status: bool,
 }
 
 /// The start of the message of an attempt that was recorded before it was sent.
@@ -46,7 +46,7 @@ impl PastFailure {
             last_attempt: now,
             next_attempt,
             inputs,
-            from_status: false,
+            only_from_other_status: false,
         }
     }
 
@@ -61,7 +61,7 @@ impl PastFailure {
     }
 
     /// Reads `status.failure`; `None` where its reason or its inputs cannot be read, because somebody else wrote it.
-    pub fn from_status(failure: &FailureStatus) -> Option<Self> {
+    pub fn parse(failure: &FailureStatus) -> Option<Self> {
         Some(Self {
             reason: Reason::from_text(&failure.reason)?,
             message: failure.message.clone(),
@@ -69,7 +69,7 @@ impl PastFailure {
             last_attempt: failure.last_attempt_time.0,
             next_attempt: failure.next_attempt_time.as_ref().map(|time| time.0),
             inputs: Inputs::parse(&failure.inputs)?,
-            from_status: false,
+            only_from_other_status: false,
         })
     }
 }

@@ -118,11 +118,7 @@ fn attempt_that_counts(observed: &Observed<'_>) -> Option<FailureStatus> {
     if !observed.standing.counts_for_account {
         return None;
     }
-    let failure = observed
-        .status
-        .failure
-        .as_ref()
-        .and_then(PastFailure::from_status)?;
+    let failure = observed.status.failure.as_ref().and_then(PastFailure::parse)?;
     let counts = observed.now.duration_since(failure.last_attempt) < ACCOUNT_WINDOW;
     counts.then(|| failure_status(failure))
 }

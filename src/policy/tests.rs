@@ -277,7 +277,7 @@ impl Scene {
             last_attempt: at(second),
             next_attempt: next.map(at),
             inputs,
-            from_status: false,
+            only_from_other_status: false,
         });
         self
     }

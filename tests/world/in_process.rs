@@ -122,7 +122,7 @@ impl World {
         };
         change(&mut settings);
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let timeline = Arc::new(Timeline::new(Arc::clone(&clock)));
+        let timeline = Arc::new(Timeline::new(clock));
         let transport = HttpTransport::new(
             HttpTransportOptions {
                 additional_authorities: Some(self.simulator.ca_pem().as_bytes().to_vec()),
@@ -143,7 +143,7 @@ impl World {
             timeline,
             metrics,
             health: Health::new(&["fingerprint-key", "watches"]),
-            leadership: Leadership::always(clock),
+            leadership: Leadership::always(),
         })
     }
 

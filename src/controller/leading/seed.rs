@@ -108,7 +108,7 @@ fn last_requests(
                 .map(move |sent| (last.grant.clone(), sent))
         });
     let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
-    let failure = failure.and_then(PastFailure::from_status);
+    let failure = failure.and_then(PastFailure::parse);
     let failure = failure.map(|failure| (failure.inputs.fingerprint, failure.last_attempt));
     issued.chain(failure)
 }

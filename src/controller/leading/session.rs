@@ -257,7 +257,6 @@ async fn initial_lists(context: &Context) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
     use crate::controller::cluster::list_watch::Sink as _;
     use crate::controller::fake;
     use crate::election::{ElectionOptions, Elector};
@@ -267,7 +266,7 @@ mod tests {
         let (context, _, _) = fake::context(|sent| sent);
         let leases = Api::namespaced(context.client.clone(), "operator");
         let (_elector, mut leadership) =
-            Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
+            Elector::new(leases, ElectionOptions::new("me"), Arc::clone(&context.timeline));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
         let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());
@@ -280,7 +279,7 @@ mod tests {
         let (context, _, _) = fake::context(|sent| sent);
         let leases = Api::namespaced(context.client.clone(), "operator");
         let (_elector, mut leadership) =
-            Elector::new(leases, ElectionOptions::new("me"), Arc::new(SystemClock));
+            Elector::new(leases, ElectionOptions::new("me"), Arc::clone(&context.timeline));
         let (_triggers, mut queue) = mpsc::unbounded_channel();
         let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());

@@ -5,6 +5,7 @@ pub(in crate::controller) mod credentials;
 pub(in crate::controller) mod error;
 pub(in crate::controller) mod events;
 pub(in crate::controller) mod publish;
+pub(in crate::controller) mod read_target;
 pub(in crate::controller) mod record;
 pub(in crate::controller) mod retire;
 pub(in crate::controller) mod snapshot;

@@ -15,7 +15,8 @@ use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
 use crate::controller::reconcile::error::{Error, read_problem, withholding, write_problem};
-use crate::controller::reconcile::snapshot::{Snapshot, read_record};
+use crate::controller::reconcile::read_target::read_record;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::target::{Facts, body, too_large};
 use crate::policy::ownership::SecretRecord;
 use crate::policy::{Problem, Stored, Target, backoff};
@@ -108,7 +109,7 @@ pub(in crate::controller) async fn repair(
 fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stored) -> Option<AccessToken> {
     let facts = AccessToken {
         value: SecretString::from(""),
-        // Vendors give no other.
+        // Vendors give no other, at most in other letters: then the data is not what this makes of the templates.
         token_type: "Bearer".to_owned(),
         issued: stored.issued,
         expires: stored.expires,
@@ -121,7 +122,12 @@ fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stor
         let text = std::str::from_utf8(&data.get(key)?.0).ok()?;
         template::token_in(template, text, &facts).map(SecretString::from)
     })?;
-    Some(AccessToken { value, ..facts })
+    let token = AccessToken { value, ..facts };
+    let is_made_of_it = |(key, template): (&String, &String)| {
+        let value = data.get(key).map(|bytes| bytes.0.as_slice());
+        value == Some(template::render(template, &token).as_bytes())
+    };
+    templates.iter().all(is_made_of_it).then_some(token)
 }
 
 /// Applies the target with `token` and `facts`, and takes the answer into `snapshot`.
@@ -221,7 +227,7 @@ fn refuse(snapshot: &mut Snapshot, problem: Problem, context: &Context) -> Publi
         .present_backoff(context)
         .map_or(1, |backoff| backoff.count.saturating_add(1));
     let now = context.timeline.now();
-    let next_attempt = backoff::after_no_answer(count, 0, now.wall()).unwrap_or(Timestamp::MAX);
+    let next_attempt = backoff::after_transient(count, 0, now.wall()).unwrap_or(Timestamp::MAX);
     let backoff = PublishBackoff {
         problem,
         ends: now.moment_at(next_attempt),

@@ -11,7 +11,8 @@ use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
 use crate::controller::reconcile::error::{Error, read_problem, write_problem};
-use crate::controller::reconcile::snapshot::{Snapshot, read_record};
+use crate::controller::reconcile::read_target::read_record;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
 use crate::policy::ownership;
 

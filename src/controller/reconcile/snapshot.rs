@@ -3,22 +3,19 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Secret;
-use kube::core::PartialObjectMeta;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
 use crate::controller::cluster::objects::{LONGEST_REQUEST, key_of};
 use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::remembered::{KnownCredentials, PublishBackoff};
-use crate::controller::cluster::secret_record;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials;
 use crate::controller::reconcile::error::{Error, read_problem};
+use crate::controller::reconcile::read_target::{denied, outlived, read_record};
 use crate::controller::reconcile::validated::ValidatedSpec;
-use crate::error_text::with_causes;
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{ObjectKey, Observation};
 use crate::inputs::Inputs;
@@ -394,46 +391,4 @@ impl Snapshot {
     pub(in crate::controller) fn target_version(&self) -> Option<String> {
         self.record.as_ref().map(SecretRecord::version)
     }
-}
-
-fn denied(error: &Error) -> Option<Problem> {
-    match error {
-        Error::ReadSecret { name, source, .. } => read_problem(source, name),
-        _ => None,
-    }
-}
-
-/// The problem of a target that cannot be read while the status calls a token ready that has ended: it must not stay ready
-/// because one Secret cannot be read.
-fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Option<Problem> {
-    let Error::ReadSecret { name, source, .. } = error else {
-        return None;
-    };
-    let status = token.status.as_ref()?;
-    let ended = status.expiration_time.as_ref().is_some_and(|time| time.0 <= now);
-    ended.then(|| {
-        Problem::new(
-            Reason::ApiDenied,
-            format!(
-                "the API server could not read Secret '{name}': {}; the token that was published has expired; it is tried \
-                 again, and if this lasts, ask the cluster's administrator",
-                with_causes(source)
-            ),
-        )
-    })
-}
-
-/// Reads the metadata of a Secret that is not watched.
-pub(in crate::controller) async fn read_record(
-    context: &Context,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<SecretRecord>, Error> {
-    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
-    let found = api.get_opt(name).await.map_err(|source| Error::ReadSecret {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        source,
-    })?;
-    Ok(found.and_then(|secret| secret_record::read(&secret.metadata)))
 }

@@ -53,7 +53,7 @@ async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<A
                 asked: None,
             };
             if let Err(error) = record(snapshot, &nothing, context).await {
-                tracing::debug!(object = %snapshot.object, error = with_causes(&error), "nor could the status be written");
+                tracing::debug!(object = %snapshot.object, error = with_causes(&error), "nor could the status be told");
             }
             Err(error)
         }

@@ -8,7 +8,7 @@ fn bench_beside(server: &Arc<FakeApiServer>) -> Bench {
         &[(Vendor::Mapiq, 1)],
         32,
         |_| token("t", 3600),
-        |clock| Leadership::always(clock).with_reachability(server.reachability()),
+        |_| Leadership::always().with_reachability(server.reachability()),
     )
 }
 

@@ -127,7 +127,6 @@ fn inputs_of(number: usize, need: Need) -> Inputs {
 
 fn grants(
     vendor: &Arc<LimitedVendor>,
-    clock: &Arc<TokioClock>,
 ) -> (
     Arc<Grants>,
     mpsc::UnboundedReceiver<ObjectKey>,
@@ -143,7 +142,7 @@ fn grants(
         Arc::clone(&vendor.timeline),
         Arc::new(Heard::default()),
         wake,
-        Leadership::always(Arc::clone(clock) as Arc<dyn Clock>),
+        Leadership::always(),
     );
     let running = tokio::spawn(Arc::clone(&grants).run());
     (grants, wakes, running)
@@ -159,7 +158,7 @@ impl Driver {
             latency,
             state: Mutex::default(),
         });
-        let (grants, wakes, running) = grants(&vendor, &clock);
+        let (grants, wakes, running) = grants(&vendor);
         let first = |need: &Need| Some(start() + SignedDuration::from_secs(need.from));
         Self {
             needs: needs.to_vec(),
@@ -288,7 +287,7 @@ impl Driver {
         }
         self.running.abort();
         tokio::time::sleep(Duration::from_secs(away)).await;
-        (self.grants, self.wakes, self.running) = grants(&self.vendor, &self.clock);
+        (self.grants, self.wakes, self.running) = grants(&self.vendor);
         self.grants.start_leading();
         let now = self.clock.now();
         let counts = |sent: &Timestamp| now.duration_since(*sent) < crate::grants::COUNTED_FOR;

@@ -9,8 +9,8 @@ async fn requests_queued_at_the_loss_of_the_lease_are_never_sent() {
         &[(Vendor::Mapiq, 1)],
         32,
         |_| token("t", 3600),
-        |clock| {
-            let (leadership, leads) = Leadership::switchable(clock);
+        |timeline| {
+            let (leadership, leads) = Leadership::switchable(timeline);
             set = Some(leads);
             leadership
         },

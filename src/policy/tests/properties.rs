@@ -118,14 +118,16 @@ fn any_grant() -> impl Strategy<Value = GrantFacts> {
         any::<bool>(),
     )
         .prop_map(
-            |(reason, message, count, last_attempt, next_attempt, inputs, from_status)| PastFailure {
-                reason,
-                message,
-                count,
-                last_attempt,
-                next_attempt,
-                inputs,
-                from_status,
+            |(reason, message, count, last_attempt, next_attempt, inputs, only_from_other_status)| {
+                PastFailure {
+                    reason,
+                    message,
+                    count,
+                    last_attempt,
+                    next_attempt,
+                    inputs,
+                    only_from_other_status,
+                }
             },
         );
     (
@@ -338,7 +340,7 @@ impl Simulation {
                             last_attempt: now,
                             next_attempt: next.map(|next| later(now, next)),
                             inputs: inputs.clone(),
-                            from_status: false,
+                            only_from_other_status: false,
                         });
                     }
                 }
@@ -458,7 +460,7 @@ proptest! {
         let next_attempt = wait.map(|wait| seconds_later(scene.now, wait));
         let failure = PastFailure {
             reason: Reason::RateLimited, message: "why".to_owned(), count: 1, last_attempt: scene.now, next_attempt, inputs,
-            from_status: false,
+            only_from_other_status: false,
         };
         if in_status {
             scene.grant.failure = None;

@@ -274,7 +274,7 @@ fn a_failure_in_the_status_is_read_back_the_same() {
     assert_eq!(failure.last_attempt_time, Time(at(DUE)));
     assert_eq!(failure.next_attempt_time, Some(Time(at(DUE + 10))));
     assert_eq!(failure.inputs, inputs('a').to_string());
-    assert_eq!(PastFailure::from_status(&failure), scene.grant.failure);
+    assert_eq!(PastFailure::parse(&failure), scene.grant.failure);
 }
 
 #[rstest]

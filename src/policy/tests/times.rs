@@ -3,7 +3,7 @@
 use proptest::option;
 use proptest::prelude::*;
 
-use super::super::backoff::{Probe, after_no_answer, holds, next_attempt};
+use super::super::backoff::{Probe, after_transient, holds, next_attempt};
 use super::super::schedule::{self, due, least_gap};
 use super::*;
 use crate::failure::{Failure, FailureClass};
@@ -122,7 +122,7 @@ proptest! {
         let probe = if never { Probe::Never } else { Probe::Hourly };
         let next = next_attempt(&failure, count, probe, jitter, now);
         prop_assert_eq!(next.is_none(), class == FailureClass::Rejected && never);
-        for next in [next, after_no_answer(count, jitter, now)].into_iter().flatten() {
+        for next in [next, after_transient(count, jitter, now)].into_iter().flatten() {
             // No time is later than the last one.
             prop_assert!(next > now || now >= later(Timestamp::MAX, -1), "{next} at {now}");
             prop_assert!(holds(next, now) || now >= later(Timestamp::MAX, -1), "{next} at {now}");
