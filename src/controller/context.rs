@@ -43,7 +43,7 @@ pub struct Settings {
 
 impl Settings {
     /// The scopes of the watches: the listed namespaces, or one empty name for all.
-    pub(in crate::controller) fn scopes(&self) -> Vec<String> {
+    pub(crate) fn scopes(&self) -> Vec<String> {
         if self.watch_namespaces.is_empty() {
             vec![String::new()]
         } else {
@@ -53,25 +53,25 @@ impl Settings {
 }
 
 /// The key of the fingerprints, once it was read.
-pub(in crate::controller) type KeyReceiver = watch::Receiver<Option<Arc<FingerprintKey>>>;
+pub(crate) type KeyReceiver = watch::Receiver<Option<Arc<FingerprintKey>>>;
 
 /// The handles that reconciles and terms of leadership share.
-pub(in crate::controller) struct Context {
-    pub(in crate::controller) client: Client,
-    pub(in crate::controller) settings: Settings,
-    pub(in crate::controller) timeline: Arc<Timeline>,
-    pub(in crate::controller) grants: Arc<Grants>,
-    pub(in crate::controller) objects: Arc<Objects>,
-    pub(in crate::controller) secrets: Arc<Secrets>,
-    pub(in crate::controller) remembered: Arc<Remembered>,
-    pub(in crate::controller) triggers: Triggers,
-    pub(in crate::controller) watches: Arc<WatchMonitor>,
-    pub(in crate::controller) recorder: Recorder,
-    pub(in crate::controller) metrics: Metrics,
-    pub(in crate::controller) health: Health,
-    pub(in crate::controller) key: KeyReceiver,
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
+    pub(crate) timeline: Arc<Timeline>,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) remembered: Arc<Remembered>,
+    pub(crate) triggers: Triggers,
+    pub(crate) watches: Arc<WatchMonitor>,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    pub(crate) key: KeyReceiver,
     /// Notified when the Secret of the fingerprint key was deleted.
-    pub(in crate::controller) key_deleted: Arc<Notify>,
+    pub(crate) key_deleted: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Context {
@@ -84,22 +84,22 @@ impl std::fmt::Debug for Context {
 }
 
 /// The parts that a [`Context`] is made of.
-pub(in crate::controller) struct Parts {
-    pub(in crate::controller) client: Client,
-    pub(in crate::controller) settings: Settings,
-    pub(in crate::controller) timeline: Arc<Timeline>,
-    pub(in crate::controller) grants: Arc<Grants>,
-    pub(in crate::controller) recorder: Recorder,
-    pub(in crate::controller) metrics: Metrics,
-    pub(in crate::controller) health: Health,
-    pub(in crate::controller) key: KeyReceiver,
+pub(crate) struct Parts {
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
+    pub(crate) timeline: Arc<Timeline>,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    pub(crate) key: KeyReceiver,
     /// The queue of the objects to be reconciled.
-    pub(in crate::controller) queue: mpsc::UnboundedSender<ObjectKey>,
+    pub(crate) queue: mpsc::UnboundedSender<ObjectKey>,
 }
 
 impl Context {
     /// A context that knows no objects yet.
-    pub(in crate::controller) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let objects = Arc::new(Objects::new(parts.metrics.clone()));
         Self {
             remembered: Arc::new(Remembered::new(Arc::clone(&parts.grants), parts.metrics.clone())),
@@ -124,7 +124,7 @@ impl Context {
     }
 
     /// The key of the fingerprints, once it was read.
-    pub(in crate::controller) fn key(&self) -> Option<Arc<FingerprintKey>> {
+    pub(crate) fn key(&self) -> Option<Arc<FingerprintKey>> {
         self.key.borrow().clone()
     }
 }

@@ -49,7 +49,7 @@ impl GrantObserver for Nobody {
 }
 
 /// A VendorToken's name.
-pub(in crate::controller) fn object() -> ObjectKey {
+pub(crate) fn object() -> ObjectKey {
     ObjectKey {
         namespace: "a".to_owned(),
         name: "t".to_owned(),
@@ -57,7 +57,7 @@ pub(in crate::controller) fn object() -> ObjectKey {
 }
 
 /// Asks for a token of `object`, and gives the moment since which it waits.
-pub(in crate::controller) fn ask(context: &Context, object: &ObjectKey) -> Option<Moment> {
+pub(crate) fn ask(context: &Context, object: &ObjectKey) -> Option<Moment> {
     let endpoint = Grant::Mapiq.endpoint();
     let inputs = Inputs {
         key_id: "0".repeat(8),
@@ -90,18 +90,18 @@ pub(in crate::controller) fn ask(context: &Context, object: &ObjectKey) -> Optio
 }
 
 /// The statuses that were written.
-pub(in crate::controller) type Writes = Arc<Mutex<Vec<Value>>>;
+pub(crate) type Writes = Arc<Mutex<Vec<Value>>>;
 /// The objects that are to be reconciled.
-pub(in crate::controller) type Triggered = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
+pub(crate) type Triggered = tokio::sync::mpsc::UnboundedReceiver<ObjectKey>;
 
 /// A context with an API server that refuses Secrets and takes statuses: `answer` makes the object that it answers
 /// with.
-pub(in crate::controller) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggered) {
+pub(crate) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Triggered) {
     context_without_secrets(500, answer)
 }
 
 /// The same, where Secrets are refused with this HTTP status.
-pub(in crate::controller) fn context_without_secrets(
+pub(crate) fn context_without_secrets(
     refusal: u16,
     answer: fn(Value) -> Value,
 ) -> (Arc<Context>, Writes, Triggered) {
@@ -109,7 +109,7 @@ pub(in crate::controller) fn context_without_secrets(
 }
 
 /// The same, by this clock.
-pub(in crate::controller) fn context_by(
+pub(crate) fn context_by(
     clock: Arc<dyn Clock>,
     refusal: u16,
     answer: fn(Value) -> Value,

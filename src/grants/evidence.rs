@@ -1,7 +1,7 @@
 //! The evidence of statuses and targets about the time before this process led.
 
-use super::Observation;
 use super::grant::FailedAttempt;
+use super::observation::Observation;
 use super::table::GrantTable;
 use crate::api::names::Reason;
 use crate::clock::{Moment, Now};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
-use super::ObjectKey;
+use super::object::ObjectKey;
 use crate::clock::{Moment, Now};
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::grant::Phase;
-use super::{Grants, ObjectKey, VendorCall};
+use jiff::Timestamp;
+
+use super::book::Grants;
+use super::grant::{Phase, VendorCall};
+use super::object::ObjectKey;
+use super::observation::Observation;
 use crate::clock::Moment;
 use crate::fingerprint::Fingerprint;
-use crate::policy::PastFailure;
+use crate::policy::{ACCOUNT_WINDOW, Hold, PastFailure, backoff};
 
 /// The answer to a wish to ask a vendor.
 #[derive(Debug)]
@@ -23,16 +27,95 @@ pub enum Reservation {
 /// takes back the attempt that was counted against an account, and wakes one of the others who wait.
 #[derive(Debug)]
 pub struct Permit {
-    pub(super) grants: Arc<Grants>,
-    pub(super) number: u64,
-    pub(super) fingerprint: Fingerprint,
-    pub(super) object: ObjectKey,
-    pub(super) since: Moment,
-    pub(super) live_until: Option<Moment>,
-    pub(super) attempt: Option<PastFailure>,
+    grants: Arc<Grants>,
+    number: u64,
+    fingerprint: Fingerprint,
+    object: ObjectKey,
+    since: Moment,
+    live_until: Option<Moment>,
+    attempt: Option<PastFailure>,
     /// True when the attempt serves a refresh request that overrides a hold.
-    pub(super) overrides: bool,
-    pub(super) is_used: bool,
+    overrides: bool,
+    is_used: bool,
+}
+
+impl Grants {
+    /// Reserves a request for the grant of the observed VendorToken, or joins the one that is under way.
+    /// `refresh_request` is the request of a person that the attempt serves; it may override a back-off or a latch.
+    pub fn reserve(
+        self: &Arc<Self>,
+        observation: &Observation<'_>,
+        refresh_request: Option<&str>,
+    ) -> Reservation {
+        let mut table = self.lock();
+        if table.draining || !self.leadership.holds() {
+            return Reservation::Held;
+        }
+        let standing = self.standing(&mut table, observation);
+        let now = self.timeline.now();
+        let (object, fingerprint) = (observation.object, observation.fingerprint);
+        let live_until = observation.evidence.live_until.map(|end| now.moment_at(end));
+        let table = &mut *table;
+        let grant = table.grants.entry(fingerprint).or_default();
+        match grant.phase {
+            Phase::Idle => {}
+            Phase::Reserved(_) | Phase::InFlight => {
+                return Reservation::UnderWay(grant.wait(object, refresh_request, now.moment));
+            }
+            Phase::Queued(_) => {
+                let since = grant.wait(object, refresh_request, now.moment);
+                if let Some(endpoint) = table.endpoints.get_mut(observation.endpoint) {
+                    endpoint.queue.promote(fingerprint, live_until);
+                }
+                return Reservation::UnderWay(since);
+            }
+        }
+        if standing.hold(refresh_request.is_some()) != Hold::Free {
+            return Reservation::Held;
+        }
+        let earlier = earlier_failures(observation, standing.counts_for_account, now.wall());
+        grant.failures = grant.failures.max(earlier);
+        let is_held = standing
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.holds(now.wall()));
+        let count = grant.failures.saturating_add(1);
+        let since = grant.wait(object, refresh_request, now.moment);
+        table.permits += 1;
+        grant.phase = Phase::Reserved(table.permits);
+        let account = grant.account.filter(|_| standing.counts_for_account);
+        if let Some(account) = account {
+            table.count_attempt(fingerprint, account, &now);
+            table.note_attempted(std::iter::once(object));
+        }
+        Reservation::Permitted(Box::new(Permit {
+            grants: Arc::clone(self),
+            number: table.permits,
+            fingerprint,
+            object: object.clone(),
+            since,
+            live_until,
+            attempt: account.map(|_| {
+                let next = backoff::after_transient(count, observation.inputs.jitter, now.wall());
+                PastFailure::about_to_be_sent(count, now.wall(), next, observation.inputs.clone())
+            }),
+            overrides: refresh_request.is_some() && is_held,
+            is_used: false,
+        }))
+    }
+}
+
+/// The number of failures in a row that the status shows: of these same credentials and, where an account could be
+/// locked, of any that were tried within [`ACCOUNT_WINDOW`].
+fn earlier_failures(observation: &Observation<'_>, counts_for_account: bool, now: Timestamp) -> i32 {
+    let failure = observation.evidence.failure.as_ref();
+    let is_recent = |failure: &PastFailure| now.duration_since(failure.last_attempt) < ACCOUNT_WINDOW;
+    failure
+        .filter(|failure| {
+            failure.inputs.fingerprint == observation.inputs.fingerprint
+                || (counts_for_account && is_recent(failure))
+        })
+        .map_or(0, |failure| failure.count)
 }
 
 impl Permit {

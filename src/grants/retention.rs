@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::ObjectKey;
 use super::grant::GrantRecord;
+use super::object::ObjectKey;
 use super::table::GrantTable;
 use crate::clock::Now;
 use crate::fingerprint::{Account, Fingerprint};

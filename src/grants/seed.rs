@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Grants;
+use super::book::Grants;
 use crate::providers::{Endpoint, Vendor};
 
 /// The answer to an earlier request came within this time of the second in which a target or a status shows the

@@ -5,25 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Grants, VendorCall};
+use super::book::Grants;
+use super::table::{LONGEST_SLEEP, SendJob};
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::providers::{Vendor, scrub};
 use crate::token::AccessToken;
 
-/// The longest wait between two looks at the queues: timers stand still while the machine sleeps.
-pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
 /// Interval at which a process that does not lead checks its leadership.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
-
-/// A request that may be sent now.
-pub(super) struct SendJob {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) call: VendorCall,
-    /// The account that a failed attempt counts against; `None` where it counts against none.
-    pub(super) account: Option<Account>,
-}
 
 /// Ends an attempt when it is dropped, so that neither a panic nor a cancelled task keeps its slot for ever.
 struct CompletionGuard<'a> {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::accounts::Accounts;
-use super::grant::{GrantRecord, Phase};
+use super::grant::{GrantRecord, Phase, VendorCall};
 use super::limiter::{Budget, EndpointState, InFlightLimiter};
-use super::sender::{LONGEST_SLEEP, SendJob};
-use super::{GrantsOptions, ObjectKey, Observation};
+use super::object::ObjectKey;
+use super::observation::Observation;
+use super::options::GrantsOptions;
 use crate::clock::{Moment, Now};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
@@ -19,6 +20,17 @@ use crate::times::whole_seconds;
 /// Above this number, an endpoint is kept only while it has requests or a pause: a tenant may name any region of
 /// 6clicks, also regions that do not exist.
 pub(super) const MOST_IDLE_ENDPOINTS: usize = 64;
+/// The longest wait between two looks at the queues: timers stand still while the machine sleeps.
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// A request that may be sent now.
+pub(super) struct SendJob {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) call: VendorCall,
+    /// The account that a failed attempt counts against; `None` where it counts against none.
+    pub(super) account: Option<Account>,
+}
+
 /// One VendorToken, as the book of grants knows it.
 #[derive(Debug, Default)]
 pub(super) struct ObjectRecord {

@@ -8,14 +8,14 @@ const MOST_REMEMBERED: usize = 4096;
 
 /// The UIDs of deleted objects. No UID is ever used again.
 #[derive(Debug, Default)]
-pub(in crate::controller) struct Deleted {
+pub(crate) struct Deleted {
     all: HashSet<Box<str>>,
     by_time: VecDeque<Box<str>>,
 }
 
 impl Deleted {
     /// Notes a deletion. An empty UID, of an object that was never read, is not noted.
-    pub(in crate::controller) fn note(&mut self, uid: &str) {
+    pub(crate) fn note(&mut self, uid: &str) {
         if uid.is_empty() || !self.all.insert(uid.into()) {
             return;
         }
@@ -28,12 +28,12 @@ impl Deleted {
     }
 
     /// True for an object that was deleted lately.
-    pub(in crate::controller) fn has(&self, uid: &str) -> bool {
+    pub(crate) fn has(&self, uid: &str) -> bool {
         self.all.contains(uid)
     }
 
     /// Takes a deletion back: the API server lists the object, from a restored backup.
-    pub(in crate::controller) fn is_back(&mut self, uid: &str) {
+    pub(crate) fn is_back(&mut self, uid: &str) {
         if self.all.remove(uid) {
             self.by_time.retain(|known| **known != *uid);
         }

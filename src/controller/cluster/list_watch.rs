@@ -40,7 +40,7 @@ const BLIND_AFTER: Duration = Duration::from_secs(60);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
 /// Takes the objects of one kind in one scope: a namespace, or empty for all namespaces.
-pub(in crate::controller) trait Sink<K>: Send + Sync + 'static {
+pub(crate) trait Sink<K>: Send + Sync + 'static {
     /// The name of the watch in logs and metrics.
     const WATCH: &'static str;
     /// A list of `scope` begins.
@@ -59,7 +59,7 @@ pub(in crate::controller) trait Sink<K>: Send + Sync + 'static {
 
 /// The failure of a list or a watch, which is tried again.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::controller) enum WatchError {
+pub(crate) enum WatchError {
     #[error("failed to list")]
     List(#[source] Box<kube::Error>),
     #[error("failed to list: the API server gave no resource version")]
@@ -97,7 +97,7 @@ impl WatchError {
 }
 
 /// Lists and watches `api` for ever, into `sink`.
-pub(in crate::controller) async fn run<K, S>(api: Api<K>, scope: String, sink: S, monitor: Arc<WatchMonitor>)
+pub(crate) async fn run<K, S>(api: Api<K>, scope: String, sink: S, monitor: Arc<WatchMonitor>)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     S: Sink<K>,

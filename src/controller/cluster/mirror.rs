@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::controller::cluster::deleted::Deleted;
 
 /// The record that a mirror keeps of an object.
-pub(in crate::controller) trait Mirrored: PartialEq {
+pub(crate) trait Mirrored: PartialEq {
     /// The object's UID, or empty where it is not known.
     fn uid(&self) -> &str;
     /// The object's resource version, or empty where it is not known: every version is newer then.
@@ -14,7 +14,7 @@ pub(in crate::controller) trait Mirrored: PartialEq {
 
 /// The records of all objects of one kind. A scope is a namespace, or empty for all namespaces.
 #[derive(Debug)]
-pub(in crate::controller) struct Mirror<T> {
+pub(crate) struct Mirror<T> {
     namespaces: HashMap<Box<str>, HashMap<Box<str>, Entry<T>>>,
     /// The number of lists that have begun, which is the time in this mirror.
     lists: u64,
@@ -48,21 +48,21 @@ impl<T> Default for Mirror<T> {
 
 impl<T: Mirrored> Mirror<T> {
     /// Forgets all records and lists. Deletions stay known.
-    pub(in crate::controller) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.namespaces.clear();
         self.begun.clear();
         self.listed.clear();
     }
 
     /// The record of an object.
-    pub(in crate::controller) fn get(&self, namespace: &str, name: &str) -> Option<&T> {
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&T> {
         let entry = self.namespaces.get(namespace)?.get(name)?;
         Some(&entry.record)
     }
 
     /// Takes the record of an event or of an answer. False for a record that is not newer than the known one, and for
     /// one of a deleted object.
-    pub(in crate::controller) fn put(&mut self, namespace: &str, name: &str, record: T) -> bool {
+    pub(crate) fn put(&mut self, namespace: &str, name: &str, record: T) -> bool {
         if self.deleted.has(record.uid()) {
             return false;
         }
@@ -87,13 +87,7 @@ impl<T: Mirrored> Mirror<T> {
 
     /// Takes a record of the present list of `scope`. False for a record that is known. It replaces a record from
     /// before that list, whatever the versions: they are lower after the restore of a backup.
-    pub(in crate::controller) fn put_listed(
-        &mut self,
-        scope: &str,
-        namespace: &str,
-        name: &str,
-        record: T,
-    ) -> bool {
+    pub(crate) fn put_listed(&mut self, scope: &str, namespace: &str, name: &str, record: T) -> bool {
         let begun = self.begun.get(scope).copied().unwrap_or_default();
         let known = self
             .namespaces
@@ -110,13 +104,7 @@ impl<T: Mirrored> Mirror<T> {
     }
 
     /// Takes a record whatever its version: of the present list of `scope`, or of an event.
-    pub(in crate::controller) fn replace(
-        &mut self,
-        scope: Option<&str>,
-        namespace: &str,
-        name: &str,
-        record: T,
-    ) {
+    pub(crate) fn replace(&mut self, scope: Option<&str>, namespace: &str, name: &str, record: T) {
         let now = self.lists;
         let records = self.namespaces.entry(namespace.into()).or_default();
         let (listed, received) = records
@@ -132,12 +120,7 @@ impl<T: Mirrored> Mirror<T> {
 
     /// Takes a deletion at `resource_version`, and gives the last record. `None` where a newer object is known, or
     /// none.
-    pub(in crate::controller) fn remove(
-        &mut self,
-        namespace: &str,
-        name: &str,
-        resource_version: &str,
-    ) -> Option<T> {
+    pub(crate) fn remove(&mut self, namespace: &str, name: &str, resource_version: &str) -> Option<T> {
         let known = self.get(namespace, name)?;
         if is_newer(known.resource_version(), resource_version) {
             return None;
@@ -148,7 +131,7 @@ impl<T: Mirrored> Mirror<T> {
     }
 
     /// Removes a record without noting a deletion.
-    pub(in crate::controller) fn forget(&mut self, namespace: &str, name: &str) -> Option<T> {
+    pub(crate) fn forget(&mut self, namespace: &str, name: &str) -> Option<T> {
         let records = self.namespaces.get_mut(namespace)?;
         let removed = records.remove(name)?;
         if records.is_empty() {
@@ -158,14 +141,14 @@ impl<T: Mirrored> Mirror<T> {
     }
 
     /// Begins a list of `scope`.
-    pub(in crate::controller) fn begin_list(&mut self, scope: &str) {
+    pub(crate) fn begin_list(&mut self, scope: &str) {
         self.lists += 1;
         self.begun.insert(scope.to_owned(), self.lists);
     }
 
     /// Ends the list of `scope`: objects that were not in it are gone, unless an event or an answer brought them
     /// meanwhile. Gives namespace, name and last record of each.
-    pub(in crate::controller) fn end_list(&mut self, scope: &str) -> Vec<(String, String, T)> {
+    pub(crate) fn end_list(&mut self, scope: &str) -> Vec<(String, String, T)> {
         let Some(begun) = self.begun.remove(scope) else {
             return Vec::new();
         };
@@ -185,17 +168,17 @@ impl<T: Mirrored> Mirror<T> {
     }
 
     /// True for a scope with a complete list whose changes are followed.
-    pub(in crate::controller) fn is_listed(&self, scope: &str) -> bool {
+    pub(crate) fn is_listed(&self, scope: &str) -> bool {
         self.listed.contains(scope)
     }
 
     /// True for a namespace with a complete list, its own or that of all namespaces, whose changes are followed.
-    pub(in crate::controller) fn covers(&self, namespace: &str) -> bool {
+    pub(crate) fn covers(&self, namespace: &str) -> bool {
         self.is_listed("") || self.is_listed(namespace)
     }
 
     /// Notes that changes in `scope` are not followed any more, until its next list ends. False where that is known.
-    pub(in crate::controller) fn lose(&mut self, scope: &str) -> bool {
+    pub(crate) fn lose(&mut self, scope: &str) -> bool {
         self.listed.remove(scope)
     }
 }

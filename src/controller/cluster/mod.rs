@@ -2,14 +2,14 @@
 //!
 //! Knows neither reconciles nor leadership.
 
-pub(in crate::controller) mod deleted;
-pub(in crate::controller) mod list_watch;
-pub(in crate::controller) mod mirror;
-pub(in crate::controller) mod monitor;
-pub(in crate::controller) mod objects;
-pub(in crate::controller) mod references;
-pub(in crate::controller) mod remembered;
-pub(in crate::controller) mod secret_record;
-pub(in crate::controller) mod secrets;
-pub(in crate::controller) mod sinks;
-pub(in crate::controller) mod triggers;
+pub(crate) mod deleted;
+pub(crate) mod list_watch;
+pub(crate) mod mirror;
+pub(crate) mod monitor;
+pub(crate) mod objects;
+pub(crate) mod references;
+pub(crate) mod remembered;
+pub(crate) mod secret_record;
+pub(crate) mod secrets;
+pub(crate) mod sinks;
+pub(crate) mod triggers;

@@ -15,7 +15,7 @@ use crate::sync::lock;
 
 /// Takes the signs of life of all watches.
 #[derive(Debug)]
-pub(in crate::controller) struct WatchMonitor {
+pub(crate) struct WatchMonitor {
     timeline: Arc<Timeline>,
     health: Health,
     metrics: Metrics,
@@ -26,7 +26,7 @@ pub(in crate::controller) struct WatchMonitor {
 
 impl WatchMonitor {
     /// A monitor of no watches.
-    pub(in crate::controller) fn new(timeline: Arc<Timeline>, health: Health, metrics: Metrics) -> Self {
+    pub(crate) fn new(timeline: Arc<Timeline>, health: Health, metrics: Metrics) -> Self {
         Self {
             timeline,
             health,
@@ -37,12 +37,12 @@ impl WatchMonitor {
     }
 
     /// The task of a watch is alive: it received something, or waits.
-    pub(in crate::controller) fn alive(&self, watch: &'static str, scope: &str) {
+    pub(crate) fn alive(&self, watch: &'static str, scope: &str) {
         self.health.watch_alive(watch, scope);
     }
 
     /// A watch received something from the API server, be it a bookmark.
-    pub(in crate::controller) fn heard(&self, watch: &'static str, scope: &str) {
+    pub(crate) fn heard(&self, watch: &'static str, scope: &str) {
         let mut heard = lock(&self.heard);
         heard.insert((watch, scope.to_owned()), self.timeline.now().wall());
         let of_watch = heard.iter().filter(|((other, _), _)| *other == watch);
@@ -52,22 +52,22 @@ impl WatchMonitor {
     }
 
     /// A watch failed.
-    pub(in crate::controller) fn failed(&self, watch: &'static str) {
+    pub(crate) fn failed(&self, watch: &'static str) {
         self.metrics.watch_failure(watch);
     }
 
     /// A list is complete.
-    pub(in crate::controller) fn list_ended(&self) {
+    pub(crate) fn list_ended(&self) {
         self.lists.notify_waiters();
     }
 
     /// Completes when the next list is complete.
-    pub(in crate::controller) fn next_list(&self) -> Notified<'_> {
+    pub(crate) fn next_list(&self) -> Notified<'_> {
         self.lists.notified()
     }
 
     /// All watches were ended on purpose: no sign of life is expected any more.
-    pub(in crate::controller) fn ended(&self) {
+    pub(crate) fn ended(&self) {
         self.health.watches_ended();
         self.metrics.watches_ended();
         lock(&self.heard).clear();

@@ -16,10 +16,10 @@ use crate::metrics::Metrics;
 use crate::sync::lock;
 
 /// The longest refresh request that is echoed in a status, in bytes.
-pub(in crate::controller) const LONGEST_REQUEST: usize = 256;
+pub(crate) const LONGEST_REQUEST: usize = 256;
 
 /// The namespace and name of an object.
-pub(in crate::controller) fn key_of(token: &VendorToken) -> ObjectKey {
+pub(crate) fn key_of(token: &VendorToken) -> ObjectKey {
     ObjectKey {
         namespace: token.namespace().unwrap_or_default(),
         name: token.name_any(),
@@ -27,12 +27,12 @@ pub(in crate::controller) fn key_of(token: &VendorToken) -> ObjectKey {
 }
 
 /// A reference for kube's stores and queues.
-pub(in crate::controller) fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
+pub(crate) fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
     ObjectRef::new(&key.name).within(&key.namespace)
 }
 
 /// Removes from an object what nothing here reads: annotations may have 256 kB, and anybody may write them.
-pub(in crate::controller) fn slim(metadata: &mut ObjectMeta) {
+pub(crate) fn slim(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
     metadata.labels = None;
     metadata.owner_references = None;
@@ -92,14 +92,14 @@ impl Mirrored for Known {
 
 /// A change of a VendorToken that was news.
 #[derive(Debug)]
-pub(in crate::controller) struct Change {
+pub(crate) struct Change {
     /// The references of the version before; `None` where there was none, or one that could not be read.
-    pub(in crate::controller) former: Option<Arc<References>>,
-    pub(in crate::controller) present: Arc<References>,
+    pub(crate) former: Option<Arc<References>>,
+    pub(crate) present: Arc<References>,
 }
 
 /// All known VendorTokens. Scopes are those of [`Mirror`].
-pub(in crate::controller) struct Objects {
+pub(crate) struct Objects {
     /// The objects that can be read. kube's applier takes them from a store of its own kind and from no other.
     store: Store<VendorToken>,
     inner: Mutex<Inner>,
@@ -127,7 +127,7 @@ impl std::fmt::Debug for Objects {
 
 impl Objects {
     /// No objects. Those that cannot be read are counted in `metrics`.
-    pub(in crate::controller) fn new(metrics: Metrics) -> Self {
+    pub(crate) fn new(metrics: Metrics) -> Self {
         let mut writer = Writer::default();
         empty(&mut writer);
         Self {
@@ -143,22 +143,22 @@ impl Objects {
     }
 
     /// All objects that can be read.
-    pub(in crate::controller) fn all(&self) -> Vec<Arc<VendorToken>> {
+    pub(crate) fn all(&self) -> Vec<Arc<VendorToken>> {
         self.store.state()
     }
 
     /// Finds an object; `None` for one that cannot be read.
-    pub(in crate::controller) fn get(&self, object: &ObjectKey) -> Option<Arc<VendorToken>> {
+    pub(crate) fn get(&self, object: &ObjectKey) -> Option<Arc<VendorToken>> {
         self.store.get(&object_ref(object))
     }
 
     /// The store, for kube's applier.
-    pub(in crate::controller) fn store(&self) -> Store<VendorToken> {
+    pub(crate) fn store(&self) -> Store<VendorToken> {
         self.store.clone()
     }
 
     /// Forgets everything.
-    pub(in crate::controller) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut inner = lock(&self.inner);
         inner.mirror.clear();
         inner.references = ReferenceIndex::default();
@@ -167,12 +167,12 @@ impl Objects {
     }
 
     /// Takes an object of an event or of an answer. `None` where it is not newer than the known one, or was deleted.
-    pub(in crate::controller) fn put(&self, token: VendorToken) -> Option<Change> {
+    pub(crate) fn put(&self, token: VendorToken) -> Option<Change> {
         self.take(None, token)
     }
 
     /// Takes an object of the present list of `scope`. `None` where it is known; see [`Mirror::put_listed`].
-    pub(in crate::controller) fn put_listed(&self, scope: &str, token: VendorToken) -> Option<Change> {
+    pub(crate) fn put_listed(&self, scope: &str, token: VendorToken) -> Option<Change> {
         self.take(Some(scope), token)
     }
 
@@ -207,7 +207,7 @@ impl Objects {
 
     /// Takes an object that does not fit the schema: of the present list of `scope`, or of an event. False where that
     /// is known.
-    pub(in crate::controller) fn put_unreadable(&self, scope: Option<&str>, object: &ObjectKey) -> bool {
+    pub(crate) fn put_unreadable(&self, scope: Option<&str>, object: &ObjectKey) -> bool {
         let (namespace, name) = (&object.namespace, &object.name);
         let mut inner = lock(&self.inner);
         let before = inner.mirror.get(namespace, name).cloned();
@@ -224,7 +224,7 @@ impl Objects {
     }
 
     /// Takes the deletion of an object, and gives its last references. `None` where a newer object is known, or none.
-    pub(in crate::controller) fn remove(&self, token: &VendorToken) -> Option<Arc<References>> {
+    pub(crate) fn remove(&self, token: &VendorToken) -> Option<Arc<References>> {
         let object = key_of(token);
         let version = token.resource_version().unwrap_or_default();
         let mut inner = lock(&self.inner);
@@ -233,19 +233,19 @@ impl Objects {
     }
 
     /// Takes the deletion of an object that does not fit the schema, and gives the last references where any are known.
-    pub(in crate::controller) fn remove_unreadable(&self, object: &ObjectKey) -> Option<Arc<References>> {
+    pub(crate) fn remove_unreadable(&self, object: &ObjectKey) -> Option<Arc<References>> {
         let mut inner = lock(&self.inner);
         let known = inner.mirror.forget(&object.namespace, &object.name)?;
         self.gone(&mut inner, object, known)
     }
 
     /// Begins a list of `scope`.
-    pub(in crate::controller) fn begin_list(&self, scope: &str) {
+    pub(crate) fn begin_list(&self, scope: &str) {
         lock(&self.inner).mirror.begin_list(scope);
     }
 
     /// Ends the list of `scope`, and gives the objects that are gone with their last references.
-    pub(in crate::controller) fn end_list(&self, scope: &str) -> Vec<(ObjectKey, Arc<References>)> {
+    pub(crate) fn end_list(&self, scope: &str) -> Vec<(ObjectKey, Arc<References>)> {
         let mut inner = lock(&self.inner);
         let gone = inner.mirror.end_list(scope);
         gone.into_iter()
@@ -258,26 +258,22 @@ impl Objects {
     }
 
     /// True for a scope with a complete list.
-    pub(in crate::controller) fn is_listed(&self, scope: &str) -> bool {
+    pub(crate) fn is_listed(&self, scope: &str) -> bool {
         lock(&self.inner).mirror.is_listed(scope)
     }
 
     /// The VendorTokens that name this Secret.
-    pub(in crate::controller) fn referrers(&self, namespace: &str, secret: &str) -> Vec<ObjectKey> {
+    pub(crate) fn referrers(&self, namespace: &str, secret: &str) -> Vec<ObjectKey> {
         lock(&self.inner).references.referrers(namespace, secret)
     }
 
     /// The first VendorToken other than `me` that reads this Secret.
-    pub(in crate::controller) fn reader_of(&self, me: &ObjectKey, secret: &str) -> Option<String> {
+    pub(crate) fn reader_of(&self, me: &ObjectKey, secret: &str) -> Option<String> {
         lock(&self.inner).references.reader_of(me, secret)
     }
 
     /// The VendorTokens other than `me` with this Secret as their target, and their creation times.
-    pub(in crate::controller) fn rivals(
-        &self,
-        me: &ObjectKey,
-        secret: &str,
-    ) -> Vec<(String, Option<Timestamp>)> {
+    pub(crate) fn rivals(&self, me: &ObjectKey, secret: &str) -> Vec<(String, Option<Timestamp>)> {
         lock(&self.inner).references.rivals(me, secret)
     }
 

@@ -10,7 +10,7 @@ use crate::api::VendorToken;
 use crate::grants::ObjectKey;
 
 /// The name of the target Secret: `spec.target.name`, by default the VendorToken's own.
-pub(in crate::controller) fn target_name(token: &VendorToken) -> String {
+pub(crate) fn target_name(token: &VendorToken) -> String {
     token.spec.target.name.clone().unwrap_or_else(|| token.name_any())
 }
 
@@ -28,17 +28,17 @@ fn sources(token: &VendorToken) -> Vec<String> {
 
 /// The Secrets that one VendorToken names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::controller) struct References {
-    pub(in crate::controller) target: String,
+pub(crate) struct References {
+    pub(crate) target: String,
     /// The Secrets that it reads.
-    pub(in crate::controller) sources: Vec<String>,
+    pub(crate) sources: Vec<String>,
     /// The creation time of the VendorToken.
     created: Option<Timestamp>,
 }
 
 impl References {
     /// The Secrets that `token` names.
-    pub(in crate::controller) fn of(token: &VendorToken) -> Self {
+    pub(crate) fn of(token: &VendorToken) -> Self {
         Self {
             target: target_name(token),
             sources: sources(token),
@@ -53,14 +53,14 @@ impl References {
 
 /// The VendorTokens that name a Secret, in all roles.
 #[derive(Debug, Default)]
-pub(in crate::controller) struct ReferenceIndex {
+pub(crate) struct ReferenceIndex {
     /// By namespace and name of the Secret, then by name of the VendorToken.
     referrers: HashMap<(String, String), BTreeMap<String, Arc<References>>>,
 }
 
 impl ReferenceIndex {
     /// Adds the references of a VendorToken.
-    pub(in crate::controller) fn add(&mut self, object: &ObjectKey, references: &Arc<References>) {
+    pub(crate) fn add(&mut self, object: &ObjectKey, references: &Arc<References>) {
         for secret in references.secrets() {
             self.referrers
                 .entry((object.namespace.clone(), secret.clone()))
@@ -70,7 +70,7 @@ impl ReferenceIndex {
     }
 
     /// Removes the references of a VendorToken, as they were added.
-    pub(in crate::controller) fn remove(&mut self, object: &ObjectKey, references: &References) {
+    pub(crate) fn remove(&mut self, object: &ObjectKey, references: &References) {
         for secret in references.secrets() {
             let secret = (object.namespace.clone(), secret.clone());
             if let Some(referrers) = self.referrers.get_mut(&secret) {
@@ -92,7 +92,7 @@ impl ReferenceIndex {
     }
 
     /// The VendorTokens that name this Secret.
-    pub(in crate::controller) fn referrers(&self, namespace: &str, secret: &str) -> Vec<ObjectKey> {
+    pub(crate) fn referrers(&self, namespace: &str, secret: &str) -> Vec<ObjectKey> {
         self.of(namespace, secret)
             .map(|(name, _)| ObjectKey {
                 namespace: namespace.to_owned(),
@@ -102,7 +102,7 @@ impl ReferenceIndex {
     }
 
     /// The first VendorToken other than `me` that reads this Secret.
-    pub(in crate::controller) fn reader_of(&self, me: &ObjectKey, secret: &str) -> Option<String> {
+    pub(crate) fn reader_of(&self, me: &ObjectKey, secret: &str) -> Option<String> {
         self.of(&me.namespace, secret)
             .find(|(name, references)| {
                 **name != me.name && references.sources.iter().any(|one| one == secret)
@@ -111,11 +111,7 @@ impl ReferenceIndex {
     }
 
     /// The VendorTokens other than `me` with this Secret as their target, and their creation times.
-    pub(in crate::controller) fn rivals(
-        &self,
-        me: &ObjectKey,
-        secret: &str,
-    ) -> Vec<(String, Option<Timestamp>)> {
+    pub(crate) fn rivals(&self, me: &ObjectKey, secret: &str) -> Vec<(String, Option<Timestamp>)> {
         self.of(&me.namespace, secret)
             .filter(|(name, references)| **name != me.name && references.target == secret)
             .map(|(name, references)| (name.clone(), references.created))

@@ -14,29 +14,29 @@ use crate::sync::lock;
 
 /// The credentials that a VendorToken was last seen to have.
 #[derive(Clone, Debug)]
-pub(in crate::controller) struct KnownCredentials {
+pub(crate) struct KnownCredentials {
     /// `uid/resourceVersion` of the Secrets that were read.
-    pub(in crate::controller) version: String,
-    pub(in crate::controller) known: KnownInputs,
-    pub(in crate::controller) fingerprint: Fingerprint,
-    pub(in crate::controller) account: Option<Account>,
+    pub(crate) version: String,
+    pub(crate) known: KnownInputs,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) account: Option<Account>,
 }
 
 /// The wait after a failed write of a target.
 #[derive(Clone, Debug)]
-pub(in crate::controller) struct PublishBackoff {
-    pub(in crate::controller) problem: Problem,
-    pub(in crate::controller) ends: Moment,
+pub(crate) struct PublishBackoff {
+    pub(crate) problem: Problem,
+    pub(crate) ends: Moment,
     /// Failures in a row.
-    pub(in crate::controller) count: i32,
+    pub(crate) count: i32,
     /// The generation and the target's version of the failed write: a change of either ends the wait.
-    pub(in crate::controller) generation: Option<i64>,
-    pub(in crate::controller) target_version: Option<String>,
+    pub(crate) generation: Option<i64>,
+    pub(crate) target_version: Option<String>,
 }
 
 impl PublishBackoff {
     /// The block that a decision depends on, with its end by the wall clock.
-    pub(in crate::controller) fn block(&self, now: &Now) -> PublishBlock {
+    pub(crate) fn block(&self, now: &Now) -> PublishBlock {
         PublishBlock {
             problem: self.problem.clone(),
             next_attempt: now.wall_at(self.ends),
@@ -70,7 +70,7 @@ struct Record {
 
 /// The records of all VendorTokens. They outlast a change of the leader. To forget an object drops its record here, its
 /// part in the book of grants, and its metrics.
-pub(in crate::controller) struct Remembered {
+pub(crate) struct Remembered {
     records: Mutex<HashMap<ObjectKey, Record>>,
     grants: Arc<Grants>,
     metrics: Metrics,
@@ -87,7 +87,7 @@ impl std::fmt::Debug for Remembered {
 
 impl Remembered {
     /// No records.
-    pub(in crate::controller) fn new(grants: Arc<Grants>, metrics: Metrics) -> Self {
+    pub(crate) fn new(grants: Arc<Grants>, metrics: Metrics) -> Self {
         Self {
             records: Mutex::default(),
             grants,
@@ -95,33 +95,25 @@ impl Remembered {
         }
     }
 
-    pub(in crate::controller) fn credentials(&self, object: &ObjectKey) -> Option<KnownCredentials> {
+    pub(crate) fn credentials(&self, object: &ObjectKey) -> Option<KnownCredentials> {
         lock(&self.records).get(object)?.credentials.clone()
     }
 
-    pub(in crate::controller) fn set_credentials(
-        &self,
-        object: &ObjectKey,
-        credentials: Option<KnownCredentials>,
-    ) {
+    pub(crate) fn set_credentials(&self, object: &ObjectKey, credentials: Option<KnownCredentials>) {
         self.record(object, |record| record.credentials = credentials);
     }
 
-    pub(in crate::controller) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
+    pub(crate) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
         lock(&self.records).get(object)?.publish_backoff.clone()
     }
 
-    pub(in crate::controller) fn set_publish_backoff(
-        &self,
-        object: &ObjectKey,
-        backoff: Option<PublishBackoff>,
-    ) {
+    pub(crate) fn set_publish_backoff(&self, object: &ObjectKey, backoff: Option<PublishBackoff>) {
         self.record(object, |record| record.publish_backoff = backoff);
     }
 
     /// The time by which the clock was set back since the token that was issued at `issued` came, as far as this process
     /// can know.
-    pub(in crate::controller) fn set_back(
+    pub(crate) fn set_back(
         &self,
         object: &ObjectKey,
         issued: Timestamp,
@@ -141,7 +133,7 @@ impl Remembered {
     }
 
     /// The same where this process has looked at that token before, and zero where it has not.
-    pub(in crate::controller) fn known_set_back(
+    pub(crate) fn known_set_back(
         &self,
         object: &ObjectKey,
         issued: Timestamp,
@@ -159,14 +151,14 @@ impl Remembered {
     }
 
     /// Forgets an object.
-    pub(in crate::controller) fn forget(&self, object: &ObjectKey) {
+    pub(crate) fn forget(&self, object: &ObjectKey) {
         lock(&self.records).remove(object);
         self.grants.forget(object);
         self.metrics.object_removed(&object.namespace, &object.name);
     }
 
     /// Forgets the objects that do not exist.
-    pub(in crate::controller) fn forget_unless(&self, exists: impl Fn(&ObjectKey) -> bool) {
+    pub(crate) fn forget_unless(&self, exists: impl Fn(&ObjectKey) -> bool) {
         let known: Vec<_> = lock(&self.records).keys().cloned().collect();
         for object in known.iter().filter(|object| !exists(object)) {
             self.forget(object);

@@ -28,7 +28,7 @@ fn is_short(text: &&str) -> bool {
 }
 
 /// Makes the record of a Secret from its metadata. `None` for metadata without UID or resource version.
-pub(in crate::controller) fn read(metadata: &ObjectMeta) -> Option<SecretRecord> {
+pub(crate) fn read(metadata: &ObjectMeta) -> Option<SecretRecord> {
     let annotation = |key: &str| {
         metadata
             .annotations
@@ -129,7 +129,7 @@ fn owned_keys(fields: Option<&Value>) -> Vec<&str> {
 
 /// A digest of the paths that an apply entry owns. The annotation of a handled refresh request is left out: it is
 /// there or not by what users asked, not by what the target should be.
-pub(in crate::controller) fn owned_digest(data: &[&str], labels: &[&str], annotations: &[&str]) -> u64 {
+pub(crate) fn owned_digest(data: &[&str], labels: &[&str], annotations: &[&str]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for keys in [data, labels, annotations] {
         let mut keys: Vec<&str> = keys

@@ -8,7 +8,7 @@ use crate::sync::lock;
 
 /// The result of a look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::controller) enum Lookup {
+pub(crate) enum Lookup {
     Found(SecretRecord),
     Absent,
     /// Secrets of this namespace are not watched: ask the API server.
@@ -27,18 +27,18 @@ impl Mirrored for SecretRecord {
 
 /// The records of all watched Secrets.
 #[derive(Debug, Default)]
-pub(in crate::controller) struct Secrets {
+pub(crate) struct Secrets {
     mirror: Mutex<Mirror<SecretRecord>>,
 }
 
 impl Secrets {
     /// Forgets everything.
-    pub(in crate::controller) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         lock(&self.mirror).clear();
     }
 
     /// Finds a Secret.
-    pub(in crate::controller) fn get(&self, namespace: &str, name: &str) -> Lookup {
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Lookup {
         let mirror = lock(&self.mirror);
         if !mirror.covers(namespace) {
             // A record of our own write may be there, but nothing shows later changes.
@@ -51,39 +51,33 @@ impl Secrets {
     }
 
     /// Takes the record of an event or of an answer; see [`Mirror::put`].
-    pub(in crate::controller) fn put(&self, namespace: &str, name: &str, record: SecretRecord) -> bool {
+    pub(crate) fn put(&self, namespace: &str, name: &str, record: SecretRecord) -> bool {
         lock(&self.mirror).put(namespace, name, record)
     }
 
     /// Takes a record of the present list of `scope`; see [`Mirror::put_listed`].
-    pub(in crate::controller) fn put_listed(
-        &self,
-        scope: &str,
-        namespace: &str,
-        name: &str,
-        record: SecretRecord,
-    ) -> bool {
+    pub(crate) fn put_listed(&self, scope: &str, namespace: &str, name: &str, record: SecretRecord) -> bool {
         lock(&self.mirror).put_listed(scope, namespace, name, record)
     }
 
     /// Takes a deletion at `resource_version`. False where a newer Secret is known, or none.
-    pub(in crate::controller) fn remove(&self, namespace: &str, name: &str, resource_version: &str) -> bool {
+    pub(crate) fn remove(&self, namespace: &str, name: &str, resource_version: &str) -> bool {
         let removed = lock(&self.mirror).remove(namespace, name, resource_version);
         removed.is_some()
     }
 
     /// Forgets the record of a Secret, because the API server says that there is none.
-    pub(in crate::controller) fn forget(&self, namespace: &str, name: &str) {
+    pub(crate) fn forget(&self, namespace: &str, name: &str) {
         lock(&self.mirror).forget(namespace, name);
     }
 
     /// Begins a list of `scope`.
-    pub(in crate::controller) fn begin_list(&self, scope: &str) {
+    pub(crate) fn begin_list(&self, scope: &str) {
         lock(&self.mirror).begin_list(scope);
     }
 
     /// Ends the list of `scope`, and gives namespace and name of each Secret that is gone.
-    pub(in crate::controller) fn end_list(&self, scope: &str) -> Vec<(String, String)> {
+    pub(crate) fn end_list(&self, scope: &str) -> Vec<(String, String)> {
         let gone = lock(&self.mirror).end_list(scope);
         gone.into_iter()
             .map(|(namespace, name, _)| (namespace, name))
@@ -91,12 +85,12 @@ impl Secrets {
     }
 
     /// True for a scope with a complete list whose changes are followed.
-    pub(in crate::controller) fn is_listed(&self, scope: &str) -> bool {
+    pub(crate) fn is_listed(&self, scope: &str) -> bool {
         lock(&self.mirror).is_listed(scope)
     }
 
     /// Notes that changes in `scope` are not followed any more, until its next list ends. False where that is known.
-    pub(in crate::controller) fn lose(&self, scope: &str) -> bool {
+    pub(crate) fn lose(&self, scope: &str) -> bool {
         lock(&self.mirror).lose(scope)
     }
 }

@@ -21,10 +21,10 @@ use crate::grants::ObjectKey;
 use crate::policy::ownership::SecretRecord;
 
 /// Takes VendorTokens. One that does not fit the schema is reported and holds up no other.
-pub(in crate::controller) struct ObjectSink {
-    pub(in crate::controller) objects: Arc<Objects>,
-    pub(in crate::controller) remembered: Arc<Remembered>,
-    pub(in crate::controller) triggers: Triggers,
+pub(crate) struct ObjectSink {
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) remembered: Arc<Remembered>,
+    pub(crate) triggers: Triggers,
 }
 
 impl ObjectSink {
@@ -112,17 +112,17 @@ impl Sink<DeserializeGuard<VendorToken>> for ObjectSink {
 }
 
 /// A Secret whose deletion somebody waits for.
-pub(in crate::controller) struct Guarded {
-    pub(in crate::controller) namespace: String,
-    pub(in crate::controller) name: &'static str,
-    pub(in crate::controller) deleted: Arc<Notify>,
+pub(crate) struct Guarded {
+    pub(crate) namespace: String,
+    pub(crate) name: &'static str,
+    pub(crate) deleted: Arc<Notify>,
 }
 
 /// Takes Secrets, as metadata only.
-pub(in crate::controller) struct SecretSink {
-    pub(in crate::controller) secrets: Arc<Secrets>,
-    pub(in crate::controller) triggers: Triggers,
-    pub(in crate::controller) guarded: Guarded,
+pub(crate) struct SecretSink {
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) triggers: Triggers,
+    pub(crate) guarded: Guarded,
 }
 
 impl SecretSink {

@@ -10,32 +10,32 @@ use crate::grants::ObjectKey;
 
 /// Sends objects to be reconciled. Clones share the queue.
 #[derive(Clone, Debug)]
-pub(in crate::controller) struct Triggers {
+pub(crate) struct Triggers {
     objects: Arc<Objects>,
     queue: mpsc::UnboundedSender<ObjectKey>,
 }
 
 impl Triggers {
     /// Triggers objects through `queue`.
-    pub(in crate::controller) fn new(objects: Arc<Objects>, queue: mpsc::UnboundedSender<ObjectKey>) -> Self {
+    pub(crate) fn new(objects: Arc<Objects>, queue: mpsc::UnboundedSender<ObjectKey>) -> Self {
         Self { objects, queue }
     }
 
     /// Triggers `object`.
-    pub(in crate::controller) fn trigger(&self, object: ObjectKey) {
+    pub(crate) fn trigger(&self, object: ObjectKey) {
         // The receiver is gone at shutdown only.
         let _ = self.queue.send(object);
     }
 
     /// Triggers every VendorToken that names this Secret.
-    pub(in crate::controller) fn secret_changed(&self, namespace: &str, secret: &str) {
+    pub(crate) fn secret_changed(&self, namespace: &str, secret: &str) {
         for object in self.objects.referrers(namespace, secret) {
             self.trigger(object);
         }
     }
 
     /// Triggers every VendorToken but `object`, which has changed this Secret itself.
-    pub(in crate::controller) fn secret_changed_by(&self, object: &ObjectKey, secret: &str) {
+    pub(crate) fn secret_changed_by(&self, object: &ObjectKey, secret: &str) {
         for other in self.objects.referrers(&object.namespace, secret) {
             if other != *object {
                 self.trigger(other);
@@ -44,12 +44,7 @@ impl Triggers {
     }
 
     /// Triggers those that wait for a Secret which `object` named before, and does not name any more.
-    pub(in crate::controller) fn references_changed(
-        &self,
-        object: &ObjectKey,
-        before: &References,
-        after: &References,
-    ) {
+    pub(crate) fn references_changed(&self, object: &ObjectKey, before: &References, after: &References) {
         if before.target != after.target {
             self.secret_changed(&object.namespace, &before.target);
         }
@@ -59,7 +54,7 @@ impl Triggers {
     }
 
     /// Triggers those that wait for a Secret which `object` named until it was deleted.
-    pub(in crate::controller) fn object_gone(&self, object: &ObjectKey, references: &References) {
+    pub(crate) fn object_gone(&self, object: &ObjectKey, references: &References) {
         self.secret_changed(&object.namespace, &references.target);
         self.sources_released(object, references);
     }

@@ -26,7 +26,7 @@ const DATA_KEY: &str = "key";
 
 /// The failure to get the key.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::controller) enum KeyError {
+pub(crate) enum KeyError {
     #[error("failed to read Secret '{namespace}/{SECRET_NAME}'")]
     Read {
         namespace: String,
@@ -65,10 +65,7 @@ type KeyBytes = Zeroizing<Vec<u8>>;
 
 /// Gets the key, with new attempts until it is there, sends it to `key`, and from then on restores its Secret where
 /// that is deleted. Without the key there are no vendor calls.
-pub(in crate::controller) async fn obtain_and_keep(
-    context: Arc<Context>,
-    key: watch::Sender<Option<Arc<FingerprintKey>>>,
-) {
+pub(crate) async fn obtain_and_keep(context: Arc<Context>, key: watch::Sender<Option<Arc<FingerprintKey>>>) {
     let (found, bytes) = obtain(&context).await;
     key.send_replace(Some(Arc::new(found)));
     context.health.set_ready("fingerprint-key", Ok(()));

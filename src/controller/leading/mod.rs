@@ -1,9 +1,9 @@
 //! Terms of leadership: the wait for one, its start, its work and its end.
 
-pub(in crate::controller) mod key;
+pub(crate) mod key;
 mod seed;
 mod session;
 mod stand_by;
 
-pub(in crate::controller) use self::session::run;
-pub(in crate::controller) use self::stand_by::{Next, stand_by};
+pub(crate) use self::session::run;
+pub(crate) use self::stand_by::{Next, stand_by};

@@ -30,7 +30,7 @@ const CONCURRENCY: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts the term of the book of grants, with what counts of the time before.
-pub(in crate::controller) async fn seed(context: &Arc<Context>) {
+pub(crate) async fn seed(context: &Arc<Context>) {
     context.grants.start_leading();
     count_earlier_requests(context);
     if tokio::time::timeout(PATIENCE, take_in_failures(context))

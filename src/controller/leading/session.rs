@@ -40,7 +40,7 @@ const LAST_CONCURRENCY: usize = 32;
 const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 
 /// Leads until the leadership is lost or `shutdown` completes.
-pub(in crate::controller) async fn run(
+pub(crate) async fn run(
     context: &Arc<Context>,
     queue: &mut mpsc::UnboundedReceiver<ObjectKey>,
     leadership: &mut Leadership,

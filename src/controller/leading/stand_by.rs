@@ -11,14 +11,14 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The next state of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::controller) enum Next {
+pub(crate) enum Next {
     StandBy,
     Lead,
     Stop,
 }
 
 /// Waits until this process leads or `shutdown` completes. A standby is ready and alive.
-pub(in crate::controller) async fn stand_by(
+pub(crate) async fn stand_by(
     context: &Context,
     leadership: &mut Leadership,
     shutdown: impl Future<Output = ()> + Send,

@@ -12,7 +12,7 @@ use crate::grants::{Reservation, VendorCall};
 use crate::policy::{self, Progress};
 
 /// The result of asking.
-pub(in crate::controller) enum Asked {
+pub(crate) enum Asked {
     /// The object waits since this moment.
     Waiting(Moment),
     /// The credentials must be read first.
@@ -22,10 +22,7 @@ pub(in crate::controller) enum Asked {
 }
 
 /// Reserves a request, records it if it must be, sends it.
-pub(in crate::controller) async fn ask(
-    snapshot: &mut Snapshot,
-    context: &Arc<Context>,
-) -> Result<Asked, Error> {
+pub(crate) async fn ask(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Asked, Error> {
     let Some(inputs) = snapshot.inputs() else {
         return Ok(Asked::NeedsCredentials);
     };

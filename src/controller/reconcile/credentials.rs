@@ -15,14 +15,14 @@ use crate::policy::Problem;
 use crate::token::{ClientCertificate, Credentials, SecretString};
 
 /// The credentials that were read.
-pub(in crate::controller) struct Read {
+pub(crate) struct Read {
     /// `uid/resourceVersion` of each Secret, joined by `+`.
-    pub(in crate::controller) version: String,
-    pub(in crate::controller) values: Credentials,
+    pub(crate) version: String,
+    pub(crate) values: Credentials,
 }
 
 /// The cause of missing credentials.
-pub(in crate::controller) enum ReadError {
+pub(crate) enum ReadError {
     /// A person must act.
     Unusable(Problem),
     /// The API server did not give the Secret.
@@ -30,7 +30,7 @@ pub(in crate::controller) enum ReadError {
 }
 
 /// The problem of a Secret that does not exist. Without a watch, a new Secret is found at the next look.
-pub(in crate::controller) fn not_found(name: &str, watched: bool) -> Problem {
+pub(crate) fn not_found(name: &str, watched: bool) -> Problem {
     let soon = if watched { "seconds" } else { "5 minutes" };
     Problem::new(
         Reason::CredentialsNotFound,
@@ -43,7 +43,7 @@ fn invalid(message: String) -> ReadError {
 }
 
 /// Reads and checks the credentials Secret, and the client certificate's where the spec names one.
-pub(in crate::controller) async fn read(
+pub(crate) async fn read(
     client: &Client,
     namespace: &str,
     checked: &ValidatedSpec,
@@ -122,7 +122,7 @@ fn client_certificate(name: &str, secret: &Secret, now: Timestamp) -> Result<Cli
 }
 
 /// Wipes a Secret's data, which kube keeps in plain buffers.
-pub(in crate::controller) fn wipe(data: &mut Option<BTreeMap<String, ByteString>>) {
+pub(crate) fn wipe(data: &mut Option<BTreeMap<String, ByteString>>) {
     for bytes in data.iter_mut().flat_map(BTreeMap::values_mut) {
         bytes.0.zeroize();
     }

@@ -6,7 +6,7 @@ use crate::text::{first_characters, without_control_characters};
 
 /// The error of a reconcile, which is tried again.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::controller) enum Error {
+pub(crate) enum Error {
     #[error("failed to read Secret '{namespace}/{name}'")]
     ReadSecret {
         namespace: String,
@@ -36,7 +36,7 @@ pub(in crate::controller) enum Error {
 }
 
 /// The problem that a refused write of a target is for the user; `None` where another try may pass.
-pub(in crate::controller) fn write_problem(error: &kube::Error, secret: &str) -> Option<Problem> {
+pub(crate) fn write_problem(error: &kube::Error, secret: &str) -> Option<Problem> {
     let kube::Error::Api(status) = error else {
         return None;
     };
@@ -83,7 +83,7 @@ fn denied(told: &str, secret: &str) -> Problem {
 
 /// The error of a write, without repetitions of `written` in its text: an admission policy or webhook may quote the
 /// object that it refuses.
-pub(in crate::controller) fn withholding(error: kube::Error, written: &[&str]) -> kube::Error {
+pub(crate) fn withholding(error: kube::Error, written: &[&str]) -> kube::Error {
     match error {
         kube::Error::Api(mut status) => {
             status.message = withhold(&status.message, written);
@@ -130,7 +130,7 @@ fn withhold(text: &str, secrets: &[&str]) -> String {
 }
 
 /// The problem that a refused read of a Secret is for the user; `None` where another try may pass.
-pub(in crate::controller) fn read_problem(error: &kube::Error, secret: &str) -> Option<Problem> {
+pub(crate) fn read_problem(error: &kube::Error, secret: &str) -> Option<Problem> {
     let kube::Error::Api(status) = error else {
         return None;
     };

@@ -17,7 +17,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const LONGEST_NOTE: usize = 1000;
 
 /// The operator as the reporter of events.
-pub(in crate::controller) fn reporter() -> Reporter {
+pub(crate) fn reporter() -> Reporter {
     Reporter {
         controller: names::FIELD_MANAGER.to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -26,17 +26,14 @@ pub(in crate::controller) fn reporter() -> Reporter {
 
 /// A transition of a status that is worth an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::controller) struct Transition {
-    pub(in crate::controller) warning: bool,
-    pub(in crate::controller) reason: String,
-    pub(in crate::controller) note: String,
+pub(crate) struct Transition {
+    pub(crate) warning: bool,
+    pub(crate) reason: String,
+    pub(crate) note: String,
 }
 
 /// The transitions from `old` to `new` that are worth an event.
-pub(in crate::controller) fn transitions(
-    old: &VendorTokenStatus,
-    new: &VendorTokenStatus,
-) -> Vec<Transition> {
+pub(crate) fn transitions(old: &VendorTokenStatus, new: &VendorTokenStatus) -> Vec<Transition> {
     let mut transitions = Vec::new();
     if let Some(ready) = new.condition(condition::READY) {
         let before = old.condition(condition::READY);
@@ -80,11 +77,7 @@ pub(in crate::controller) fn transitions(
 }
 
 /// Publishes events in the background: none of them may hold up or fail a reconcile.
-pub(in crate::controller) fn publish(
-    context: &Arc<Context>,
-    token: &VendorToken,
-    transitions: Vec<Transition>,
-) {
+pub(crate) fn publish(context: &Arc<Context>, token: &VendorToken, transitions: Vec<Transition>) {
     if transitions.is_empty() {
         return;
     }

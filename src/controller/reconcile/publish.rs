@@ -24,7 +24,7 @@ use crate::template;
 use crate::token::{AccessToken, ExposeSecret, SecretString};
 
 /// The result of a write.
-pub(in crate::controller) enum Published {
+pub(crate) enum Published {
     /// It is there.
     Written,
     /// The Secret was changed in between: look again.
@@ -34,7 +34,7 @@ pub(in crate::controller) enum Published {
 }
 
 /// Applies the target with `token`, and takes the answer into `snapshot`.
-pub(in crate::controller) async fn publish(
+pub(crate) async fn publish(
     snapshot: &mut Snapshot,
     token: &AccessToken,
     context: &Context,
@@ -52,10 +52,7 @@ pub(in crate::controller) async fn publish(
 
 /// Applies the target with the token that is in it, and takes the answer into `snapshot`: after a restart memory has no token
 /// to write, and the owner or the labels are not as they should be.
-pub(in crate::controller) async fn repair(
-    snapshot: &mut Snapshot,
-    context: &Context,
-) -> Result<Published, Error> {
+pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result<Published, Error> {
     let (Some(stored), Ok(checked)) = (snapshot.stored().cloned(), &snapshot.validated) else {
         return Ok(Published::Conflict);
     };
@@ -150,14 +147,8 @@ async fn apply(
     match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
         Ok(written) => {
             if let Some(record) = secret_record::read(&written.metadata) {
-                if context.secrets.put(&namespace, &name, record.clone()) {
-                    // For the others that name this Secret, as their credentials for example: the watch brings nothing
-                    // new.
-                    context.triggers.secret_changed_by(&snapshot.object, &name);
-                }
-                snapshot.record = Some(record);
+                take_record(snapshot, Some(record), context);
             }
-            snapshot.judge_target(context);
             if !matches!(snapshot.target, Target::Ours { as_desired: true, .. }) {
                 return Ok(refuse(snapshot, does_not_keep(&name), context));
             }
@@ -198,6 +189,7 @@ fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &
     match &record {
         Some(record) => {
             if context.secrets.put(namespace, name, record.clone()) {
+                // For the others that name this Secret, as their credentials for example: the watch brings nothing new.
                 context.triggers.secret_changed_by(&snapshot.object, name);
             }
         }

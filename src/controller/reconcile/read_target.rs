@@ -15,7 +15,7 @@ use crate::policy::Problem;
 use crate::policy::ownership::SecretRecord;
 
 /// The problem of a target whose metadata may not be read.
-pub(in crate::controller) fn denied(error: &Error) -> Option<Problem> {
+pub(crate) fn denied(error: &Error) -> Option<Problem> {
     match error {
         Error::ReadSecret { name, source, .. } => read_problem(source, name),
         _ => None,
@@ -24,7 +24,7 @@ pub(in crate::controller) fn denied(error: &Error) -> Option<Problem> {
 
 /// The problem of a target that cannot be read while the status calls a token ready that has ended: it must not stay ready
 /// because one Secret cannot be read.
-pub(in crate::controller) fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Option<Problem> {
+pub(crate) fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Option<Problem> {
     let Error::ReadSecret { name, source, .. } = error else {
         return None;
     };
@@ -43,7 +43,7 @@ pub(in crate::controller) fn outlived(error: &Error, token: &VendorToken, now: T
 }
 
 /// Reads the metadata of a Secret that is not watched.
-pub(in crate::controller) async fn read_record(
+pub(crate) async fn read_record(
     context: &Context,
     namespace: &str,
     name: &str,

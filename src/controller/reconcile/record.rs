@@ -23,15 +23,15 @@ use crate::policy::{self, Progress, StatusContext};
 const FIRST_STATUS_AFTER: Duration = Duration::from_secs(2);
 
 /// The outcome of the steps of one reconcile.
-pub(in crate::controller) struct Outcome {
+pub(crate) struct Outcome {
     /// The time of the next look.
-    pub(in crate::controller) until: Option<Timestamp>,
+    pub(crate) until: Option<Timestamp>,
     /// The moment since which the object waits for the vendor.
-    pub(in crate::controller) asked: Option<Moment>,
+    pub(crate) asked: Option<Moment>,
 }
 
 /// The part of a status that is not observed.
-pub(in crate::controller) fn status_context(snapshot: &Snapshot, progress: Progress) -> StatusContext<'_> {
+pub(crate) fn status_context(snapshot: &Snapshot, progress: Progress) -> StatusContext<'_> {
     let checked = snapshot.validated.as_ref().ok();
     StatusContext {
         generation: snapshot.token.metadata.generation.unwrap_or_default(),
@@ -43,7 +43,7 @@ pub(in crate::controller) fn status_context(snapshot: &Snapshot, progress: Progr
 }
 
 /// Writes the status where it differs from the one before, and gives the time of the next look.
-pub(in crate::controller) async fn record(
+pub(crate) async fn record(
     snapshot: &Snapshot,
     outcome: &Outcome,
     context: &Arc<Context>,

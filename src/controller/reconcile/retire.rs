@@ -22,11 +22,7 @@ use crate::policy::ownership;
 /// # Errors
 /// When the API server could not be asked. A refusal that a person must act on is logged only: the token itself is in
 /// the Secret that the spec names.
-pub(in crate::controller) async fn retire(
-    snapshot: &Snapshot,
-    former: &str,
-    context: &Context,
-) -> Result<(), Error> {
+pub(crate) async fn retire(snapshot: &Snapshot, former: &str, context: &Context) -> Result<(), Error> {
     let refused = match empty(snapshot, former, context).await {
         Err(Error::ReadSecret { source, .. }) if read_problem(&source, former).is_some() => source,
         Err(Error::WriteTarget { source, .. }) if write_problem(&source, former).is_some() => source,

@@ -25,29 +25,29 @@ use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Stor
 use crate::token;
 
 /// One VendorToken with its target and its credentials, as far as metadata shows them, for one reconcile.
-pub(in crate::controller) struct Snapshot {
-    pub(in crate::controller) token: Arc<VendorToken>,
-    pub(in crate::controller) object: ObjectKey,
-    pub(in crate::controller) target_name: String,
-    pub(in crate::controller) validated: Result<ValidatedSpec, Problem>,
-    pub(in crate::controller) key: Arc<FingerprintKey>,
-    pub(in crate::controller) known: KnownInputs,
+pub(crate) struct Snapshot {
+    pub(crate) token: Arc<VendorToken>,
+    pub(crate) object: ObjectKey,
+    pub(crate) target_name: String,
+    pub(crate) validated: Result<ValidatedSpec, Problem>,
+    pub(crate) key: Arc<FingerprintKey>,
+    pub(crate) known: KnownInputs,
     /// The target Secret's metadata.
-    pub(in crate::controller) record: Option<SecretRecord>,
+    pub(crate) record: Option<SecretRecord>,
     /// The API server refuses to show the target.
     target_denied: Option<Problem>,
     /// The token could not be read from the target in this reconcile.
     target_is_unreadable: bool,
-    pub(in crate::controller) target: Target,
-    pub(in crate::controller) credentials: Credentials,
-    pub(in crate::controller) fingerprint: Option<Fingerprint>,
+    pub(crate) target: Target,
+    pub(crate) credentials: Credentials,
+    pub(crate) fingerprint: Option<Fingerprint>,
     /// The account that failed attempts with them could lock.
-    pub(in crate::controller) account: Option<Account>,
+    pub(crate) account: Option<Account>,
     /// `uid/resourceVersion` of the credentials that make [`Self::fingerprint`].
-    pub(in crate::controller) credentials_version: Option<String>,
+    pub(crate) credentials_version: Option<String>,
     /// The values themselves, when this reconcile has read them.
-    pub(in crate::controller) values: Option<token::Credentials>,
-    pub(in crate::controller) block: Option<PublishBlock>,
+    pub(crate) values: Option<token::Credentials>,
+    pub(crate) block: Option<PublishBlock>,
 }
 
 impl Snapshot {
@@ -55,7 +55,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// When the target's metadata could not be read, and the status need not say so.
-    pub(in crate::controller) async fn gather(
+    pub(crate) async fn gather(
         token: Arc<VendorToken>,
         key: Arc<FingerprintKey>,
         context: &Context,
@@ -119,7 +119,7 @@ impl Snapshot {
     }
 
     /// Everything that the decision depends on. The book of grants takes in what the status and the target say.
-    pub(in crate::controller) fn observe(&self, context: &Context) -> Observed<'_> {
+    pub(crate) fn observe(&self, context: &Context) -> Observed<'_> {
         let now = context.timeline.now().wall();
         Observed {
             now,
@@ -159,25 +159,21 @@ impl Snapshot {
     }
 
     /// The status that the object has now.
-    pub(in crate::controller) fn status(&self) -> &crate::api::VendorTokenStatus {
+    pub(crate) fn status(&self) -> &crate::api::VendorTokenStatus {
         static NONE: std::sync::LazyLock<crate::api::VendorTokenStatus> =
             std::sync::LazyLock::new(Default::default);
         self.token.status.as_ref().unwrap_or(&NONE)
     }
 
     /// The published form of the grant; `None` before the credentials were read.
-    pub(in crate::controller) fn inputs(&self) -> Option<Inputs> {
+    pub(crate) fn inputs(&self) -> Option<Inputs> {
         self.fingerprint
             .map(|fingerprint| self.key.inputs(&self.object.namespace, &self.known, fingerprint))
     }
 
     /// The grant that `inputs` stand for, with what the status and the target say of it; `None` before the credentials were
     /// read.
-    pub(in crate::controller) fn observation<'a>(
-        &'a self,
-        inputs: &'a Inputs,
-        now: Timestamp,
-    ) -> Option<Observation<'a>> {
+    pub(crate) fn observation<'a>(&'a self, inputs: &'a Inputs, now: Timestamp) -> Option<Observation<'a>> {
         let checked = self.validated.as_ref().ok()?;
         Some(Observation {
             object: &self.object,
@@ -191,7 +187,7 @@ impl Snapshot {
     }
 
     /// The token in the target, where our own annotations show one.
-    pub(in crate::controller) fn stored(&self) -> Option<&Stored> {
+    pub(crate) fn stored(&self) -> Option<&Stored> {
         match &self.target {
             Target::Ours { stored, .. } => stored.as_ref(),
             Target::Free | Target::Blocked(_) => None,
@@ -199,13 +195,13 @@ impl Snapshot {
     }
 
     /// The token cannot be read from the target after all.
-    pub(in crate::controller) fn has_no_readable_token(&mut self, context: &Context) {
+    pub(crate) fn has_no_readable_token(&mut self, context: &Context) {
         self.target_is_unreadable = true;
         self.judge_target(context);
     }
 
     /// Judges the target anew, after [`Self::record`] has changed.
-    pub(in crate::controller) fn judge_target(&mut self, context: &Context) {
+    pub(crate) fn judge_target(&mut self, context: &Context) {
         if let Some(problem) = &self.target_denied {
             self.target = Target::Blocked(problem.clone());
             return;
@@ -308,7 +304,7 @@ impl Snapshot {
     }
 
     /// Reads the credentials Secret, and the client certificate's.
-    pub(in crate::controller) async fn read_credentials(&mut self, context: &Context) -> Result<(), Error> {
+    pub(crate) async fn read_credentials(&mut self, context: &Context) -> Result<(), Error> {
         let Ok(checked) = &self.validated else {
             return Ok(());
         };
@@ -378,7 +374,7 @@ impl Snapshot {
     }
 
     /// The wait after the last failed write of the target, while nothing has changed since.
-    pub(in crate::controller) fn present_backoff(&self, context: &Context) -> Option<PublishBackoff> {
+    pub(crate) fn present_backoff(&self, context: &Context) -> Option<PublishBackoff> {
         context
             .remembered
             .publish_backoff(&self.object)
@@ -388,7 +384,7 @@ impl Snapshot {
             })
     }
 
-    pub(in crate::controller) fn target_version(&self) -> Option<String> {
+    pub(crate) fn target_version(&self) -> Option<String> {
         self.record.as_ref().map(SecretRecord::version)
     }
 }

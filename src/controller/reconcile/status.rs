@@ -16,7 +16,7 @@ use crate::controller::reconcile::events;
 use crate::controller::reconcile::snapshot::Snapshot;
 
 /// Writes the status. False where the object was deleted, or deleted and made anew.
-pub(in crate::controller) async fn write_status(
+pub(crate) async fn write_status(
     snapshot: &Snapshot,
     status: &VendorTokenStatus,
     context: &Arc<Context>,

@@ -26,10 +26,7 @@ const MOST_STEPS: usize = 6;
 ///
 /// # Errors
 /// When the API server did not answer as it should. What is known by then is in the status.
-pub(in crate::controller) async fn reconcile(
-    token: Arc<VendorToken>,
-    context: Arc<Context>,
-) -> Result<Action, Error> {
+pub(crate) async fn reconcile(token: Arc<VendorToken>, context: Arc<Context>) -> Result<Action, Error> {
     let Some(key) = context.key() else {
         return Ok(Action::requeue(Duration::from_secs(1)));
     };
@@ -137,7 +134,7 @@ fn due_before(snapshot: &Snapshot, issued: Timestamp) -> Option<Timestamp> {
 }
 
 /// Logs the error of a reconcile, and gives the time of another try.
-pub(in crate::controller) fn after_error(token: &VendorToken, error: &Error) -> Action {
+pub(crate) fn after_error(token: &VendorToken, error: &Error) -> Action {
     let object = key_of(token);
     tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
     // By name, so that many objects do not return together after an outage.

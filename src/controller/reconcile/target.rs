@@ -17,14 +17,14 @@ use crate::template;
 use crate::token::AccessToken;
 
 /// The resource version of an apply that only creates: it conflicts where the Secret exists.
-pub(in crate::controller) const CREATE_ONLY: &str = "1";
+pub(crate) const CREATE_ONLY: &str = "1";
 
 /// The largest data of a Secret, in bytes of all values together. The API server refuses more.
 const LARGEST_DATA: usize = 1024 * 1024;
 
 /// The problem of a target that is too small for its templates with `token`. It is found before anything is rendered:
 /// 16 templates full of placeholders can make hundreds of megabytes of a long token.
-pub(in crate::controller) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
+pub(crate) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
     let size = target
         .data
         .values()
@@ -43,14 +43,14 @@ pub(in crate::controller) fn too_large(target: &DesiredTarget, token: &AccessTok
 }
 
 /// The facts about the token that are written beside its times.
-pub(in crate::controller) struct Facts {
-    pub(in crate::controller) inputs: Inputs,
-    pub(in crate::controller) credentials_version: Option<String>,
-    pub(in crate::controller) refresh_handled: Option<String>,
+pub(crate) struct Facts {
+    pub(crate) inputs: Inputs,
+    pub(crate) credentials_version: Option<String>,
+    pub(crate) refresh_handled: Option<String>,
 }
 
 /// All that we want to own of the target: token, facts about it, labels, owner.
-pub(in crate::controller) fn body(
+pub(crate) fn body(
     checked: &ValidatedSpec,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,

@@ -17,42 +17,39 @@ use crate::template;
 
 /// A valid spec.
 #[derive(Clone, Debug)]
-pub(in crate::controller) struct ValidatedSpec {
-    pub(in crate::controller) grant: Grant,
+pub(crate) struct ValidatedSpec {
+    pub(crate) grant: Grant,
     /// The vendor's own endpoint, or the administrator's replacement.
-    pub(in crate::controller) endpoint: Endpoint,
-    pub(in crate::controller) credentials_secret: String,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) credentials_secret: String,
     /// Canonical key to key in the Secret, where they differ.
-    pub(in crate::controller) keys: BTreeMap<String, String>,
-    pub(in crate::controller) certificate_secret: Option<String>,
-    pub(in crate::controller) target: DesiredTarget,
-    pub(in crate::controller) refresh: RefreshPolicy,
+    pub(crate) keys: BTreeMap<String, String>,
+    pub(crate) certificate_secret: Option<String>,
+    pub(crate) target: DesiredTarget,
+    pub(crate) refresh: RefreshPolicy,
     /// The end of the credential itself, where the user stated it.
-    pub(in crate::controller) credential_expires: Option<Timestamp>,
+    pub(crate) credential_expires: Option<Timestamp>,
 }
 
 /// The target as the spec describes it.
 #[derive(Clone, Debug)]
-pub(in crate::controller) struct DesiredTarget {
-    pub(in crate::controller) name: String,
-    pub(in crate::controller) type_: String,
-    pub(in crate::controller) data: BTreeMap<String, String>,
-    pub(in crate::controller) labels: BTreeMap<String, String>,
-    pub(in crate::controller) annotations: BTreeMap<String, String>,
-    pub(in crate::controller) delete_with_owner: bool,
+pub(crate) struct DesiredTarget {
+    pub(crate) name: String,
+    pub(crate) type_: String,
+    pub(crate) data: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) delete_with_owner: bool,
     /// A digest of type, templates, labels and annotations.
-    pub(in crate::controller) content: String,
+    pub(crate) content: String,
     /// A digest of the paths that our apply entry will own.
-    pub(in crate::controller) owned: u64,
-    pub(in crate::controller) owned_data: u64,
+    pub(crate) owned: u64,
+    pub(crate) owned_data: u64,
 }
 
 impl ValidatedSpec {
     /// Validates a spec beyond the schema, which may be an older one.
-    pub(in crate::controller) fn new(
-        token: &VendorToken,
-        endpoints: &BTreeMap<Vendor, Endpoint>,
-    ) -> Result<Self, Problem> {
+    pub(crate) fn new(token: &VendorToken, endpoints: &BTreeMap<Vendor, Endpoint>) -> Result<Self, Problem> {
         let spec = &token.spec;
         let grant = grant(token)?;
         let endpoint = endpoints
@@ -98,7 +95,7 @@ impl ValidatedSpec {
     }
 
     /// The Secrets and keys of the credentials.
-    pub(in crate::controller) fn sources(&self) -> Sources<'_> {
+    pub(crate) fn sources(&self) -> Sources<'_> {
         Sources {
             credentials_secret: &self.credentials_secret,
             keys: &self.keys,
@@ -165,7 +162,7 @@ fn grant(token: &VendorToken) -> Result<Grant, Problem> {
 }
 
 /// The vendor that a spec names.
-pub(in crate::controller) fn vendor(token: &VendorToken) -> Vendor {
+pub(crate) fn vendor(token: &VendorToken) -> Vendor {
     match token.spec.vendor {
         VendorName::SixMap => Vendor::SixMap,
         VendorName::SixClicks => Vendor::SixClicks,

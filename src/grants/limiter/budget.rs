@@ -13,7 +13,7 @@ pub(super) const WINDOW: Duration = Duration::from_secs(60);
 /// A request counts from its start until 60 s after its end. The vendor counts it at some moment in between, and would
 /// otherwise count N + 1 in 60 s where a slow request comes before a quick one.
 #[derive(Debug)]
-pub(in crate::grants) struct Budget {
+pub(crate) struct Budget {
     per_minute: Option<u32>,
     most_in_flight: usize,
     /// The ends of the requests of the last 60 s, the oldest first.
@@ -25,7 +25,7 @@ impl Budget {
     /// Gives a budget of `per_minute` requests (`None`: no limit), of which `max_concurrent` may be in flight, but with
     /// a limit only a quarter of it (at least one): a process that is killed leaves most of a minute's requests to the
     /// next one. This process has sent since `leading_since`.
-    pub(in crate::grants) fn new(
+    pub(crate) fn new(
         per_minute: Option<u32>,
         max_concurrent: usize,
         leading_since: Moment,
@@ -48,14 +48,14 @@ impl Budget {
 
     /// Counts as sent at `since` the requests that another process may have had in flight when this one began to lead:
     /// were that process killed, nothing would show them.
-    pub(in crate::grants) fn start_leading(&mut self, since: Moment) {
+    pub(crate) fn start_leading(&mut self, since: Moment) {
         for _ in 0..self.possibly_in_flight_before() {
             self.insert(since);
         }
     }
 
     /// The number of requests that may be in flight.
-    pub(in crate::grants) fn most_in_flight(&self) -> usize {
+    pub(crate) fn most_in_flight(&self) -> usize {
         self.most_in_flight
     }
 
@@ -67,7 +67,7 @@ impl Budget {
 
     /// The moment from which the next request may be sent, `now` or earlier for at once; `None` where one in flight has
     /// to end first.
-    pub(in crate::grants) fn next_slot(&mut self, now: Moment) -> Option<Moment> {
+    pub(crate) fn next_slot(&mut self, now: Moment) -> Option<Moment> {
         let Some(per_minute) = self.per_minute else {
             return Some(now);
         };
@@ -86,7 +86,7 @@ impl Budget {
     }
 
     /// Counts a request that was sent before this process led, and ended at `ended`.
-    pub(in crate::grants) fn count_earlier(&mut self, ended: Moment) {
+    pub(crate) fn count_earlier(&mut self, ended: Moment) {
         if self.per_minute.is_some() {
             self.insert(ended);
         }
@@ -98,19 +98,19 @@ impl Budget {
     }
 
     /// True when no request counts any more, so that the budget can be dropped.
-    pub(in crate::grants) fn is_unused(&self, now: Moment) -> bool {
+    pub(crate) fn is_unused(&self, now: Moment) -> bool {
         self.in_flight == 0 && self.ended.back().is_none_or(|last| now.since(*last) >= WINDOW)
     }
 
     /// Counts a request that is sent now.
-    pub(in crate::grants) fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         if self.per_minute.is_some() {
             self.in_flight += 1;
         }
     }
 
     /// Counts a request until 60 s from now, the moment of its end: the vendor may have counted it until now.
-    pub(in crate::grants) fn ended(&mut self, now: Moment) {
+    pub(crate) fn ended(&mut self, now: Moment) {
         if self.per_minute.is_some() {
             self.in_flight = self.in_flight.saturating_sub(1);
             self.insert(now);

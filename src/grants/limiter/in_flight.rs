@@ -10,19 +10,19 @@ const ENDPOINTS_IN_ALL: usize = 4;
 
 /// The requests in flight, by vendor.
 #[derive(Debug, Default)]
-pub(in crate::grants) struct InFlightLimiter {
+pub(crate) struct InFlightLimiter {
     taken: BTreeMap<Vendor, usize>,
 }
 
 impl InFlightLimiter {
     /// The number of requests in flight in all.
-    pub(in crate::grants) fn taken(&self) -> usize {
+    pub(crate) fn taken(&self) -> usize {
         self.taken.values().sum()
     }
 
     /// True when one more request to `vendor` may be in flight, where `max_concurrent` may be to one endpoint. Half of
     /// that, and one at least, is kept for each vendor; the rest of the bound in all goes to the first to come.
-    pub(in crate::grants) fn has_one_for(&self, vendor: Vendor, max_concurrent: usize) -> bool {
+    pub(crate) fn has_one_for(&self, vendor: Vendor, max_concurrent: usize) -> bool {
         let share = (max_concurrent / 2).max(1);
         let common = (max_concurrent * ENDPOINTS_IN_ALL).saturating_sub(share * Vendor::ALL.len());
         let beyond: usize = self.taken.values().map(|taken| taken.saturating_sub(share)).sum();
@@ -30,12 +30,12 @@ impl InFlightLimiter {
     }
 
     /// Takes a place for a request to `vendor`.
-    pub(in crate::grants) fn take(&mut self, vendor: Vendor) {
+    pub(crate) fn take(&mut self, vendor: Vendor) {
         *self.taken.entry(vendor).or_default() += 1;
     }
 
     /// Gives back a place of `vendor`.
-    pub(in crate::grants) fn give_back(&mut self, vendor: Vendor) {
+    pub(crate) fn give_back(&mut self, vendor: Vendor) {
         if let Some(taken) = self.taken.get_mut(&vendor) {
             *taken = taken.saturating_sub(1);
         }

@@ -20,7 +20,7 @@ enum Rank {
 
 /// The waiting grants of one endpoint.
 #[derive(Debug, Default)]
-pub(in crate::grants) struct Queue {
+pub(crate) struct Queue {
     ranks: HashMap<Fingerprint, (Rank, u64)>,
     live: BTreeMap<(Moment, u64), Fingerprint>,
     /// Namespaces in the order of their turns, each with its grants in the order of arrival.
@@ -32,18 +32,13 @@ pub(in crate::grants) struct Queue {
 
 impl Queue {
     /// True when no grant waits.
-    pub(in crate::grants) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ranks.is_empty()
     }
 
     /// Adds a grant with the expiry of its live token, or one of `namespace` without a live token. A grant that waits
     /// already stays where it is.
-    pub(in crate::grants) fn push(
-        &mut self,
-        fingerprint: Fingerprint,
-        live_until: Option<Moment>,
-        namespace: &str,
-    ) {
+    pub(crate) fn push(&mut self, fingerprint: Fingerprint, live_until: Option<Moment>, namespace: &str) {
         if self.ranks.contains_key(&fingerprint) {
             return;
         }
@@ -68,7 +63,7 @@ impl Queue {
 
     /// Moves a waiting grant forward, where an object that joined it has a live token with an earlier expiry than is
     /// known.
-    pub(in crate::grants) fn promote(&mut self, fingerprint: Fingerprint, live_until: Option<Moment>) {
+    pub(crate) fn promote(&mut self, fingerprint: Fingerprint, live_until: Option<Moment>) {
         let sooner = match (self.ranks.get(&fingerprint), live_until) {
             (Some((Rank::Live(known), _)), Some(end)) => end < *known,
             (Some((Rank::Tokenless(_), _)), Some(_)) => true,
@@ -81,7 +76,7 @@ impl Queue {
     }
 
     /// Takes a grant out of the queue.
-    pub(in crate::grants) fn remove(&mut self, fingerprint: Fingerprint) {
+    pub(crate) fn remove(&mut self, fingerprint: Fingerprint) {
         let Some((rank, arrival)) = self.ranks.remove(&fingerprint) else {
             return;
         };
@@ -99,7 +94,7 @@ impl Queue {
     }
 
     /// Takes the next grant to be served out of the queue, without those that `may` refuses.
-    pub(in crate::grants) fn next(&mut self, may: impl Fn(Fingerprint) -> bool) -> Option<Fingerprint> {
+    pub(crate) fn next(&mut self, may: impl Fn(Fingerprint) -> bool) -> Option<Fingerprint> {
         let live = || self.live.values().copied().find(|fingerprint| may(*fingerprint));
         let tokenless = || {
             let waiting = self.tokenless.iter().flat_map(|(_, waiting)| waiting);

@@ -1,0 +1,21 @@
+//! What was observed of one VendorToken and its grant.
+
+use super::object::ObjectKey;
+use crate::fingerprint::{Account, Fingerprint};
+use crate::inputs::Inputs;
+use crate::policy::Evidence;
+use crate::providers::{Endpoint, Vendor};
+
+/// One VendorToken whose credentials were read, with the evidence of its status and its target.
+#[derive(Clone, Debug)]
+pub struct Observation<'a> {
+    pub object: &'a ObjectKey,
+    pub fingerprint: Fingerprint,
+    /// The account that a failed attempt counts against; `None` at a vendor that locks no accounts.
+    pub account: Option<Account>,
+    pub endpoint: &'a Endpoint,
+    pub vendor: Vendor,
+    /// The published inputs of the grant, in the object's namespace.
+    pub inputs: &'a Inputs,
+    pub evidence: Evidence,
+}
