@@ -23,16 +23,12 @@ pub(crate) enum Asked {
 
 /// Reserves a request, records it if it must be, sends it.
 pub(crate) async fn ask(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Asked, Error> {
-    let Some(inputs) = snapshot.inputs() else {
-        return Ok(Asked::NeedsCredentials);
-    };
     // An attempt that is under way is joined without credentials.
     if snapshot.values.is_none() && !context.grants.is_under_way(&snapshot.object) {
         return Ok(Asked::NeedsCredentials);
     }
     let refresh_request = snapshot.observe(context).pending_request().map(str::to_owned);
-    let now = context.timeline.now().wall();
-    let Some(observation) = snapshot.observation(&inputs, now) else {
+    let Some(observation) = snapshot.observation(context.timeline.now().wall()) else {
         return Ok(Asked::NeedsCredentials);
     };
     let permit = match context.grants.reserve(&observation, refresh_request.as_deref()) {

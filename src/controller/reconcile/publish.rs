@@ -39,7 +39,7 @@ pub(crate) async fn publish(
     token: &AccessToken,
     context: &Context,
 ) -> Result<Published, Error> {
-    let Some(inputs) = snapshot.inputs() else {
+    let Some(inputs) = snapshot.inputs().cloned() else {
         return Ok(Published::Conflict);
     };
     let facts = Facts {
@@ -92,6 +92,7 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
         inputs: snapshot
             .inputs()
             .filter(|inputs| inputs.key_id == stored.inputs.key_id)
+            .cloned()
             .unwrap_or(stored.inputs),
         credentials_version: snapshot
             .credentials_version

@@ -156,10 +156,10 @@ fn need(snapshot: &Snapshot) -> Option<Need> {
     }
     let mut endpoint = std::hash::DefaultHasher::new();
     checked.endpoint.origin.hash(&mut endpoint);
-    let inputs = snapshot.inputs().unwrap_or_else(|| stored.inputs.clone());
+    let inputs = snapshot.inputs().unwrap_or(&stored.inputs);
     Some(Need {
         endpoint: endpoint.finish(),
-        published: Fingerprint::of_published(&inputs).number(),
+        published: Fingerprint::of_published(inputs).number(),
         grant: snapshot.fingerprint.map(|fingerprint| fingerprint.number()),
         seconds: stored.refresh_interval(checked.refresh).as_secs(),
     })

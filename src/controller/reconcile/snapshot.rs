@@ -21,7 +21,7 @@ use crate::grants::{ObjectKey, Observation};
 use crate::inputs::Inputs;
 use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
 use crate::policy::schedule::RefreshPolicy;
-use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Stored, Target};
+use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Standing, Stored, Target};
 use crate::token;
 
 /// One VendorToken with its target and its credentials, as far as metadata shows them, for one reconcile.
@@ -148,12 +148,10 @@ impl Snapshot {
             sources: &self.known.sources,
             credentials: self.credentials.clone(),
             standing: self
-                .inputs()
-                .and_then(|inputs| {
-                    let observation = self.observation(&inputs, now)?;
-                    Some(context.grants.observe(&observation))
-                })
-                .unwrap_or_default(),
+                .observation(now)
+                .map_or_else(Standing::default, |observation| {
+                    context.grants.observe(&observation)
+                }),
             publish_block: self.block.clone(),
         }
     }
@@ -166,15 +164,16 @@ impl Snapshot {
     }
 
     /// The published form of the grant; `None` before the credentials were read.
-    pub(crate) fn inputs(&self) -> Option<Inputs> {
-        self.fingerprint
-            .map(|fingerprint| self.key.inputs(&self.object.namespace, &self.known, fingerprint))
+    pub(crate) fn inputs(&self) -> Option<&Inputs> {
+        match &self.credentials {
+            Credentials::Known { inputs } => Some(inputs),
+            Credentials::Unread { .. } | Credentials::Unusable(_) => None,
+        }
     }
 
-    /// The grant that `inputs` stand for, with what the status and the target say of it; `None` before the credentials were
-    /// read.
-    pub(crate) fn observation<'a>(&'a self, inputs: &'a Inputs, now: Timestamp) -> Option<Observation<'a>> {
-        let checked = self.validated.as_ref().ok()?;
+    /// The grant, with what the status and the target say of it; `None` before the credentials were read.
+    pub(crate) fn observation(&self, now: Timestamp) -> Option<Observation<'_>> {
+        let (inputs, checked) = (self.inputs()?, self.validated.as_ref().ok()?);
         Some(Observation {
             object: &self.object,
             fingerprint: self.fingerprint?,
@@ -357,7 +356,8 @@ impl Snapshot {
     }
 
     fn note_known(&mut self) {
-        if let Some(inputs) = self.inputs() {
+        if let Some(fingerprint) = self.fingerprint {
+            let inputs = self.key.inputs(&self.object.namespace, &self.known, fingerprint);
             self.credentials = Credentials::Known { inputs };
         }
     }
