@@ -167,14 +167,12 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     let address = arguments.metrics_bind_address;
     serve(
         Server::metrics(address, metrics.clone())
-            .await
             .map_err(StartError::Server)?,
         "/metrics",
     );
     let address = arguments.health_probe_bind_address;
     serve(
         Server::health(address, health.clone())
-            .await
             .map_err(StartError::Server)?,
         "/livez /readyz",
     );
