@@ -8,10 +8,11 @@ use crate::tree::{Tree, workspace};
 
 /// What each module may use of ours. `main.rs` and `lib.rs` are not in it: the one puts everything together, the other
 /// only names the modules.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 23] = [
     ("api", &[]),
     ("arguments", &["telemetry", "providers"]),
     ("clock", &["sync"]),
+    ("connection", &["proxy"]),
     ("controller", &["*"]),
     ("election", &["clock", "error_text", "sync", "text"]),
     ("error_text", &[]),
@@ -36,11 +37,21 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ),
     (
         "http",
-        &["providers", "token", "failure", "clock", "sync", "times"],
+        &[
+            "providers",
+            "token",
+            "failure",
+            "clock",
+            "error_text",
+            "proxy",
+            "sync",
+            "times",
+        ],
     ),
     ("inputs", &[]),
     ("metrics", &["failure", "providers", "sync"]),
     ("policy", &["token", "failure", "inputs", "api", "text", "times"]),
+    ("proxy", &[]),
     ("server", &["metrics", "sync"]),
     ("sync", &[]),
     ("telemetry", &[]),
