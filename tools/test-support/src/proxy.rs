@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
@@ -88,6 +89,8 @@ pub enum Breakage {
     Told(u16),
     /// A watch is accepted and ends at once, in order. A list goes through.
     End,
+    /// The call goes through after this time.
+    Slow(Duration),
 }
 
 /// What was broken; see [`ApiProxy::break_calls`].
@@ -232,6 +235,10 @@ impl Shared {
             return self.pass_on(call, request).await;
         };
         rule.met.fetch_add(1, Ordering::SeqCst);
+        if let Breakage::Slow(time) = rule.breakage {
+            tokio::time::sleep(time).await;
+            return self.pass_on(call, request).await;
+        }
         let error = |code: u16| {
             json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
                 "reason": if code == 410 { "Expired" } else { "Forbidden" }, "message": "broken on purpose" })
@@ -243,7 +250,7 @@ impl Shared {
                 (200, format!("{event}\n"))
             }
             Breakage::End => (200, String::new()),
-            Breakage::Reset => return Err(cut()),
+            Breakage::Reset | Breakage::Slow(_) => return Err(cut()),
             Breakage::Hang => {
                 let _ = self.broken.changed().await;
                 return Err(cut());
@@ -292,7 +299,7 @@ impl Shared {
                         return;
                     }
                     match self.rule(&call).map(|rule| rule.breakage) {
-                        None => {}
+                        None | Some(Breakage::Slow(_)) => {}
                         Some(Breakage::Silence | Breakage::Hang) => return silent(frames, self.broken).await,
                         Some(_) => {
                             let _ = frames.send(Err(cut())).await;
