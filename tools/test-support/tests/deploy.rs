@@ -13,6 +13,8 @@ use tokio::sync::OnceCell;
 
 #[path = "deploy/overlays.rs"]
 mod overlays;
+#[path = "deploy/policies.rs"]
+mod policies;
 
 const OPERATOR: &str = "vendor-token-operator";
 
