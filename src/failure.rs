@@ -11,13 +11,18 @@ use crate::text::{first_characters, without_control_characters};
 /// Limit of a message, in characters.
 pub const MESSAGE_LIMIT: usize = 256;
 
+/// Words in the message of a [`FailureClass::Rejected`] with a deadline: the vendor has locked the account until then,
+/// and no attempt is made before, not even a requested one.
+pub const LOCKED_UNTIL: &str = "nothing is sent before the lock ends";
+
 /// Replacement of a quoted word that repeats a secret.
 const WITHHELD: &str = "[withheld]";
 
 /// Class of a failure: decides on latch, back-off and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureClass {
-    /// The vendor rejected the credential: without a change there is only an hourly probe, and none for Checkmarx.
+    /// The vendor rejected the credential, or has locked its account: without a change there are a few early attempts at
+    /// most, then an hourly probe, and none for Checkmarx.
     Rejected,
     /// The request was refused for another cause than the credential (redirect, 404, TLS, 402, …).
     Refused,
@@ -58,7 +63,7 @@ pub struct Failure {
     /// else.
     pub message: String,
     /// Earliest time of the next attempt, 1 s to 1 h ahead: of `Throttled`, and of a `Transient` answer that states
-    /// one.
+    /// one. Of `Rejected`: the end of the account's lock, where the vendor tells it, up to a day ahead.
     pub not_before: Option<Timestamp>,
     /// The vendor's request id for the log only, since it differs at each attempt: at most 64 characters of
     /// `[A-Za-z0-9._-]`.

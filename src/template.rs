@@ -161,10 +161,12 @@ mod tests {
         AccessToken {
             value: SecretString::from("T0K"),
             token_type: "Bearer".to_owned(),
+            type_is_unusual: false,
             issued: "2026-01-01T00:00:00Z".parse().unwrap(),
             expires: "2026-01-01T01:00:00Z".parse().unwrap(),
             expiry_assumed: false,
             clock_skew_suspected: false,
+            unusually_long: false,
             not_before: None,
         }
     }

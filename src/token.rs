@@ -55,6 +55,12 @@ pub enum CredentialProblem {
     ControlCharacter,
     #[error("begins with a byte order mark: save the file without one and store the value again")]
     ByteOrderMark,
+    #[error(
+        "has the character U+{:04X}, which is invisible or a blank, and which no vendor issues: it was copied with the \
+         value; store the value without it",
+        u32::from(*.0)
+    )]
+    Invisible(char),
     #[error("is longer than 16 KiB: store one credential there")]
     TooLong,
 }
@@ -81,9 +87,28 @@ pub fn clean_credential(key: &str, value: &[u8]) -> Result<SecretString, Credent
         Err(refuse(CredentialProblem::ControlCharacter))
     } else if text.len() > CREDENTIAL_LIMIT {
         Err(refuse(CredentialProblem::TooLong))
+    } else if let Some(character) = invisible(text) {
+        Err(refuse(CredentialProblem::Invisible(character)))
     } else {
         Ok(SecretString::from(text))
     }
+}
+
+/// A character of `text` that a person does not see and that no vendor issues: of Unicode's formatting characters
+/// (general category Cf), no-break spaces and line separators anywhere, other blanks than the ASCII one at the ends.
+fn invisible(text: &str) -> Option<char> {
+    let anywhere = |character: &char| {
+        matches!(
+            character,
+            '\u{a0}' | '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{2007}' | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202f}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}' | '\u{e0001}'..='\u{e007f}'
+        )
+    };
+    let at_an_end = |character: &char| *character != ' ' && character.is_whitespace();
+    let ends = [text.chars().next(), text.chars().next_back()];
+    let end = ends.into_iter().flatten().find(at_an_end);
+    text.chars().find(anywhere).or(end)
 }
 
 impl Credentials {
@@ -185,6 +210,8 @@ pub struct AccessToken {
     pub value: SecretString,
     /// `Bearer` in the vendor's own spelling, or `Bearer` where the vendor sends none.
     pub token_type: String,
+    /// True when the vendor wrote that type in another form, which was read as `Bearer`.
+    pub type_is_unusual: bool,
     /// Time of the request by the local clock.
     pub issued: Timestamp,
     /// The earliest credible expiry by the local clock.
@@ -193,6 +220,8 @@ pub struct AccessToken {
     pub expiry_assumed: bool,
     /// True when two sources of the expiry disagree by more than 120 s, or the `Date` header is off by more than 60 s.
     pub clock_skew_suspected: bool,
+    /// True when the token lives more than ten times as long as the vendor documents.
+    pub unusually_long: bool,
     /// Start of the token's validity, where it lies in the future.
     pub not_before: Option<Timestamp>,
 }
@@ -242,6 +271,42 @@ mod tests {
                 .starts_with("key PASSWORD of the credentials Secret "),
             "{error}"
         );
+    }
+
+    // edge case 5
+    #[rstest]
+    #[case::zero_width_space_before("\u{200b}password", '\u{200b}')]
+    #[case::no_break_space_behind("password\u{a0}", '\u{a0}')]
+    #[case::no_break_space_and_line_end("password\u{a0}\r\n", '\u{a0}')]
+    #[case::no_break_space_inside("pass\u{202f}word", '\u{202f}')]
+    #[case::zero_width_joiner_inside("pass\u{200d}word", '\u{200d}')]
+    #[case::word_joiner("password\u{2060}", '\u{2060}')]
+    #[case::soft_hyphen("pass\u{ad}word", '\u{ad}')]
+    #[case::direction_mark("\u{200e}password", '\u{200e}')]
+    #[case::direction_override("\u{202e}password", '\u{202e}')]
+    #[case::direction_isolate("\u{2066}password\u{2069}", '\u{2066}')]
+    #[case::arabic_letter_mark("password\u{61c}", '\u{61c}')]
+    #[case::byte_order_mark_behind("password\u{feff}", '\u{feff}')]
+    #[case::tag("password\u{e0061}", '\u{e0061}')]
+    #[case::line_separator("pass\u{2028}word", '\u{2028}')]
+    #[case::ideographic_space_before("\u{3000}password", '\u{3000}')]
+    #[case::em_space_behind("password\u{2003}", '\u{2003}')]
+    fn a_character_that_nobody_sees_is_named(#[case] raw: &str, #[case] character: char) {
+        let error = clean_credential("password", raw.as_bytes()).unwrap_err();
+        assert_eq!(error.problem, CredentialProblem::Invisible(character));
+        let code_point = format!("U+{:04X}", u32::from(character));
+        let text = error.to_string();
+        assert!(text.contains(&code_point) && !text.contains(character), "{text}");
+    }
+
+    // edge case 5
+    #[rstest]
+    #[case("pass\u{3000}word")]
+    #[case(" password ")]
+    #[case("\u{00e9}\u{0301}пароль密码😀")]
+    fn characters_that_a_person_chose_are_kept(#[case] value: &str) {
+        let clean = clean_credential("password", value.as_bytes()).unwrap();
+        assert_eq!(clean.expose_secret(), value);
     }
 
     #[test]

@@ -88,6 +88,10 @@ enum Expect {
         expires: Timestamp,
         expiry_assumed: bool,
         clock_skew_suspected: bool,
+        #[serde(default)]
+        unusually_long: bool,
+        #[serde(default)]
+        type_is_unusual: bool,
         not_before: Option<Timestamp>,
     },
     #[serde(rename_all = "camelCase")]
@@ -227,6 +231,8 @@ fn assert_token(name: &str, found: &AccessToken, sent: Timestamp, jwt: &str, exp
         expires,
         expiry_assumed,
         clock_skew_suspected,
+        unusually_long,
+        type_is_unusual,
         not_before,
     } = expected
     else {
@@ -245,6 +251,8 @@ fn assert_token(name: &str, found: &AccessToken, sent: Timestamp, jwt: &str, exp
         &found.clock_skew_suspected, clock_skew_suspected,
         "{name}: clock skew suspected"
     );
+    assert_eq!(&found.unusually_long, unusually_long, "{name}: unusually long");
+    assert_eq!(&found.type_is_unusual, type_is_unusual, "{name}: type is unusual");
     assert_eq!(&found.not_before, not_before, "{name}: not before");
 }
 

@@ -271,6 +271,7 @@ impl GrantRecord {
             warnings: Warnings {
                 expiry_assumed: token.expiry_assumed,
                 clock_skew_suspected: token.clock_skew_suspected,
+                unusually_long: token.unusually_long,
                 not_before: token.not_before,
             },
         });

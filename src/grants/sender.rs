@@ -126,7 +126,12 @@ impl Grants {
         drop(call);
         match &result {
             Ok(token) => {
-                tracing::debug!(%vendor, ?fingerprint, expires = %token.expires, "the vendor issued a token")
+                tracing::debug!(%vendor, ?fingerprint, expires = %token.expires, "the vendor issued a token");
+                if token.type_is_unusual {
+                    tracing::info!(
+                        %vendor, ?fingerprint, "the vendor's token_type is not spelt Bearer, and was read so"
+                    );
+                }
             }
             Err(failure) => tracing::warn!(
                 %vendor, ?fingerprint, class = ?failure.class, message = failure.message,

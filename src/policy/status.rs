@@ -17,6 +17,12 @@ pub const ACCOUNT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
 /// Days before the end of a credential at which the warning begins or changes.
 const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
 
+/// The messages of `ClockSkewSuspected`, by its causes.
+const CLOCKS_DIFFER: &str = "the vendor's clock and this node's differ, or the vendor's expiry fields disagree; the earlier \
+                             time is used: check the time synchronisation of the nodes";
+const UNUSUALLY_LONG: &str = "the vendor says that the token lives more than ten times as long as it documents, so it may \
+                              end sooner: ask the vendor's support for the unit of its expiry field";
+
 /// The start of the message of `TokenNotYetValid`; the time follows.
 const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
 
@@ -233,12 +239,26 @@ fn warnings(
             let message = "the vendor gave no expiry; its documented default life is assumed".to_owned();
             warn(condition::EXPIRY_ASSUMED, message);
         }
-        if in_memory.is_some_and(|token| token.warnings.clock_skew_suspected)
-            || is_in_status(condition::CLOCK_SKEW_SUSPECTED)
-        {
-            let message = "the vendor's clock and this node's differ, or the vendor's expiry fields disagree; the earlier \
-                           time is used: check the time synchronisation of the nodes"
-                .to_owned();
+        let skew = in_memory.map_or_else(
+            || {
+                let old = observed.status.condition(condition::CLOCK_SKEW_SUSPECTED);
+                let message = &old
+                    .filter(|_| is_in_status(condition::CLOCK_SKEW_SUSPECTED))?
+                    .message;
+                Some((message != UNUSUALLY_LONG, message.ends_with(UNUSUALLY_LONG)))
+            },
+            |token| {
+                let warnings = &token.warnings;
+                Some((warnings.clock_skew_suspected, warnings.unusually_long))
+            },
+        );
+        let message = match skew {
+            Some((true, true)) => Some(format!("{CLOCKS_DIFFER}; {UNUSUALLY_LONG}")),
+            Some((true, false)) => Some(CLOCKS_DIFFER.to_owned()),
+            Some((false, true)) => Some(UNUSUALLY_LONG.to_owned()),
+            Some((false, false)) | None => None,
+        };
+        if let Some(message) = message {
             warn(condition::CLOCK_SKEW_SUSPECTED, message);
         }
         let time_in_status = || {

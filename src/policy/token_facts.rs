@@ -51,6 +51,8 @@ pub struct Warnings {
     pub expiry_assumed: bool,
     /// The vendor's clock and this node's differ, or the vendor's expiry fields disagree.
     pub clock_skew_suspected: bool,
+    /// The token lives more than ten times as long as the vendor documents.
+    pub unusually_long: bool,
     /// The time before which the token is not usable.
     pub not_before: Option<Timestamp>,
 }

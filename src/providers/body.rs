@@ -29,7 +29,8 @@ pub(super) enum Body {
 }
 
 impl Body {
-    /// Takes the kind from the bytes, and from `content_type` (in lower case) where the bytes leave it open.
+    /// Takes the kind from the bytes, and from `content_type` (in lower case) where the bytes leave it open. JSON that
+    /// is damaged in a way that hides no member is read all the same (see [`mended`]).
     pub(super) fn parse(bytes: &[u8], content_type: Option<&str>) -> Self {
         if bytes.len() > BODY_LIMIT {
             return Self::TooLong;
@@ -38,7 +39,7 @@ impl Body {
         if bytes.is_empty() {
             return Self::Empty;
         }
-        match serde_json::from_slice(bytes) {
+        match serde_json::from_slice(bytes).or_else(|_| serde_json::from_slice(&mended(bytes))) {
             Ok(Node::Object(members)) => Self::Object(members),
             Ok(_) => Self::OtherJson,
             Err(_) if bytes.starts_with(b"<") || content_type.is_some_and(is_markup) => Self::Markup,
@@ -52,6 +53,56 @@ impl Body {
             _ => None,
         }
     }
+}
+
+/// The text of JSON that its sender damaged: bytes that are not UTF-8 and escapes of half a surrogate pair (RFC 8259
+/// sections 8.1 and 8.2) become U+FFFD, control characters become blanks. So an error code is seen whatever stands
+/// beside it, and padding with NUL bytes is white space.
+fn mended(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut mended = Zeroizing::new(Vec::with_capacity(bytes.len().saturating_mul(3)));
+    for chunk in bytes.utf8_chunks() {
+        mended.extend_from_slice(chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            mended.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    for byte in mended.iter_mut().filter(|byte| byte.is_ascii_control()) {
+        *byte = b' ';
+    }
+    let mut index = 0;
+    while let Some(byte) = mended.get(index) {
+        if *byte != b'\\' {
+            index += 1;
+            continue;
+        }
+        match (
+            escaped_unit(&mended, index),
+            escaped_unit(&mended, index + ESCAPE_LENGTH),
+        ) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => index += 2 * ESCAPE_LENGTH,
+            (Some(0xd800..=0xdfff), _) => {
+                if let Some(digits) = mended.get_mut(index + 2..index + ESCAPE_LENGTH) {
+                    digits.copy_from_slice(b"fffd");
+                }
+                index += ESCAPE_LENGTH;
+            }
+            // Skips the character behind the backslash, which may be another backslash.
+            _ => index += 2,
+        }
+    }
+    mended
+}
+
+/// The length of an escape `\uXXXX`, in bytes.
+const ESCAPE_LENGTH: usize = 6;
+
+/// The UTF-16 code unit of the escape `\uXXXX` at `index`; `None` where there is no such escape.
+fn escaped_unit(bytes: &[u8], index: usize) -> Option<u16> {
+    let digits = bytes.get(index..index + ESCAPE_LENGTH)?.strip_prefix(b"\\u")?;
+    digits.iter().try_fold(0, |unit: u16, digit| {
+        let digit = char::from(*digit).to_digit(16)?;
+        Some(unit << 4 | u16::try_from(digit).ok()?)
+    })
 }
 
 fn is_markup(content_type: &str) -> bool {
@@ -97,16 +148,20 @@ impl Members {
         matches!(self.get(name), Some(Node::Bool(found)) if *found == value)
     }
 
-    /// A whole number above zero, also from a text (`"3600"`, as Azure sends it). A fraction is cut off. `None` for
-    /// zero, negative numbers and other texts.
-    pub(super) fn positive(&self, name: &str) -> Option<i64> {
-        let number = match self.get(name)? {
+    /// A whole number, also from a text (`"3600"`, as Azure sends it). A fraction is cut off. `None` for other texts.
+    pub(super) fn whole(&self, name: &str) -> Option<i64> {
+        let number: f64 = match self.get(name)? {
             Node::Number(number) => *number,
             Node::Text(text) => text.trim().parse().ok()?,
             _ => return None,
         };
         // The cast saturates, far beyond any credible time.
-        (number.is_finite() && number >= 1.0).then_some(number as i64)
+        number.is_finite().then_some(number as i64)
+    }
+
+    /// The same, `None` also for zero and below.
+    pub(super) fn positive(&self, name: &str) -> Option<i64> {
+        self.whole(name).filter(|number| *number > 0)
     }
 }
 
@@ -207,6 +262,60 @@ mod tests {
         );
     }
 
+    // edge case 17
+    #[rstest]
+    #[case("0", Some(0))]
+    #[case("0.5", Some(0))]
+    #[case("-3600", Some(-3600))]
+    #[case(r#""-1""#, Some(-1))]
+    #[case(r#""0""#, Some(0))]
+    #[case("-1e300", Some(i64::MIN))]
+    #[case("1e400", None)]
+    #[case(r#""NaN""#, None)]
+    #[case(r#""inf""#, None)]
+    #[case(r#""""#, None)]
+    #[case("null", None)]
+    fn a_life_of_nothing_is_a_number_too(#[case] json: &str, #[case] number: Option<i64>) {
+        let body = Body::parse(format!(r#"{{"expires_in":{json}}}"#).as_bytes(), None);
+        assert_eq!(
+            body.members().and_then(|members| members.whole("expires_in")),
+            number
+        );
+    }
+
+    // edge case 37
+    #[rstest]
+    #[case::latin_1(b"{\"error\":\"invalid_grant\",\"error_description\":\"Ung\xfcltig\"}")]
+    #[case::cut_utf_8(b"{\"error_description\":\"\xe2\x82\",\"error\":\"invalid_grant\"}")]
+    #[case::in_a_name(b"{\"erkl\xe4rung\":\"x\",\"error\":\"invalid_grant\"}")]
+    #[case::high_surrogate_alone(br#"{"error":"invalid_grant","error_description":"\ud83d"}"#)]
+    #[case::low_surrogate_alone(br#"{"error_description":"\uDE00 x","error":"invalid_grant"}"#)]
+    #[case::two_high_surrogates(br#"{"error_description":"\ud83d\ud83d\ude00","error":"invalid_grant"}"#)]
+    #[case::behind_an_escaped_backslash(
+        b"{\"error_description\":\"\\\\\\ud800\",\"error\":\"invalid_grant\"}"
+    )]
+    #[case::nul_bytes_behind(b"{\"error\":\"invalid_grant\"}\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0")]
+    #[case::nul_bytes_and_line_ends_behind(b"{\"error\":\"invalid_grant\"}\r\n\0\0\r\n")]
+    #[case::line_break_in_a_text(b"{\"error\":\"invalid_grant\",\"error_description\":\"two\r\nlines\"}")]
+    #[case::all_at_once(b"{\"error\":\"invalid_grant\",\"a\":\"\xff\\ud800\t\"}\0")]
+    fn damage_beside_an_error_code_does_not_hide_it(#[case] bytes: &[u8]) {
+        let body = Body::parse(bytes, Some("application/json"));
+        assert_eq!(
+            body.members().and_then(|members| members.text("error")),
+            Some("invalid_grant")
+        );
+    }
+
+    // edge case 37
+    #[test]
+    fn a_text_with_whole_escapes_is_mended_around_them() {
+        let body = Body::parse(b"{\"a\":\"\\ud83d\\ude00 \\\\ud800 \xff\"}", None);
+        assert_eq!(
+            body.members().unwrap().text("a"),
+            Some("\u{1f600} \\ud800 \u{fffd}")
+        );
+    }
+
     // edge case 37
     #[test]
     fn the_last_of_duplicate_keys_counts() {
@@ -224,6 +333,8 @@ mod tests {
     #[case::cut(b"{\"access_token\":\"a", None, "other")]
     #[case::two_values(b"{}{}", None, "other")]
     #[case::array(b"[{}]", None, "other json")]
+    #[case::nul_bytes_alone(b"\0\0\0\0", None, "other")]
+    #[case::two_values_around_a_nul_byte(b"{}\0{}", None, "other")]
     #[case::too_long(&[b' '; BODY_LIMIT + 1], None, "too long")]
     fn the_kind_of_a_body_follows_from_its_bytes(
         #[case] bytes: &[u8],

@@ -1,5 +1,7 @@
 //! Classification of an answer that holds no token: the failure's class and one sentence. An error code in the body
-//! (RFC 6749 section 5.2) counts more than the status, which proxies and some vendors set otherwise.
+//! (RFC 6749 section 5.2) counts more than the status, which proxies and some vendors set otherwise, except that a
+//! server's error (5xx) is no verdict and a 401 is one. At a vendor that locks accounts, a code that rejects the
+//! credential counts at any status: not to ask again harms less than to ask once too often.
 
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, LOCATION};
@@ -9,8 +11,8 @@ use super::body::{Body, Members};
 use super::exchange::TokenResponse;
 use super::oauth::{self, Code, Verdict};
 use super::provider::Profile;
-use super::throttle;
-use crate::failure::{Failure, FailureClass};
+use super::throttle::{self, Texts};
+use crate::failure::{Failure, FailureClass, LOCKED_UNTIL};
 
 /// Cures of a malformed answer.
 pub(super) const CHECK_ENDPOINT: &str = "check --endpoint and any proxy in between; it is tried again";
@@ -61,8 +63,8 @@ pub(super) fn failure_inside(
     let answer = Answer::new(profile, response, body);
     let code = oauth::code(members);
     Some(match (code, inner) {
-        (Some(code), _) => answer.by_code(&code),
-        (None, Some(status)) => Answer { status, ..answer }.failure(),
+        (_, Some(status)) => Answer { status, ..answer }.failure(),
+        (Some(code), None) => answer.by_code(&code),
         (None, None) if unauthorised => answer.rejected(None),
         (None, None) => answer.malformed("an error that is not explained instead of a token", ASK_SUPPORT),
     })
@@ -138,16 +140,35 @@ impl<'a> Answer<'a> {
 
     fn failure(&self) -> Failure {
         let code = self.members.and_then(oauth::code);
-        match self.status {
-            300..=399 => self.redirected(),
-            429 => self.throttled(code.as_ref()),
-            403 if self.is_out_of_quota() => self.throttled(code.as_ref()),
-            401 | 403 | 422 if matches!(self.body, Body::Markup) => self.blocked(),
-            _ => match code {
-                Some(code) if code.verdict != Verdict::Unknown => self.by_code(&code),
-                Some(code) if matches!(self.status, 400 | 401 | 403 | 422) => self.by_code(&code),
-                code => self.by_status(code.as_ref()),
-            },
+        let locks_accounts = self.profile.account.is_some();
+        match (self.status, code) {
+            (423, code) if !matches!(self.body, Body::Markup) => self.locked(code.as_ref()),
+            (_, Some(code)) if locks_accounts && code.verdict == Verdict::Credential => {
+                self.rejected(Some(&code))
+            }
+            (300..=399, _) => self.redirected(),
+            (429, code) => self.throttled(code.as_ref()),
+            (403, code) if self.is_out_of_quota() => self.throttled(code.as_ref()),
+            (401 | 403, code) if throttle::is_told_by_headers(self.response, self.status) => {
+                self.throttled(code.as_ref())
+            }
+            (401 | 403 | 422 | 423, _) if matches!(self.body, Body::Markup) => self.blocked("a web page"),
+            (403, _) if !self.is_verdict_of_a_403() => self.blocked("plain text"),
+            (401, Some(code)) if code.verdict == Verdict::Trouble => self.rejected(Some(&code)),
+            (500..=599, code) => self.by_status(code.as_ref()),
+            (_, Some(code)) if code.verdict != Verdict::Unknown => self.by_code(&code),
+            (400 | 401 | 403 | 422, Some(code)) => self.by_code(&code),
+            (_, code) => self.by_status(code.as_ref()),
+        }
+    }
+
+    /// True where the body of a 403 may be the vendor's: JSON, or empty. Firewalls and CDNs answer 403 in words, and
+    /// those of a number alone are JSON by chance.
+    fn is_verdict_of_a_403(&self) -> bool {
+        match self.body {
+            Body::Empty | Body::Object(_) => true,
+            Body::OtherJson => media_type(&self.response.headers) == Some("application/json"),
+            Body::Markup | Body::Other | Body::TooLong => false,
         }
     }
 
@@ -156,7 +177,7 @@ impl<'a> Answer<'a> {
     fn by_code(&self, code: &Code) -> Failure {
         let advice = &self.profile.advice;
         match code.verdict {
-            Verdict::Credential | Verdict::Unknown => self.rejected(Some(code)),
+            Verdict::Credential | Verdict::Denied | Verdict::Unknown => self.rejected(Some(code)),
             Verdict::Scope => self.fail(
                 FailureClass::Rejected,
                 "rejected the scopes",
@@ -215,6 +236,17 @@ impl<'a> Answer<'a> {
         )
     }
 
+    /// The account is locked, which is no verdict on the credential. It is not to be sent before the lock ends.
+    fn locked(&self, code: Option<&Code>) -> Failure {
+        let lock_end = throttle::lock_end(self.response, self.texts());
+        let advice = match lock_end {
+            Some(_) => format!("{LOCKED_UNTIL}; if it lasts, have the account unlocked at the vendor"),
+            None => "have the account unlocked at the vendor, then request a refresh".to_owned(),
+        };
+        self.fail(FailureClass::Rejected, "keeps the account locked", code, &advice)
+            .with_deadline(lock_end)
+    }
+
     fn trouble(&self, code: Option<&Code>) -> Failure {
         self.fail(
             FailureClass::Transient,
@@ -256,7 +288,22 @@ impl<'a> Answer<'a> {
         };
         let advice = "it is asked again after the wait";
         self.fail(FailureClass::Throttled, words, code, advice)
-            .with_deadline(Some(throttle::deadline(self.response)))
+            .with_deadline(Some(throttle::deadline(self.response, self.texts())))
+    }
+
+    /// The texts in which this answer may tell a wait. A page is made for a person, and the words of most other answers
+    /// are about something else.
+    fn texts(&self) -> Texts {
+        let tells_in_words = match self.status {
+            423 | 429 | 503 => true,
+            403 => self.is_out_of_quota(),
+            _ => false,
+        };
+        if tells_in_words && !matches!(self.body, Body::Markup) {
+            Texts::HeadersAndWords
+        } else {
+            Texts::Headers
+        }
     }
 
     fn redirected(&self) -> Failure {
@@ -273,9 +320,9 @@ impl<'a> Answer<'a> {
         self.finish(FailureClass::Refused, &message)
     }
 
-    fn blocked(&self) -> Failure {
+    fn blocked(&self, found: &str) -> Failure {
         let message = format!(
-            "a web page came instead of an answer of {} (HTTP {}): a proxy, firewall or CDN in between blocks it, which \
+            "{found} came instead of an answer of {} (HTTP {}): a proxy, firewall or CDN in between blocks it, which \
              says nothing about the credential; it is tried again",
             self.vendor(),
             self.status
@@ -306,7 +353,7 @@ impl<'a> Answer<'a> {
 
     fn finish(&self, class: FailureClass, message: &str) -> Failure {
         let deadline = (class == FailureClass::Transient)
-            .then(|| throttle::stated_deadline(self.response))
+            .then(|| throttle::stated_deadline(self.response, self.texts()))
             .flatten();
         Failure::new(class, message)
             .with_deadline(deadline)
@@ -425,6 +472,7 @@ mod tests {
         };
         let verdicts = [
             Verdict::Credential,
+            Verdict::Denied,
             Verdict::Scope,
             Verdict::Client,
             Verdict::Trouble,
@@ -443,7 +491,7 @@ mod tests {
                 let message = answer.by_code(&code).message;
                 assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
             }
-            for status in [100, 300, 400, 402, 404, 405, 407, 408, 500] {
+            for status in [100, 300, 400, 402, 403, 404, 405, 407, 408, 423, 500] {
                 let message = Answer { status, ..answer }.failure().message;
                 assert!(message.chars().count() < MESSAGE_LIMIT, "{vendor}: {message}");
             }

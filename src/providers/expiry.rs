@@ -1,8 +1,11 @@
 //! The expiry of a token: the earliest credible time among its sources.
 //!
 //! A relative time (`expires_in`) needs the local clock alone. An absolute one (`expires_on`, `expire_at`, `exp`) is by
-//! the vendor's clock; the `Date` header shows its offset from the local one.
+//! the vendor's clock; the `Date` header shows its offset from the local one, unless a proxy or a cache wrote it. So an
+//! absolute time has two readings where that offset is large: as it is, and corrected. Those that lie ahead are
+//! credible.
 
+use http::header::AGE;
 use jiff::{SignedDuration, Timestamp};
 
 use super::date;
@@ -16,13 +19,15 @@ const LARGEST_CREDIBLE_OFFSET_SECONDS: i64 = 86_400;
 const CLOCK_TOLERANCE_SECONDS: i64 = 60;
 /// Largest distance of sources that agree, in seconds.
 const SOURCE_TOLERANCE_SECONDS: i64 = 120;
+/// A life of more than this many documented ones is hardly meant: a vendor's milliseconds, say, in the place of seconds.
+const CREDIBLE_LIVES: i64 = 10;
 /// Smallest epoch time that counts as milliseconds: in seconds it is the year 5138.
 const SMALLEST_MILLISECONDS: i64 = 100_000_000_000;
 
 /// Times in an answer that bound the life of its token.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    /// The life, in seconds from the request.
+    /// The life, in seconds from the request; zero or less of a token that is dead.
     pub(super) relative: Option<i64>,
     /// Ends of life, in seconds or milliseconds since the epoch.
     pub(super) absolute: Vec<i64>,
@@ -37,6 +42,8 @@ pub(super) struct Life {
     pub(super) expires: Timestamp,
     pub(super) assumed: bool,
     pub(super) clock_skew_suspected: bool,
+    /// True for a life of more than ten times `default_life`.
+    pub(super) unusually_long: bool,
     pub(super) not_before: Option<Timestamp>,
 }
 
@@ -71,66 +78,59 @@ pub(super) fn settle(
         .min(response.received.as_second())
         .saturating_add(LONGEST_LIFE_SECONDS);
     let offset = clock_offset(response);
-    let clock_is_off = offset.is_some_and(|offset| offset.abs() > CLOCK_TOLERANCE_SECONDS);
-    let correction = if clock_is_off { offset.unwrap_or(0) } else { 0 };
-    let to_local = |time: i64| epoch_seconds(time).saturating_sub(correction);
+    let correction = offset.filter(|offset| offset.abs() > CLOCK_TOLERANCE_SECONDS);
+    // Both readings of a time by the vendor's clock.
+    let readings = |time: i64| {
+        let time = epoch_seconds(time);
+        [correction.map(|offset| time.saturating_sub(offset)), Some(time)]
+            .into_iter()
+            .flatten()
+            .filter(|time| *time <= latest)
+    };
 
-    let relative = sources.relative.map(|life| sent.saturating_add(life).min(latest));
-    let absolute: Vec<i64> = sources
-        .absolute
-        .iter()
-        .map(|time| to_local(*time))
-        .filter(|time| *time <= latest)
-        .collect();
-    // A time in the past proves something only after the clocks were compared; else the local one may be wrong. A clock
-    // that is off by more than a day proves nothing.
+    let is_dead = sources.relative.is_some_and(|life| life <= 0);
+    let relative = sources.relative.filter(|life| *life > 0);
+    let relative = relative.map(|life| sent.saturating_add(life).min(latest));
+    let absolute = sources.absolute.iter().copied().flat_map(readings);
+    let stated: Vec<i64> = relative.into_iter().chain(absolute).collect();
+    let is_assumed = stated.is_empty() && !is_dead;
+    let default = is_assumed.then(|| sent.saturating_add(default_life));
+    let credible = || stated.iter().copied().chain(default).filter(|time| *time > now);
+    let expires = credible().min().ok_or(UnusableToken::Expired)?;
+    let spread = credible().max().unwrap_or(expires).saturating_sub(expires);
+    // A reading in the past, of a source that has no other, or beside a relative time.
+    let is_contradicted = stated.iter().any(|time| *time <= now);
+
+    // A token is not valid yet only where neither reading of its start says otherwise. One that would never be valid is
+    // refused where the clocks were compared; else the local one may be wrong.
+    let starts = sources.not_before.iter().copied();
+    let not_before = starts.filter_map(|start| readings(start).min()).max();
+    let never_valid = not_before.is_some_and(|start| start >= expires);
     let is_compared = offset.is_some_and(|offset| offset.abs() <= LARGEST_CREDIBLE_OFFSET_SECONDS);
-    let unproven = !is_compared && relative.is_some_and(|time| time > now);
-    let credible = |time: &&i64| !unproven || **time > now;
-    let candidates: Vec<i64> = relative
-        .iter()
-        .chain(absolute.iter().filter(credible))
-        .copied()
-        .collect();
-
-    let expires = candidates
-        .iter()
-        .min()
-        .copied()
-        .unwrap_or(sent.saturating_add(default_life));
-    if expires <= now {
-        return Err(UnusableToken::Expired);
-    }
-    let spread = candidates
-        .iter()
-        .max()
-        .copied()
-        .unwrap_or(expires)
-        .saturating_sub(expires);
-    let ignored = absolute.iter().any(|time| !credible(&time));
-    let not_before = sources
-        .not_before
-        .iter()
-        .map(|time| to_local(*time))
-        .filter(|time| *time <= latest)
-        .max();
-    let never_valid = not_before.is_some_and(|time| time >= expires);
-    if never_valid && !unproven {
+    if never_valid && (is_compared || relative.is_none_or(|time| time <= now)) {
         return Err(UnusableToken::NeverValid);
     }
     let not_before = not_before.filter(|time| *time > now && !never_valid);
     Ok(Life {
         issued: at(sent),
         expires: at(expires),
-        assumed: candidates.is_empty(),
-        clock_skew_suspected: clock_is_off || ignored || never_valid || spread > SOURCE_TOLERANCE_SECONDS,
+        assumed: is_assumed,
+        clock_skew_suspected: correction.is_some()
+            || is_contradicted
+            || never_valid
+            || spread > SOURCE_TOLERANCE_SECONDS,
+        unusually_long: expires.saturating_sub(sent) > default_life.saturating_mul(CREDIBLE_LIVES),
         not_before: not_before.map(at),
     })
 }
 
 /// Offset of the vendor's clock from the local one in seconds, positive where it is ahead, and zero for a `Date`
-/// between request and response.
+/// between request and response. `None` without a `Date`, and for an answer out of a cache (RFC 9111 section 5.1),
+/// whose `Date` is as old as that answer.
 pub(super) fn clock_offset(response: &TokenResponse) -> Option<i64> {
+    if response.headers.get_all(AGE).iter().any(|age| age != "0") {
+        return None;
+    }
     let date = date::of(&response.headers)?.as_second();
     let (sent, received) = (response.sent.as_second(), response.received.as_second());
     Some(if date < sent {
@@ -208,6 +208,15 @@ mod tests {
     #[case::the_vendor_is_two_hours_behind(Some(-7201), None, &[0], 7200, false, true)]
     #[case::relative_needs_no_clock(Some(-7201), Some(3600), &[3600 - 7200], 3600, false, true)]
     #[case::past_by_our_clock_alone(None, Some(3600), &[-3600], 3600, false, true)]
+    #[case::past_by_both_clocks(Some(0), Some(3600), &[-3600], 3600, false, true)]
+    #[case::a_wrong_date_behind_lengthens_no_life(Some(-7201), None, &[7200], 7200, false, true)]
+    #[case::a_wrong_date_ahead_ends_no_life(Some(7201), Some(3600), &[3600], 3600, false, true)]
+    #[case::a_wrong_date_far_ahead_ends_no_life(Some(30 * DAY), None, &[7200], 7200, false, true)]
+    #[case::a_wrong_date_ahead_may_shorten_one(Some(3601), None, &[7200], 3600, false, true)]
+    #[case::one_of_two_has_passed(None, None, &[7200, -1], 7200, false, true)]
+    #[case::gone_while_it_was_on_its_way(None, Some(2), &[3600], 3600, false, true)]
+    #[case::no_life_beside_another_source(None, Some(0), &[3600], 3600, false, false)]
+    #[case::less_than_no_life_beside_another_source(Some(0), Some(-3600), &[3600], 3600, false, false)]
     fn the_earliest_credible_time_counts(
         #[case] offset: Option<i64>,
         #[case] relative: Option<i64>,
@@ -228,8 +237,13 @@ mod tests {
     // edge case 23
     #[rstest]
     #[case::absolute(None, None, &[2])]
-    #[case::absolute_by_a_compared_clock(Some(0), Some(3600), &[-3600])]
-    #[case::one_of_two(None, None, &[7200, -1])]
+    #[case::absolute_by_a_compared_clock(Some(0), None, &[-3600])]
+    #[case::by_both_readings(Some(-3601), None, &[-7200])]
+    #[case::both_sources(Some(0), Some(1), &[1])]
+    #[case::no_life(None, Some(0), &[])]
+    #[case::less_than_no_life(Some(0), Some(-3600), &[])]
+    #[case::no_life_by_both(None, Some(0), &[-3600])]
+    #[case::no_life_beside_one_that_is_not_credible(None, Some(0), &[400 * DAY + 1])]
     #[case::gone_while_it_was_on_its_way(None, Some(2), &[])]
     fn an_expired_token_is_refused(
         #[case] offset: Option<i64>,
@@ -239,6 +253,59 @@ mod tests {
         assert_eq!(
             settle(&response(offset), &sources(relative, absolute), 1000),
             Err(UnusableToken::Expired)
+        );
+    }
+
+    // edge case 21
+    #[rstest]
+    #[case::behind(-7201, &[7200], Ok(7200))]
+    #[case::behind_though_the_time_has_passed(-7201, &[-60], Err(UnusableToken::Expired))]
+    #[case::ahead(7201, &[7200], Ok(7200))]
+    fn a_date_out_of_a_cache_corrects_nothing(
+        #[case] offset: i64,
+        #[case] absolute: &[i64],
+        #[case] expected: Result<i64, UnusableToken>,
+    ) {
+        for age in ["7200", "1", "007", "soon"] {
+            let mut response = response(Some(offset));
+            response.headers.insert(AGE, age.parse().unwrap());
+            let life = settle(&response, &sources(None, absolute), 1000);
+            assert!(
+                !life.as_ref().is_ok_and(|life| life.clock_skew_suspected),
+                "{age}"
+            );
+            assert_eq!(
+                life.map(|life| life.expires.as_second() - SENT),
+                expected,
+                "{age}"
+            );
+        }
+    }
+
+    // edge case 21
+    #[test]
+    fn a_date_of_an_answer_that_a_cache_has_just_fetched_corrects() {
+        let mut response = response(Some(-7201));
+        response.headers.insert(AGE, "0".parse().unwrap());
+        let life = settle(&response, &sources(None, &[0]), 1000).unwrap();
+        assert_eq!(life.expires.as_second() - SENT, 7200);
+    }
+
+    // edge case 17
+    #[rstest]
+    #[case::documented(Some(1000), false)]
+    #[case::ten_times(Some(10_000), false)]
+    #[case::more(Some(10_001), true)]
+    #[case::milliseconds(Some(3_600_000), true)]
+    #[case::assumed(None, false)]
+    fn a_life_of_more_than_ten_documented_ones_is_told(
+        #[case] relative: Option<i64>,
+        #[case] expected: bool,
+    ) {
+        let life = settle(&response(None), &sources(relative, &[]), 1000).unwrap();
+        assert_eq!(
+            (life.unusually_long, life.clock_skew_suspected),
+            (expected, false)
         );
     }
 
@@ -263,6 +330,10 @@ mod tests {
     #[case::not_credible(None, &[400 * DAY + 1], Ok(None))]
     #[case::never(Some(0), &[3600], Err(UnusableToken::NeverValid))]
     #[case::by_our_clock_alone(None, &[7200], Ok(None))]
+    #[case::never_by_a_wrong_date_alone(Some(-7201), &[0], Ok(None))]
+    #[case::never_by_both_readings(Some(-7201), &[3600], Err(UnusableToken::NeverValid))]
+    #[case::later_by_both_readings(Some(-601), &[60], Ok(Some(60)))]
+    #[case::later_by_a_wrong_date_alone(Some(-601), &[0], Ok(None))]
     fn a_token_may_become_valid_later(
         #[case] offset: Option<i64>,
         #[case] not_before: &[i64],

@@ -9,6 +9,8 @@ use super::body::Members;
 pub(super) enum Verdict {
     /// The credential is wrong.
     Credential,
+    /// The request was denied: for the credential, or for another cause where a server's error goes with it.
+    Denied,
     /// The scopes are wrong.
     Scope,
     /// The client may not use this grant.
@@ -33,7 +35,7 @@ pub(super) struct Code {
 const KNOWN: [(&str, Verdict); 24] = [
     ("invalid_client", Verdict::Credential),
     ("invalid_grant", Verdict::Credential),
-    ("access_denied", Verdict::Credential),
+    ("access_denied", Verdict::Denied),
     ("unauthorized", Verdict::Credential),
     ("unauthorized_credentials", Verdict::Credential),
     ("invalid_client_secret", Verdict::Credential),

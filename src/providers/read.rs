@@ -47,7 +47,7 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
         return Err(malformed(problem, ASK_SUPPORT));
     }
     let token_type =
-        token_type(holder).ok_or_else(|| malformed("a token of a type other than bearer", ASK_SUPPORT))?;
+        TokenType::of(holder).ok_or_else(|| malformed("a token of a type other than bearer", ASK_SUPPORT))?;
 
     if expiry::clock_was_set(response) {
         return Err(classify::clock_stepped(profile));
@@ -59,11 +59,13 @@ pub(super) fn read(profile: &Profile, response: &TokenResponse) -> Result<Access
     })?;
     Ok(AccessToken {
         value: SecretString::from(token),
-        token_type,
+        token_type: token_type.text,
+        type_is_unusual: token_type.is_unusual,
         issued: life.issued,
         expires: life.expires,
         expiry_assumed: life.assumed,
         clock_skew_suspected: life.clock_skew_suspected,
+        unusually_long: life.unusually_long,
         not_before: life.not_before,
     })
 }
@@ -72,7 +74,7 @@ fn sources(profile: &Profile, holder: &Members, token: &str) -> Sources {
     let number = |name: Option<&'static str>| name.and_then(|name| holder.positive(name));
     let claims = jwt::claims(token);
     Sources {
-        relative: number(profile.relative_expiry),
+        relative: profile.relative_expiry.and_then(|name| holder.whole(name)),
         absolute: number(profile.absolute_expiry)
             .into_iter()
             .chain(claims.expires)
@@ -107,13 +109,34 @@ fn unfit(token: &str) -> Option<&'static str> {
     }
 }
 
-/// The type in the vendor's own spelling, or `Bearer` where it sends none, as 6clicks and Picus do. `None` for a type
-/// that an `Authorization: Bearer` header cannot carry.
-fn token_type(holder: &Members) -> Option<String> {
-    match holder.get("token_type") {
-        None => Some("Bearer".to_owned()),
-        Some(Node::Text(text)) if text.eq_ignore_ascii_case("bearer") => Some(text.to_string()),
-        Some(_) => None,
+/// The type of a token that an `Authorization: Bearer` header can carry.
+#[derive(Debug, PartialEq, Eq)]
+struct TokenType {
+    /// The vendor's own spelling, or `Bearer` where it sends none, as 6clicks and Picus do.
+    text: String,
+    /// True where the vendor wrote it in a form that a client need not understand (RFC 6749 section 5.1).
+    is_unusual: bool,
+}
+
+impl TokenType {
+    /// `None` for another type.
+    fn of(holder: &Members) -> Option<Self> {
+        let text = match holder.get("token_type") {
+            None => "",
+            Some(Node::Text(text)) => text.as_str(),
+            Some(_) => return None,
+        };
+        let trimmed = text.trim();
+        let text_and_form = match trimmed {
+            "" => ("Bearer", false),
+            _ if trimmed.eq_ignore_ascii_case("bearer") => (trimmed, trimmed != text),
+            _ if trimmed.eq_ignore_ascii_case("bearertoken") => ("Bearer", true),
+            _ => return None,
+        };
+        Some(Self {
+            text: text_and_form.0.to_owned(),
+            is_unusual: text_and_form.1,
+        })
     }
 }
 
@@ -140,6 +163,7 @@ fn instead_of_an_object(body: &Body, headers: &HeaderMap) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rstest::rstest;
 
     // edge case 36
     #[test]
@@ -170,6 +194,34 @@ mod tests {
         ] {
             assert!(unfit(text).is_some(), "{text:?}");
         }
+    }
+
+    #[rstest]
+    #[case::absent("{}", Some(("Bearer", false)))]
+    #[case::null(r#"{"token_type":null}"#, Some(("Bearer", false)))]
+    #[case::empty(r#"{"token_type":""}"#, Some(("Bearer", false)))]
+    #[case::blank(r#"{"token_type":"  "}"#, Some(("Bearer", false)))]
+    #[case::as_documented(r#"{"token_type":"Bearer"}"#, Some(("Bearer", false)))]
+    #[case::in_another_case(r#"{"token_type":"bearer"}"#, Some(("bearer", false)))]
+    #[case::a_blank_behind(r#"{"token_type":"Bearer "}"#, Some(("Bearer", true)))]
+    #[case::blanks_around(r#"{"token_type":"\tBEARER\n"}"#, Some(("BEARER", true)))]
+    #[case::bearer_token(r#"{"token_type":"BearerToken"}"#, Some(("Bearer", true)))]
+    #[case::bearer_token_in_lower_case(r#"{"token_type":"bearertoken "}"#, Some(("Bearer", true)))]
+    #[case::two_words(r#"{"token_type":"Bearer token"}"#, None)]
+    #[case::another(r#"{"token_type":"DPoP"}"#, None)]
+    #[case::mac(r#"{"token_type":"mac"}"#, None)]
+    #[case::not_a_text(r#"{"token_type":1}"#, None)]
+    fn a_token_type_is_bearer_in_each_of_its_spellings(
+        #[case] json: &str,
+        #[case] expected: Option<(&str, bool)>,
+    ) {
+        let body = Body::parse(json.as_bytes(), None);
+        let found = TokenType::of(body.members().unwrap());
+        let expected = expected.map(|(text, is_unusual)| TokenType {
+            text: text.to_owned(),
+            is_unusual,
+        });
+        assert_eq!(found, expected);
     }
 
     // edge case 36

@@ -14,37 +14,78 @@ const SHORTEST_WAIT_SECONDS: i64 = 1;
 const LONGEST_WAIT_SECONDS: i64 = 60 * 60;
 /// Wait after a 429 that states none.
 const DEFAULT_WAIT_SECONDS: i64 = 60;
+/// Upper bound of the time for which an account is locked: a longer one is told again at the next attempt.
+const LONGEST_LOCK_SECONDS: i64 = 24 * 60 * 60;
 /// Largest reset that is a wait, as in the IETF's draft of RateLimit headers; a larger one is a time since the epoch.
 const LARGEST_RELATIVE_RESET_SECONDS: i64 = 24 * 60 * 60;
 /// The part of a body that is searched for a wait, in bytes.
 const SEARCH_LIMIT: usize = 16 * 1024;
 
-/// End of the wait after a 429: by `Retry-After`, the text of the body or `X-Ratelimit-Reset`, else after 60 s.
-pub(super) fn deadline(response: &TokenResponse) -> Timestamp {
+/// Headers with the number of requests that are left, and with the end of the time for which they count. The first
+/// spelling is Picus'; the second is the IETF's draft of RateLimit headers.
+const REMAINING_HEADERS: [&str; 3] = [
+    "x-ratelimit-remaining",
+    "ratelimit-remaining",
+    "x-rate-limit-remaining",
+];
+const RESET_HEADERS: [&str; 3] = ["x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"];
+
+/// The texts of an answer in which a wait may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Texts {
+    /// The headers alone: the body's words are of a page, or about something else.
+    Headers,
+    /// The words of the body, too.
+    HeadersAndWords,
+}
+
+/// End of the wait after an answer that limits the rate: by `Retry-After`, the words of the body or a reset header,
+/// else after 60 s.
+pub(super) fn deadline(response: &TokenResponse, texts: Texts) -> Timestamp {
     let wait = retry_after(response)
-        .or_else(|| text_wait(&response.body))
-        .or_else(|| rate_limit_reset(response))
+        .or_else(|| words(response, texts))
+        .or_else(|| reset(response))
         .unwrap_or(DEFAULT_WAIT_SECONDS);
-    end(response, wait)
+    end(response, wait, LONGEST_WAIT_SECONDS)
 }
 
-/// End of the wait that another answer than a 429 states (a 503, say).
-pub(super) fn stated_deadline(response: &TokenResponse) -> Option<Timestamp> {
-    let wait = retry_after(response).or_else(|| text_wait(&response.body))?;
-    Some(end(response, wait))
+/// End of the wait that another answer states (a 503, say); `None` where it states none.
+pub(super) fn stated_deadline(response: &TokenResponse, texts: Texts) -> Option<Timestamp> {
+    Some(end(response, stated_wait(response, texts)?, LONGEST_WAIT_SECONDS))
 }
 
-fn end(response: &TokenResponse, wait: i64) -> Timestamp {
-    let time = later(
-        response.received,
-        wait.clamp(SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
-    );
+/// End of the time for which an account is locked, of up to a day; `None` where the answer does not tell it.
+pub(super) fn lock_end(response: &TokenResponse, texts: Texts) -> Option<Timestamp> {
+    Some(end(response, stated_wait(response, texts)?, LONGEST_LOCK_SECONDS))
+}
+
+/// True where the headers of a refusal tell that the rate is limited: by `Retry-After`, or by a count of requests left
+/// that is zero. Vendors send that count with each answer, so a 401 needs the end of its time beside it.
+pub(super) fn is_told_by_headers(response: &TokenResponse, status: u16) -> bool {
+    retry_after(response).is_some() || has_none_left(response) && (status == 403 || reset(response).is_some())
+}
+
+fn stated_wait(response: &TokenResponse, texts: Texts) -> Option<i64> {
+    let by_count = || reset(response).filter(|_| has_none_left(response));
+    retry_after(response)
+        .or_else(|| words(response, texts))
+        .or_else(by_count)
+}
+
+/// The first whole second after `wait` seconds, within a second and `longest` seconds from the response.
+fn end(response: &TokenResponse, wait: i64, longest: i64) -> Timestamp {
+    let time = later(response.received, wait.clamp(SHORTEST_WAIT_SECONDS, longest));
     let up = whole_seconds_up(time);
-    if up.duration_since(response.received) > SignedDuration::from_secs(LONGEST_WAIT_SECONDS) {
+    if up.duration_since(response.received) > SignedDuration::from_secs(longest) {
         whole_seconds(time)
     } else {
         up
     }
+}
+
+/// True where the answer says that no request is left.
+fn has_none_left(response: &TokenResponse) -> bool {
+    all_values(&response.headers, &REMAINING_HEADERS).any(|value| delta_seconds(value) == Some(0))
 }
 
 /// Seconds to wait by `Retry-After` (RFC 9110 section 10.2.3). Of several values the longest counts; a past date means
@@ -58,9 +99,9 @@ fn retry_after(response: &TokenResponse) -> Option<i64> {
         .max()
 }
 
-/// Seconds to wait by `X-Ratelimit-Reset`, which Picus documents in seconds since the epoch.
-fn rate_limit_reset(response: &TokenResponse) -> Option<i64> {
-    values(&response.headers, "x-ratelimit-reset")
+/// Seconds to wait by a reset header. Picus documents seconds since the epoch, the IETF's draft seconds to wait.
+fn reset(response: &TokenResponse) -> Option<i64> {
+    all_values(&response.headers, &RESET_HEADERS)
         .filter_map(delta_seconds)
         .map(|reset| {
             if reset <= LARGEST_RELATIVE_RESET_SECONDS {
@@ -96,6 +137,10 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a st
         .filter_map(|value| value.to_str().ok())
 }
 
+fn all_values<'a>(headers: &'a HeaderMap, names: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    names.iter().flat_map(|name| values(headers, name))
+}
+
 /// RFC 9110's `delta-seconds`: digits only. A number beyond `i64` counts as its maximum.
 fn delta_seconds(text: &str) -> Option<i64> {
     let text = text.trim();
@@ -105,29 +150,36 @@ fn delta_seconds(text: &str) -> Option<i64> {
 
 /// Seconds to wait by the texts of Azure API Management: "Try again in 289 seconds.", "Quota will be replenished in
 /// 00:06:46.", "… in 2.12 days."
-fn text_wait(body: &[u8]) -> Option<i64> {
+fn words(response: &TokenResponse, texts: Texts) -> Option<i64> {
+    if texts == Texts::Headers {
+        return None;
+    }
+    let body = response.body.as_slice();
     let body = body.get(..SEARCH_LIMIT).unwrap_or(body);
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
-    ["try again in ", "replenished in "].iter().find_map(|marker| {
-        let (_, rest) = text.split_once(marker)?;
-        // The next member of the JSON may follow without a blank.
-        let end = rest.find(|character: char| !character.is_ascii_digit() && !matches!(character, '.' | ':'));
-        let (amount, rest) = rest.split_at(end.unwrap_or(rest.len()));
-        let amount = amount.trim_end_matches('.');
-        time_span(amount).or_else(|| {
-            let number: f64 = amount
-                .parse()
-                .ok()
-                .filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
-            let unit = match rest.split_ascii_whitespace().next() {
-                Some(word) if word.starts_with("minute") => 60.0,
-                Some(word) if word.starts_with("hour") => 3600.0,
-                Some(word) if word.starts_with("day") => 86400.0,
-                _ => 1.0,
-            };
-            Some((number * unit).ceil() as i64)
+    ["try again in ", "try again after ", "replenished in "]
+        .iter()
+        .find_map(|marker| {
+            let (_, rest) = text.split_once(marker)?;
+            // The next member of the JSON may follow without a blank.
+            let end =
+                rest.find(|character: char| !character.is_ascii_digit() && !matches!(character, '.' | ':'));
+            let (amount, rest) = rest.split_at(end.unwrap_or(rest.len()));
+            let amount = amount.trim_end_matches('.');
+            time_span(amount).or_else(|| {
+                let number: f64 = amount
+                    .parse()
+                    .ok()
+                    .filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
+                let unit = match rest.split_ascii_whitespace().next() {
+                    Some(word) if word.starts_with("minute") => 60.0,
+                    Some(word) if word.starts_with("hour") => 3600.0,
+                    Some(word) if word.starts_with("day") => 86400.0,
+                    _ => 1.0,
+                };
+                Some((number * unit).ceil() as i64)
+            })
         })
-    })
 }
 
 /// `[d.]hh:mm:ss[.fraction]` in seconds.
@@ -177,7 +229,7 @@ mod tests {
     }
 
     fn wait(response: &TokenResponse) -> i64 {
-        deadline(response).as_second() - NOW
+        deadline(response, Texts::HeadersAndWords).as_second() - NOW
     }
 
     // edge case 28
@@ -223,6 +275,7 @@ mod tests {
     )]
     #[case::bare("Rate limit is exceeded. Try again in 289 seconds.", 289)]
     #[case::one_second("try again in 1 second", 1)]
+    #[case::after("Please try again after 15 minutes", 900)]
     #[case::minutes("Try again in 5 minutes.", 300)]
     #[case::quota_time(r#"{"message":"Quota will be replenished in 00:06:46."}"#, 406)]
     #[case::another_member_behind(r#"{"message":"replenished in 00:06:46.","statusCode":403}"#, 406)]
@@ -278,30 +331,106 @@ mod tests {
         let mut response = response(&headers, "");
         response.clock_step = SignedDuration::from_hours(1);
         response.received = later(response.sent, 3601);
-        assert_eq!(deadline(&response), later(response.received, 600));
+        assert_eq!(
+            deadline(&response, Texts::HeadersAndWords),
+            later(response.received, 600)
+        );
     }
 
     #[test]
     fn a_deadline_is_rounded_up_to_a_whole_second() {
         let mut response = response(&[("retry-after", "10")], "");
         response.received = Timestamp::new(NOW, 500_000_000).unwrap();
-        assert_eq!(deadline(&response), Timestamp::from_second(NOW + 11).unwrap());
+        assert_eq!(
+            deadline(&response, Texts::HeadersAndWords),
+            Timestamp::from_second(NOW + 11).unwrap()
+        );
     }
 
     #[test]
     fn no_rounded_deadline_is_more_than_an_hour_ahead() {
         let mut response = response(&[("retry-after", "3600")], "");
         response.received = Timestamp::new(NOW, 500_000_000).unwrap();
-        assert_eq!(deadline(&response), Timestamp::from_second(NOW + 3600).unwrap());
+        assert_eq!(
+            deadline(&response, Texts::HeadersAndWords),
+            Timestamp::from_second(NOW + 3600).unwrap()
+        );
     }
 
+    // edge case 28
+    #[rstest]
+    #[case::retry_after(&[("retry-after", "30")], "down", Some(30))]
+    #[case::words(&[], "Try again in 289 seconds.", Some(289))]
+    #[case::none_left(&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "784111977")], "down", Some(200))]
+    #[case::a_reset_alone(&[("x-ratelimit-reset", "784111977")], "down", None)]
+    #[case::some_left(&[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "784111977")], "down", None)]
+    #[case::garbage(&[("retry-after", "soon")], "down", None)]
+    fn a_503_has_a_deadline_only_where_it_states_a_wait(
+        #[case] headers: &[(&'static str, &'static str)],
+        #[case] body: &str,
+        #[case] expected: Option<i64>,
+    ) {
+        let stated = stated_deadline(&response(headers, body), Texts::HeadersAndWords);
+        assert_eq!(stated.map(|time| time.as_second() - NOW), expected);
+    }
+
+    // edge case 28
     #[test]
-    fn a_503_has_a_deadline_only_where_it_states_a_wait() {
-        assert_eq!(
-            stated_deadline(&response(&[("x-ratelimit-reset", "784111977")], "down")),
-            None
-        );
-        let stated = stated_deadline(&response(&[("retry-after", "30")], "down")).unwrap();
-        assert_eq!(stated.as_second() - NOW, 30);
+    fn words_are_passed_over_where_only_headers_count() {
+        let mut response = response(&[], "Try again in 30 minutes.");
+        assert_eq!(stated_deadline(&response, Texts::Headers), None);
+        assert_eq!(deadline(&response, Texts::Headers).as_second() - NOW, 60);
+        response
+            .headers
+            .insert("retry-after", HeaderValue::from_static("7"));
+        assert_eq!(deadline(&response, Texts::Headers).as_second() - NOW, 7);
+    }
+
+    // edge case 28
+    #[rstest]
+    #[case::retry_after(401, &[("retry-after", "60")], true)]
+    #[case::a_past_date(403, &[("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")], true)]
+    #[case::garbage(401, &[("retry-after", "-5")], false)]
+    #[case::none_left_and_a_reset(401, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "30")], true)]
+    #[case::by_the_draft(401, &[("ratelimit-remaining", "0"), ("ratelimit-reset", "30")], true)]
+    #[case::in_another_spelling(403, &[("x-rate-limit-remaining", "0"), ("x-rate-limit-reset", "30")], true)]
+    #[case::none_left_of_a_forbidden_one(403, &[("x-ratelimit-remaining", "0")], true)]
+    #[case::none_left_of_an_unauthorised_one(401, &[("x-ratelimit-remaining", "0")], false)]
+    #[case::some_left(403, &[("x-ratelimit-remaining", "10"), ("x-ratelimit-reset", "30")], false)]
+    #[case::a_reset_alone(403, &[("x-ratelimit-reset", "30")], false)]
+    #[case::nothing(403, &[], false)]
+    fn headers_tell_a_limit_of_the_rate_from_a_verdict(
+        #[case] status: u16,
+        #[case] headers: &[(&'static str, &'static str)],
+        #[case] expected: bool,
+    ) {
+        assert_eq!(is_told_by_headers(&response(headers, ""), status), expected);
+    }
+
+    // edge case 1
+    #[rstest]
+    #[case::words(&[], "Account locked. Try again in 30 minutes.", Some(1800))]
+    #[case::hours(&[], "Try again in 2 hours", Some(7200))]
+    #[case::header(&[("retry-after", "7201")], "", Some(7201))]
+    #[case::more_than_a_day(&[], "Try again in 3 days.", Some(86_400))]
+    #[case::not_told(&[], "Account locked.", None)]
+    fn a_lock_of_an_account_is_kept_for_up_to_a_day(
+        #[case] headers: &[(&'static str, &'static str)],
+        #[case] body: &str,
+        #[case] expected: Option<i64>,
+    ) {
+        let end = lock_end(&response(headers, body), Texts::HeadersAndWords);
+        assert_eq!(end.map(|time| time.as_second() - NOW), expected);
+    }
+
+    // edge case 21
+    #[test]
+    fn a_date_out_of_a_cache_corrects_no_wait() {
+        let headers = [
+            ("date", "Sun, 06 Nov 1994 07:49:37 GMT"),
+            ("age", "3600"),
+            ("x-ratelimit-reset", "784111897"),
+        ];
+        assert_eq!(wait(&response(&headers, "")), 120);
     }
 }

@@ -109,10 +109,12 @@ fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stor
         value: SecretString::from(""),
         // Vendors give no other, at most in other letters: then the data is not what this makes of the templates.
         token_type: "Bearer".to_owned(),
+        type_is_unusual: false,
         issued: stored.issued,
         expires: stored.expires,
         expiry_assumed: false,
         clock_skew_suspected: false,
+        unusually_long: false,
         not_before: None,
     };
     let data = secret.data.as_ref()?;

@@ -95,17 +95,21 @@ fn any_grant() -> impl Strategy<Value = GrantFacts> {
         any_time(),
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
         option::weighted(0.2, any_time()),
     )
         .prop_map(
-            |(issued, expires, expiry_assumed, clock_skew_suspected, not_before)| GrantToken {
-                issued,
-                expires,
-                warnings: Warnings {
-                    expiry_assumed,
-                    clock_skew_suspected,
-                    not_before,
-                },
+            |(issued, expires, expiry_assumed, clock_skew_suspected, unusually_long, not_before)| {
+                GrantToken {
+                    issued,
+                    expires,
+                    warnings: Warnings {
+                        expiry_assumed,
+                        clock_skew_suspected,
+                        unusually_long,
+                        not_before,
+                    },
+                }
             },
         );
     let failure = (

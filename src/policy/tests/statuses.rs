@@ -359,6 +359,7 @@ fn with_warnings(mut scene: Scene) -> Scene {
     scene.grant.token.as_mut().unwrap().warnings = Warnings {
         expiry_assumed: true,
         clock_skew_suspected: true,
+        unusually_long: false,
         not_before: Some(at(200)),
     };
     scene
@@ -381,10 +382,43 @@ fn each_warning_about_a_token_is_a_condition() {
         *warnings = Warnings {
             expiry_assumed: assumed,
             clock_skew_suspected: skew,
+            unusually_long: false,
             not_before: None,
         };
         assert_eq!(summary(&status_of(&scene)), expected);
     }
+}
+
+#[rstest]
+#[case::clocks(true, false, &["time synchronisation"], &["ten times"])]
+#[case::a_long_life(false, true, &["ten times", "support"], &["time synchronisation"])]
+#[case::both(true, true, &["time synchronisation", "ten times"], &[])]
+fn a_suspicious_expiry_is_told_in_words_of_its_own_and_still_after_a_restart(
+    #[case] clocks_differ: bool,
+    #[case] unusually_long: bool,
+    #[case] words: &[&str],
+    #[case] others: &[&str],
+) {
+    let mut scene = scene().known('a').memory(0, EXPIRES);
+    scene.grant.token.as_mut().unwrap().warnings = Warnings {
+        clock_skew_suspected: clocks_differ,
+        unusually_long,
+        ..Warnings::default()
+    };
+    let message = |scene: &Scene| {
+        let status = status_of(scene);
+        assert_eq!(summary(&status), "True Published ClockSkewSuspected");
+        find(&status, condition::CLOCK_SKEW_SUSPECTED)
+            .unwrap()
+            .message
+            .clone()
+    };
+    let told = message(&scene);
+    assert!(words.iter().all(|word| told.contains(word)), "{told}");
+    assert!(!others.iter().any(|word| told.contains(word)), "{told}");
+    let mut restarted = with_its_status(scene);
+    restarted.grant = GrantFacts::default();
+    assert_eq!(message(&restarted.unread(Some("uid/1"))), told);
 }
 
 #[test]
