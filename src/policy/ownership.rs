@@ -6,6 +6,7 @@ use super::observed::{Problem, Target};
 use super::schedule;
 use super::token_facts::Stored;
 use crate::api::names::Reason;
+use crate::seal::SealedFacts;
 
 /// The record of a Secret's metadata: enough to judge it, and small, because a cluster may have very many Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct SecretRecord {
     pub adoptable_by: Option<Box<str>>,
     /// Our own apply entry in `managedFields`.
     pub ours: Option<Box<OurEntry>>,
+    /// The facts about the token in it, whoever has written them.
+    pub facts: Option<Box<SealedFacts>>,
 }
 
 impl SecretRecord {
@@ -36,7 +39,8 @@ pub enum Controller {
     Other { kind: Box<str>, name: Box<str> },
 }
 
-/// The values that our apply entry owns, without those that somebody else has written since.
+/// The values that our apply entry owns, without those that somebody else has written since. They tell drift. Whoever
+/// chooses our name for their field manager can write them as well, so they prove nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OurEntry {
     /// The label `vendortoken.io/name`.
@@ -47,8 +51,6 @@ pub struct OurEntry {
     pub owned_data: u64,
     /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
-    /// The token's facts, where the three annotations that hold them are ours and can be read.
-    pub stored: Option<Stored>,
 }
 
 /// A VendorToken that names a Secret as its target.
@@ -104,10 +106,11 @@ pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     }
 }
 
-/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `others`
-/// are the other VendorTokens of the namespace that name it.
+/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `stored` are
+/// its facts, where they were verified for `me`. `others` are the other VendorTokens of the namespace that name it.
 pub fn judge(
     record: Option<&SecretRecord>,
+    stored: Option<Stored>,
     me: Claimant<'_>,
     others: &[Claimant<'_>],
     desired: &Desired<'_>,
@@ -137,7 +140,7 @@ pub fn judge(
         ));
     }
     match incumbent(record) {
-        Some(name) if name == me.name => ours(record, desired, now),
+        Some(name) if name == me.name => ours(record, stored, desired, now),
         Some(name) => match others.iter().find(|other| other.name == name) {
             Some(winner) => conflict(secret, winner.name),
             None => Target::Free,
@@ -166,7 +169,7 @@ fn conflict(secret: &str, winner: &str) -> Target {
     ))
 }
 
-fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target {
+fn ours(record: &SecretRecord, stored: Option<Stored>, desired: &Desired<'_>, now: Timestamp) -> Target {
     let Some(entry) = &record.ours else {
         return Target::Ours {
             stored: None,
@@ -182,7 +185,7 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
         .content
         .as_deref()
         .is_some_and(|content| content.split('.').nth(1) == Some(desired.content));
-    let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
+    let stored = stored.filter(|stored| is_credible(stored, now));
     let stored = stored.map(|stored| Stored {
         is_readable: content_as_desired && entry.owned_data == desired.owned_data,
         ..stored
@@ -197,7 +200,7 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
 }
 
 /// True when a vendor can have given these times. Others would keep an old token for ever, or make refreshes loop.
-fn is_credible(stored: &Stored, now: Timestamp) -> bool {
+pub fn is_credible(stored: &Stored, now: Timestamp) -> bool {
     let latest_expiry = stored
         .issued
         .checked_add(SignedDuration::from_hours(24 * 400))
@@ -241,7 +244,6 @@ mod tests {
             owned: 7,
             owned_data: 3,
             content: Some("created.c1".into()),
-            stored: Some(stored(-10, 3590)),
         }))
     }
 
@@ -259,7 +261,12 @@ mod tests {
             controller: owned_by("sca", "uid-1"),
             adoptable_by: None,
             ours: entry(),
+            facts: None,
         }
+    }
+
+    fn verdict(record: Option<&SecretRecord>, others: &[Claimant<'_>]) -> Target {
+        judge(record, Some(stored(-10, 3590)), me(), others, &desired(), now())
     }
 
     fn desired() -> Desired<'static> {
@@ -281,7 +288,11 @@ mod tests {
     }
 
     fn judged(record: &SecretRecord) -> &'static str {
-        match judge(Some(record), me(), &[], &desired(), now()) {
+        judged_with(record, Some(stored(-10, 3590)))
+    }
+
+    fn judged_with(record: &SecretRecord, stored: Option<Stored>) -> &'static str {
+        match judge(Some(record), stored, me(), &[], &desired(), now()) {
             Target::Free => "free",
             Target::Blocked(problem) => problem.reason.as_str(),
             Target::Ours {
@@ -332,15 +343,15 @@ mod tests {
     #[case::expires_in_more_than_400_days(0, 401 * 86_400)]
     #[case::expires_before_it_was_issued(0, -1)]
     fn a_token_with_incredible_times_does_not_count(#[case] issued: i64, #[case] expires: i64) {
-        let mut entry = entry();
-        entry.as_mut().unwrap().stored = Some(stored(issued, expires));
         assert_eq!(
-            judged(&SecretRecord {
-                ours: entry,
-                ..record()
-            }),
+            judged_with(&record(), Some(stored(issued, expires))),
             "ours, without a token"
         );
+    }
+
+    #[test]
+    fn an_apply_entry_alone_proves_no_token() {
+        assert_eq!(judged_with(&record(), None), "ours, without a token");
     }
 
     #[test]
@@ -367,14 +378,14 @@ mod tests {
             name: "other",
             created: Some(Timestamp::MIN),
         };
-        let mine = judge(Some(&record()), me(), &[older], &desired(), now());
+        let mine = verdict(Some(&record()), &[older]);
         assert!(matches!(mine, Target::Ours { .. }), "{mine:?}");
 
         let theirs = SecretRecord {
             controller: owned_by("other", "uid-2"),
             ..record()
         };
-        let blocked = judge(Some(&theirs), me(), &[older], &desired(), now());
+        let blocked = verdict(Some(&theirs), &[older]);
         assert!(
             matches!(&blocked, Target::Blocked(problem) if problem.reason == Reason::TargetConflict),
             "{blocked:?}"
@@ -387,7 +398,7 @@ mod tests {
             controller: owned_by("other", "uid-2"),
             ..record()
         };
-        assert_eq!(judge(Some(&theirs), me(), &[], &desired(), now()), Target::Free);
+        assert_eq!(verdict(Some(&theirs), &[]), Target::Free);
     }
 
     #[test]
@@ -396,15 +407,12 @@ mod tests {
             name: "aaa",
             created: Some(Timestamp::MAX),
         };
-        assert_eq!(judge(None, me(), &[younger], &desired(), now()), Target::Free);
+        assert_eq!(verdict(None, &[younger]), Target::Free);
         let same_age = Claimant {
             name: "aaa",
             created: me().created,
         };
-        assert!(matches!(
-            judge(None, me(), &[same_age], &desired(), now()),
-            Target::Blocked(_)
-        ));
+        assert!(matches!(verdict(None, &[same_age]), Target::Blocked(_)));
     }
 
     #[test]

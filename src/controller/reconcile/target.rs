@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use crate::api::names::Reason;
 use crate::api::{VendorToken, names};
 use crate::controller::reconcile::validated::{DesiredTarget, ValidatedSpec};
+use crate::fingerprint::FingerprintKey;
 use crate::inputs::Inputs;
 use crate::policy::Problem;
 use crate::policy::ownership::{self, SecretRecord};
+use crate::seal::{Place, Seal, TokenFacts};
 use crate::template;
 use crate::token::AccessToken;
 
@@ -42,20 +44,23 @@ pub(crate) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<P
     })
 }
 
-/// The facts about the token that are written beside its times.
-pub(crate) struct Facts {
+/// The origin of the token, which is written beside its times.
+pub(crate) struct Origin {
     pub(crate) inputs: Inputs,
-    pub(crate) credentials_version: Option<String>,
-    pub(crate) refresh_handled: Option<String>,
+    pub(crate) credentials_version: Option<Box<str>>,
+    pub(crate) refresh_handled: Option<Box<str>>,
+    /// The seal of a lost key that stays, because nobody can verify what it covers.
+    pub(crate) lost_seal: Option<Seal>,
 }
 
-/// All that we want to own of the target: token, facts about it, labels, owner.
+/// All that we want to own of the target: token, facts about it, seal, labels, owner.
 pub(crate) fn body(
     checked: &ValidatedSpec,
+    key: &FingerprintKey,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
     token: &AccessToken,
-    facts: &Facts,
+    origin: &Origin,
 ) -> Value {
     let target = &checked.target;
     let adopted = ownership::is_adopted(seen);
@@ -79,18 +84,24 @@ pub(crate) fn body(
         owner.metadata.name.clone().unwrap_or_default(),
     );
     let mut annotations = target.annotations.clone();
-    let mut annotate = |key: &str, value: String| annotations.insert(key.to_owned(), value);
-    annotate(names::ISSUED_TIME, token.issued.to_string());
-    annotate(names::EXPIRATION_TIME, token.expires.to_string());
-    annotate(names::INPUTS, facts.inputs.to_string());
-    annotate(names::CONTENT, ownership::content(adopted, &target.content));
-    annotate(
-        names::CREDENTIALS_VERSION,
-        facts.credentials_version.clone().unwrap_or_default(),
-    );
-    if let Some(handled) = &facts.refresh_handled {
-        annotate(names::REFRESH_HANDLED, handled.clone());
-    }
+    let facts = TokenFacts {
+        issued: token.issued,
+        expires: token.expires,
+        inputs: origin.inputs.clone(),
+        content: ownership::content(adopted, &target.content).into(),
+        credentials_version: origin.credentials_version.clone(),
+        refresh_handled: origin.refresh_handled.clone(),
+    };
+    annotations.extend(facts.annotations().map(|(key, value)| (key.to_owned(), value)));
+    let place = Place {
+        namespace: owner.metadata.namespace.as_deref().unwrap_or_default(),
+        secret: &target.name,
+        vendor_token: owner.metadata.name.as_deref().unwrap_or_default(),
+    };
+    let seal = origin
+        .lost_seal
+        .unwrap_or_else(|| Seal::new(key, place, &facts, &token.value));
+    annotations.insert(names::SEAL.to_owned(), seal.to_string());
     let mut metadata = json!({
         "name": target.name,
         // The write carries what was seen, so that a race is a conflict and never an overwrite.
