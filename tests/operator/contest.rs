@@ -37,22 +37,25 @@ async fn a_war_of_a_minute_over_a_target_costs_about_ten_writes_and_is_told_once
     let mark = world.mark().await;
     let (fast, slow) = (Duration::from_millis(10), Duration::from_secs(1));
     let change = async || {
-        world
-            .edit_secret("changed", json!({ "data": { "token": "d2Fy" } }))
-            .await;
+        let edit = json!({ "data": { "token": "d2Fy" } });
+        world.edit_secret("changed", edit).await.metadata.resource_version
     };
     let strip = async || {
         let edit = json!({ "metadata": { "labels": { names::NAME_LABEL: null }, "annotations": { names::INPUTS: "x" } } });
-        world.edit_secret("stripped", edit).await;
+        world
+            .edit_secret("stripped", edit)
+            .await
+            .metadata
+            .resource_version
+    };
+    let delete = async |target: &str| -> Option<String> {
+        world.delete_secret(target).await;
+        None
     };
     join4(
         war(&world, "changed", fast, change),
-        war(&world, "deleted", fast, async || {
-            world.delete_secret("deleted").await
-        }),
-        war(&world, "slowly", slow, async || {
-            world.delete_secret("slowly").await
-        }),
+        war(&world, "deleted", fast, async || delete("deleted").await),
+        war(&world, "slowly", slow, async || delete("slowly").await),
         war(&world, "stripped", fast, strip),
     )
     .await;

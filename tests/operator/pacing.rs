@@ -136,6 +136,9 @@ async fn a_namespace_whose_webhook_fails_delays_no_other() {
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(10), "{took:?}");
     }
-    world.ready("bad19", "False ApiDenied +Stalled").await;
+    // One write at a time is tried there, and the others are told why they wait.
+    world.clock.pass(60);
+    let denied = |ready: &str| ready.starts_with("False ApiDenied");
+    world.settled("bad19", denied, "False ApiDenied").await;
     operator.stop().await;
 }

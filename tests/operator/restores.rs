@@ -12,8 +12,9 @@ use crate::world::{Running as _, World};
 const VENDOR: Vendor = Vendor::Mapiq;
 
 /// Deletes the VendorToken and its target, and restores both as a backup tool does: the VendorToken gets another UID, the
-/// target has all of what it had but `managedFields`. Gives the target from before.
-async fn restored(world: &World) -> Secret {
+/// target has all of what it had but `managedFields`, and its seal only where it is to be kept. Gives the target from
+/// before.
+async fn restored(world: &World, with_seal: bool) -> Secret {
     let before = world.secret("mapiq").await;
     world.delete("mapiq").await;
     world.delete_secret("mapiq").await;
@@ -21,6 +22,14 @@ async fn restored(world: &World) -> Secret {
     restored.metadata.managed_fields = None;
     restored.metadata.resource_version = None;
     restored.metadata.uid = None;
+    if !with_seal {
+        restored
+            .metadata
+            .annotations
+            .as_mut()
+            .unwrap()
+            .remove(names::SEAL);
+    }
     let parameters = PostParams {
         field_manager: Some("velero-server".to_owned()),
         ..PostParams::default()
@@ -56,8 +65,15 @@ async fn the_consent_that_is_asked_for_heals_a_target_without_managed_fields() {
     world.published(VENDOR, "mapiq").await;
     operator.quiet().await;
     operator.stop().await;
-    restored(&world).await;
+    restored(&world, false).await;
     let operator = world.operator().await;
+    world.ready("mapiq", "False TargetNotOwned +Stalled").await;
+    assert!(
+        world
+            .message("mapiq")
+            .await
+            .contains("vendortoken.io/adoptable-by: mapiq")
+    );
     let consent = json!({ "metadata": { "annotations": { names::ADOPTABLE_BY: "mapiq" } } });
     world.edit_secret("mapiq", consent).await;
     world.ready("mapiq", "True Published").await;
@@ -85,13 +101,29 @@ async fn the_consent_that_is_asked_for_heals_a_target_without_managed_fields() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn managed_fields_that_are_written_late_heal_a_target_by_themselves() {
-    let world = World::new("restore-late").await;
+async fn a_sealed_target_without_managed_fields_heals_by_itself() {
+    let world = World::new("restore-sealed").await;
     let operator = world.operator().await;
     let token = world.published(VENDOR, "mapiq").await;
     operator.quiet().await;
     operator.stop().await;
-    let before = restored(&world).await;
+    restored(&world, true).await;
+    let operator = world.operator().await;
+    world.ready("mapiq", "True Published").await;
+    is_owned(&world).await;
+    world.settle("mapiq", &operator).await;
+    assert_eq!(world.data("mapiq", "token").await, Some(token));
+    assert_eq!(world.calls(VENDOR), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn managed_fields_that_are_written_late_heal_a_target_by_themselves() {
+    let world = World::new("restore-late").await;
+    let operator = world.operator().await;
+    world.published(VENDOR, "mapiq").await;
+    operator.quiet().await;
+    operator.stop().await;
+    let before = restored(&world, false).await;
     let operator = world.operator().await;
     let late = json!({ "metadata": { "managedFields": before.metadata.managed_fields } });
     world
@@ -102,6 +134,6 @@ async fn managed_fields_that_are_written_late_heal_a_target_by_themselves() {
     world.ready("mapiq", "True Published").await;
     is_owned(&world).await;
     world.settle("mapiq", &operator).await;
-    assert_eq!(world.data("mapiq", "token").await, Some(token));
-    assert_eq!(world.calls(VENDOR), 1);
+    // Without a seal nothing says what the token in it was made from.
+    assert_eq!(world.calls(VENDOR), 2);
 }

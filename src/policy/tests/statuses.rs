@@ -565,30 +565,6 @@ fn a_negative_count_in_the_status_is_read_as_one() {
     assert_eq!(status_of(&scene).failure.unwrap().count, 1);
 }
 
-/// Keeps times where the API server can store them, after the year 0; `ownership::judge` lets no others through.
-fn keep_to_ordinary_times(scene: &mut Scene) {
-    let keep = |time: &mut Timestamp| *time = (*time).clamp(at(-7200), at(14_400));
-    keep(&mut scene.now);
-    if let Target::Ours {
-        stored: Some(stored), ..
-    } = &mut scene.target
-    {
-        keep(&mut stored.issued);
-        keep(&mut stored.expires);
-    }
-    if let Some(failure) = &mut scene.grant.failure {
-        keep(&mut failure.last_attempt);
-        failure.next_attempt.iter_mut().for_each(keep);
-    }
-    if let Some(failure) = &mut scene.status.failure {
-        keep(&mut failure.last_attempt_time.0);
-        failure
-            .next_attempt_time
-            .iter_mut()
-            .for_each(|time| keep(&mut time.0));
-    }
-}
-
 fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
     (
         prop::option::of(-100..4_000_000_i64),
@@ -599,6 +575,28 @@ fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
             (100..9000_i64).prop_map(|until| Progress::Held(at(until))),
         ],
     )
+}
+
+/// All times in a status.
+fn times(status: &VendorTokenStatus) -> Vec<Timestamp> {
+    let failure = status.failure.iter().flat_map(|failure| {
+        [
+            Some(&failure.last_attempt_time),
+            failure.next_attempt_time.as_ref(),
+        ]
+    });
+    [
+        &status.issued_time,
+        &status.expiration_time,
+        &status.next_refresh_time,
+    ]
+    .map(Option::as_ref)
+    .into_iter()
+    .chain(failure)
+    .flatten()
+    .chain(status.conditions.iter().map(|found| &found.last_transition_time))
+    .map(|time| time.0)
+    .collect()
 }
 
 proptest! {
@@ -635,6 +633,9 @@ proptest! {
             prop_assert!(reason.starts_with(|first: char| first.is_ascii_uppercase()));
             prop_assert!(reason.bytes().all(|byte| byte.is_ascii_alphabetic()));
         }
+        for time in times(&status) {
+            prop_assert_eq!(time, crate::times::recorded(time), "the API server refuses others, or stores another");
+        }
         if let Some(failure) = &status.failure {
             prop_assert!(failure.message.chars().count() <= 1024 && failure.count >= 0 && failure.inputs.len() <= 256);
         }
@@ -644,7 +645,7 @@ proptest! {
     fn a_status_stays_equal_while_nothing_changes((scene, (ends, progress)) in (any_scene(), any_context()), millisecond in 0..1000_i64) {
         let context = StatusContext { credential_expires: ends.map(at), progress, ..context() };
         let mut scene = scene;
-        keep_to_ordinary_times(&mut scene);
+        scene.now = scene.now.clamp(at(-7200), at(14_400));
         scene.now += SignedDuration::from_millis(millisecond);
         let first = status(&scene.observed(), &context);
         scene.status = as_the_api_server_keeps_it(&first);
