@@ -5,6 +5,7 @@ pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod events;
 mod fences;
+mod owners;
 pub(crate) mod publish;
 pub(crate) mod read_target;
 pub(crate) mod record;

@@ -200,6 +200,42 @@ async fn all_that_wait_go_on_at_the_first_answer() {
     assert_eq!(woken, waiting);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_at_once_and_then_once_a_minute() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || Lines(Arc::clone(&sink)))
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (pacer, _woken) = pacer();
+    for _ in 0..300 {
+        send(&pacer, "a", FAILED);
+        pass_time(1).await;
+    }
+    let told = String::from_utf8(lock(&told).clone()).unwrap();
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 5, "{told}");
+    assert!(
+        lines[0].contains("writes of Secrets") && lines[0].contains("HTTP 500"),
+        "{told}"
+    );
+    assert!(lines.iter().all(|line| line.contains("WARN")), "{told}");
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        lock(&self.0).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 proptest! {
     /// An API server that is back is found within seconds, whatever came before.
     #[test]
