@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod policy;
 pub mod providers;
 pub mod proxy;
+pub mod seal;
 pub mod server;
 pub mod sync;
 pub mod telemetry;
