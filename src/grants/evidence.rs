@@ -50,8 +50,9 @@ impl GrantTable {
         }
         let until = pause_in_status(shown, now)?;
         grant.seeded_pause = shown.next_attempt;
-        grant.endpoint = Some(observation.endpoint.clone());
-        self.endpoint(observation.endpoint, observation.vendor, now.moment)
+        let server = observation.server();
+        grant.server = Some(server.clone());
+        self.endpoint(&server, now.moment)
             .throttled(observation.fingerprint, until);
         Some(until)
     }

@@ -152,9 +152,9 @@ impl Grants {
         }
         if let Some(grant) = table.grants.get_mut(&fingerprint) {
             let endpoint = grant
-                .endpoint
+                .server
                 .as_ref()
-                .and_then(|endpoint| table.endpoints.get_mut(endpoint));
+                .and_then(|server| table.endpoints.get_mut(server));
             let succeeded = result.is_ok();
             let class = result.as_ref().err().map(|failure| failure.class);
             let woken = grant.finish(vendor, fingerprint, result, &now);

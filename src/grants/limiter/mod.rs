@@ -1,4 +1,4 @@
-//! One endpoint of one vendor: its budget, its queue and its pauses.
+//! One vendor at one endpoint: its budget, its queue and its pauses.
 
 mod budget;
 mod in_flight;
@@ -11,9 +11,26 @@ pub(super) use self::in_flight::InFlightLimiter;
 use self::queue::Queue;
 use crate::clock::Moment;
 use crate::fingerprint::Fingerprint;
-use crate::providers::Vendor;
+use crate::providers::{Endpoint, Vendor};
 
-/// The state of one endpoint.
+/// A vendor at an endpoint, which has a budget, a queue and pauses of its own: several vendors behind one gateway share
+/// an endpoint, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct VendorEndpoint {
+    pub(super) vendor: Vendor,
+    pub(super) endpoint: Endpoint,
+}
+
+impl VendorEndpoint {
+    pub(super) fn new(vendor: Vendor, endpoint: &Endpoint) -> Self {
+        Self {
+            vendor,
+            endpoint: endpoint.clone(),
+        }
+    }
+}
+
+/// The state of one vendor at one endpoint.
 #[derive(Debug)]
 pub(super) struct EndpointState {
     pub(super) vendor: Vendor,
