@@ -52,8 +52,11 @@ impl GrantTable {
         grant.seeded_pause = shown.next_attempt;
         let server = observation.server();
         grant.server = Some(server.clone());
-        self.endpoint(&server, now.moment)
-            .throttled(observation.fingerprint, until);
+        self.endpoint(&server, now.moment).throttled(
+            observation.fingerprint,
+            &observation.object.namespace,
+            until,
+        );
         Some(until)
     }
 

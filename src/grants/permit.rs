@@ -66,7 +66,7 @@ impl Grants {
             Phase::Queued(_) => {
                 let since = grant.wait(object, refresh_request, now.moment);
                 if let Some(endpoint) = table.endpoints.get_mut(&observation.server()) {
-                    endpoint.queue.promote(fingerprint, live_until);
+                    endpoint.queue.push(fingerprint, live_until, &object.namespace);
                 }
                 return Reservation::UnderWay(since);
             }

@@ -246,26 +246,19 @@ impl GrantTable {
             .enumerate()
             .partition(|(index, _)| *index >= self.first_endpoint);
         for (_, endpoint) in first.into_iter().chain(last) {
-            while !endpoint.queue.is_empty() {
-                if endpoint.in_flight >= endpoint.budget.most_in_flight()
-                    || !self
-                        .in_flight
-                        .has_one_for(endpoint.vendor, self.options.max_concurrent)
-                {
-                    break;
-                }
-                match endpoint.budget.next_slot(now.moment) {
-                    Some(slot) if slot <= now.moment => {}
-                    Some(slot) => {
-                        wait = wait.min(slot.since(now.moment));
+            while !endpoint.queue.is_empty()
+                && self
+                    .in_flight
+                    .has_one_for(endpoint.vendor, self.options.max_concurrent)
+            {
+                let served = match endpoint.next(now.moment) {
+                    Ok(served) => served,
+                    Err(next) => {
+                        wait = next.map_or(wait, |next| wait.min(next.since(now.moment)));
                         break;
                     }
-                    None => break,
-                }
-                let Some(fingerprint) = endpoint.next(now.moment) else {
-                    wait = wait.min(endpoint.pause_left(now.moment));
-                    break;
                 };
+                let fingerprint = served.fingerprint;
                 let Some(grant) = self.grants.get_mut(&fingerprint) else {
                     continue;
                 };
@@ -275,8 +268,7 @@ impl GrantTable {
                         self.accounts
                             .sent(account, fingerprint, counted, whole_second(now));
                     }
-                    endpoint.budget.sent();
-                    endpoint.in_flight += 1;
+                    endpoint.sent(served, now.moment);
                     self.in_flight.take(endpoint.vendor);
                     grant.sent = Some(now.wall());
                     jobs.push(SendJob {
