@@ -12,6 +12,7 @@ use crate::clock::Timeline;
 use crate::controller::cluster::monitor::WatchMonitor;
 use crate::controller::cluster::objects::Objects;
 use crate::controller::cluster::remembered::Remembered;
+use crate::controller::cluster::secret_reads::SecretReads;
 use crate::controller::cluster::secrets::Secrets;
 use crate::controller::cluster::triggers::Triggers;
 use crate::fingerprint::FingerprintKey;
@@ -63,6 +64,7 @@ pub(crate) struct Context {
     pub(crate) grants: Arc<Grants>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) secrets: Arc<Secrets>,
+    pub(crate) secret_reads: SecretReads,
     pub(crate) remembered: Arc<Remembered>,
     pub(crate) triggers: Triggers,
     pub(crate) watches: Arc<WatchMonitor>,
@@ -111,6 +113,7 @@ impl Context {
             )),
             objects,
             secrets: Arc::default(),
+            secret_reads: SecretReads::new(parts.client.clone()),
             client: parts.client,
             settings: parts.settings,
             timeline: parts.timeline,

@@ -9,6 +9,7 @@ pub(crate) mod monitor;
 pub(crate) mod objects;
 pub(crate) mod references;
 pub(crate) mod remembered;
+pub(crate) mod secret_reads;
 pub(crate) mod secret_record;
 pub(crate) mod secrets;
 pub(crate) mod sinks;
