@@ -7,6 +7,7 @@ pub(crate) mod list_watch;
 pub(crate) mod mirror;
 pub(crate) mod monitor;
 pub(crate) mod objects;
+pub(crate) mod pages;
 pub(crate) mod references;
 pub(crate) mod remembered;
 pub(crate) mod secret_reads;
