@@ -18,6 +18,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::controller::cluster::pacing::Held;
+use crate::controller::cluster::secret_name::SecretName;
 use crate::error_text::with_causes;
 use crate::sync::lock;
 
@@ -118,7 +120,7 @@ impl SecretReads {
     /// `and_then` with the values before anybody gets them.
     pub(crate) async fn read<Then>(
         &self,
-        (namespace, name): (&str, &str),
+        (namespace, name): (&str, &SecretName),
         wanted: Option<&str>,
         keys: &BTreeSet<String>,
         all_keys: impl Fn() -> BTreeSet<String>,
@@ -155,17 +157,17 @@ impl SecretReads {
     }
 
     /// The read of this Secret that is under way.
-    fn join(&self, (namespace, name): (&str, &str)) -> Option<Shared<Flight>> {
+    fn join(&self, (namespace, name): (&str, &SecretName)) -> Option<Shared<Flight>> {
         let under_way = lock(&self.under_way);
         let flight = under_way
-            .get(&(namespace.to_owned(), name.to_owned()))?
+            .get(&(namespace.to_owned(), name.to_string()))?
             .upgrade()?;
         flight.peek().is_none().then_some(flight)
     }
 
     fn begin<Then>(
         &self,
-        (namespace, name): (&str, &str),
+        (namespace, name): (&str, &SecretName),
         keys: BTreeSet<String>,
         and_then: impl FnOnce(Arc<SecretData>) -> Then + Send + 'static,
     ) -> Shared<Flight>
@@ -173,8 +175,8 @@ impl SecretReads {
         Then: Future<Output = ()> + Send + 'static,
     {
         let (client, large) = (self.client.clone(), Arc::clone(&self.large));
-        let object = (namespace.to_owned(), name.to_owned());
-        let (in_namespace, of_name) = object.clone();
+        let object = (namespace.to_owned(), name.to_string());
+        let (in_namespace, of_name) = (namespace.to_owned(), name.clone());
         let flight = async move {
             let data = get(&client, &in_namespace, &of_name, &keys, &large).await?;
             let data = data.map(Arc::new);
@@ -195,6 +197,9 @@ impl SecretReads {
 
 /// The error of a shared read, for one of those who share it.
 fn repeated(error: &Arc<kube::Error>) -> kube::Error {
+    if let Some(held) = Held::of(error) {
+        return kube::Error::Service(Box::new(held.clone()));
+    }
     match &**error {
         kube::Error::Api(status) => kube::Error::Api(status.clone()),
         kube::Error::Service(error) => kube::Error::Service(with_causes(&**error).into()),
@@ -206,7 +211,7 @@ fn repeated(error: &Arc<kube::Error>) -> kube::Error {
 pub(crate) async fn get(
     client: &Client,
     namespace: &str,
-    name: &str,
+    name: &SecretName,
     keys: &BTreeSet<String>,
     large: &Semaphore,
 ) -> Result<Option<SecretData>, Arc<kube::Error>> {
@@ -435,10 +440,14 @@ mod tests {
         }
     }
 
+    fn name() -> SecretName {
+        SecretName::new("s").unwrap()
+    }
+
     async fn read(reads: &SecretReads, wanted: Option<&str>, names: &[&str]) -> Arc<SecretData> {
         let nothing = |_: Arc<SecretData>| std::future::ready(());
-        let asked = keys(names);
-        let found = reads.read(("a", "s"), wanted, &asked, BTreeSet::new, nothing);
+        let (asked, name) = (keys(names), name());
+        let found = reads.read(("a", &name), wanted, &asked, BTreeSet::new, nothing);
         found.await.unwrap().unwrap()
     }
 
@@ -503,8 +512,8 @@ mod tests {
             }
         };
         let one = || async {
-            let asked = keys(&["key"]);
-            let found = reads.read(("a", "s"), None, &asked, BTreeSet::new, note.clone());
+            let (asked, name) = (keys(&["key"]), name());
+            let found = reads.read(("a", &name), None, &asked, BTreeSet::new, note.clone());
             found.await.unwrap();
             noted.load(Ordering::SeqCst)
         };

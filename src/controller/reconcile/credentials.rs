@@ -12,6 +12,7 @@ use crate::api::VendorToken;
 use crate::api::names::Reason;
 use crate::controller::cluster::references::certificate_secret;
 use crate::controller::cluster::remembered::{GrantIdentity, KnownCertificate, KnownCredentials};
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_reads::{SecretData, SecretValue};
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
@@ -106,7 +107,7 @@ fn keys_of_certificates() -> BTreeSet<String> {
 async fn get(
     context: &Arc<Context>,
     namespace: &str,
-    name: &str,
+    name: &SecretName,
     keys: BTreeSet<String>,
 ) -> Result<Arc<SecretData>, ReadError> {
     let (wanted, watched) = match context.secrets.get(namespace, name) {
@@ -115,7 +116,7 @@ async fn get(
         Lookup::Unknown => (None, false),
     };
     let note = {
-        let (context, namespace, name) = (Arc::clone(context), namespace.to_owned(), name.to_owned());
+        let (context, namespace, name) = (Arc::clone(context), namespace.to_owned(), name.to_string());
         move |data: Arc<SecretData>| async move { note_for_all(&context, &namespace, &name, &data).await }
     };
     let found = context
@@ -132,7 +133,7 @@ async fn get(
         Ok(Some(data)) => Ok(data),
         Ok(None) => Err(ReadError::Unusable(not_found(name, watched))),
         Err(source) => Err(ReadError::Api {
-            name: name.to_owned(),
+            name: name.to_string(),
             source,
         }),
     }
