@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::api::{VendorToken, names};
 use crate::controller::reconcile::validated::{DesiredTarget, ValidatedSpec};
 use crate::inputs::Inputs;
 use crate::policy::Problem;
-use crate::policy::ownership::{self, SecretRecord};
+use crate::policy::ownership::{self, Controller, SecretRecord};
 use crate::template;
 use crate::token::AccessToken;
 
@@ -49,16 +50,72 @@ pub(crate) struct Facts {
     pub(crate) refresh_handled: Option<String>,
 }
 
+/// The owner references of a written target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// As the spec wants them.
+    Desired,
+    /// Those that stand there: the API server forbids to change them.
+    Standing,
+}
+
+/// The reference to a VendorToken as the controller of its target.
+fn owner_reference(name: &str, uid: &str, controller: bool) -> OwnerReference {
+    OwnerReference {
+        api_version: VendorToken::api_version(&()).into_owned(),
+        kind: VendorToken::kind(&()).into_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(controller),
+        block_owner_deletion: Some(false),
+    }
+}
+
+/// The owner references that our apply entry has to name for them to stay as they are.
+pub(crate) fn standing_owners(record: &SecretRecord) -> Vec<OwnerReference> {
+    match &record.controller {
+        Some(Controller::VendorToken { name, uid }) => vec![owner_reference(name, uid, true)],
+        Some(Controller::Other { .. }) | None => Vec::new(),
+    }
+}
+
+/// The owner references that the target should have.
+fn desired_owners(
+    target: &DesiredTarget,
+    owner: &VendorToken,
+    seen: Option<&SecretRecord>,
+) -> Vec<OwnerReference> {
+    let name = owner.metadata.name.as_deref().unwrap_or_default();
+    let uid = owner.metadata.uid.as_deref().unwrap_or_default();
+    let mut owners = Vec::new();
+    if target.delete_with_owner && !ownership::is_adopted(seen, name) {
+        owners.push(owner_reference(name, uid, true));
+    }
+    // A reference that our apply entry does not have cannot be left out. As that of a controller it would forbid ours; the
+    // next write leaves it out.
+    if let Some(SecretRecord {
+        ours: None,
+        controller: Some(Controller::VendorToken { name, uid: other }),
+        ..
+    }) = seen
+        && **other != *uid
+    {
+        owners.push(owner_reference(name, other, false));
+    }
+    owners
+}
+
 /// All that we want to own of the target: token, facts about it, labels, owner.
 pub(crate) fn body(
     checked: &ValidatedSpec,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
+    owners: Owners,
     token: &AccessToken,
     facts: &Facts,
 ) -> Value {
     let target = &checked.target;
-    let adopted = ownership::is_adopted(seen);
+    let adopted = ownership::is_adopted(seen, owner.metadata.name.as_deref().unwrap_or_default());
     let data: BTreeMap<&str, String> = target
         .data
         .iter()
@@ -92,7 +149,7 @@ pub(crate) fn body(
         annotate(names::REFRESH_HANDLED, handled.clone());
     }
     let mut metadata = json!({
-        "name": target.name,
+        "name": &*target.name,
         // The write carries what was seen, so that a race is a conflict and never an overwrite.
         "resourceVersion": seen.map_or(CREATE_ONLY, |record| &record.resource_version),
         "labels": labels,
@@ -101,12 +158,12 @@ pub(crate) fn body(
     if let Some(record) = seen {
         metadata["uid"] = json!(record.uid);
     }
-    if target.delete_with_owner
-        && !adopted
-        && let Some(mut reference) = owner.controller_owner_ref(&())
-    {
-        reference.block_owner_deletion = Some(false);
-        metadata["ownerReferences"] = json!([reference]);
+    let owners = match (owners, seen) {
+        (Owners::Standing, Some(record)) => standing_owners(record),
+        _ => desired_owners(target, owner, seen),
+    };
+    if !owners.is_empty() {
+        metadata["ownerReferences"] = json!(owners);
     }
     json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": target.type_, "data": data })
 }
