@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::inputs::Inputs;
 use crate::providers::{Endpoint, Grant};
-use crate::token::{Credentials, ExposeSecret};
+use crate::token::{ClientCertificate, Credentials, ExposeSecret};
 
 /// Identity of a grant: hash of vendor, endpoint, parameters and credential values. Published only through
 /// [`FingerprintKey::inputs`].
@@ -70,6 +70,16 @@ impl Account {
 impl fmt::Debug for Account {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Account({})", hex(&self.0[..4]))
+    }
+}
+
+/// Keyed hash of a client certificate and its key. Never published.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CertificateDigest([u8; 16]);
+
+impl fmt::Debug for CertificateDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "CertificateDigest({})", hex(&self.0[..4]))
     }
 }
 
@@ -159,6 +169,28 @@ impl FingerprintKey {
 
     /// The fingerprint of `grant` at `endpoint` with `credentials`.
     pub fn fingerprint(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Fingerprint {
+        let certificate = credentials.client_certificate.as_ref();
+        let certificate = certificate.map(|certificate| self.certificate(certificate));
+        self.fingerprint_with(endpoint, grant, credentials, certificate.as_ref())
+    }
+
+    /// The digest of a client certificate and its key.
+    pub fn certificate(&self, certificate: &ClientCertificate) -> CertificateDigest {
+        let mut context = Fields::new(&self.key, "client certificate");
+        context
+            .field(certificate.certificate_chain.expose_secret())
+            .field(certificate.private_key.expose_secret());
+        CertificateDigest(context.finish())
+    }
+
+    /// The fingerprint of `grant` at `endpoint` with the values of `credentials` and the certificate of this digest.
+    pub fn fingerprint_with(
+        &self,
+        endpoint: &Endpoint,
+        grant: &Grant,
+        credentials: &Credentials,
+        certificate: Option<&CertificateDigest>,
+    ) -> Fingerprint {
         let mut context = Fields::new(&self.key, "fingerprint");
         context
             .field(grant.vendor().as_str())
@@ -167,11 +199,8 @@ impl FingerprintKey {
         for (name, value) in &credentials.values {
             context.field(name).field(value.expose_secret());
         }
-        if let Some(certificate) = &credentials.client_certificate {
-            context
-                .field("client-certificate")
-                .field(certificate.certificate_chain.expose_secret())
-                .field(certificate.private_key.expose_secret());
+        if let Some(certificate) = certificate {
+            context.field("client-certificate").bytes(&certificate.0);
         }
         Fingerprint(context.finish())
     }

@@ -13,6 +13,7 @@ use crate::controller::cluster::monitor::WatchMonitor;
 use crate::controller::cluster::objects::Objects;
 use crate::controller::cluster::pacing::{Pacer, paced};
 use crate::controller::cluster::remembered::Remembered;
+use crate::controller::cluster::secret_reads::SecretReads;
 use crate::controller::cluster::secrets::Secrets;
 use crate::controller::cluster::triggers::Triggers;
 use crate::fingerprint::FingerprintKey;
@@ -66,6 +67,7 @@ pub(crate) struct Context {
     pub(crate) grants: Arc<Grants>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) secrets: Arc<Secrets>,
+    pub(crate) secret_reads: SecretReads,
     pub(crate) remembered: Arc<Remembered>,
     pub(crate) triggers: Triggers,
     pub(crate) watches: Arc<WatchMonitor>,
@@ -105,6 +107,7 @@ impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
         let objects = Arc::new(Objects::new(parts.metrics.clone()));
         let pacer = Pacer::new(Arc::clone(&parts.timeline), parts.queue.clone());
+        let client = paced(parts.client, Arc::clone(&pacer));
         Self {
             remembered: Arc::new(Remembered::new(Arc::clone(&parts.grants), parts.metrics.clone())),
             triggers: Triggers::new(Arc::clone(&objects), parts.queue),
@@ -115,7 +118,8 @@ impl Context {
             )),
             objects,
             secrets: Arc::default(),
-            client: paced(parts.client, Arc::clone(&pacer)),
+            secret_reads: SecretReads::new(client.clone()),
+            client,
             pacer,
             settings: parts.settings,
             timeline: parts.timeline,

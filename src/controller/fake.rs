@@ -187,20 +187,34 @@ pub(crate) fn context_by(
 ) -> (Arc<Context>, Writes, Triggered) {
     let writes = Writes::default();
     let taken = Arc::clone(&writes);
+    let (context, triggered) = context_at(clock, move |method, path, sent| {
+        if method == Method::PATCH && path.ends_with("/status") {
+            let sent: Value = serde_json::from_slice(sent).unwrap();
+            taken.lock().unwrap().push(sent["status"].clone());
+            return (200, answer(sent));
+        }
+        let message = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": refusal,
+            "reason": "InternalError", "message": "failed to decrypt" });
+        (refusal, message)
+    });
+    (context, writes, triggered)
+}
+
+/// A context with an API server that answers each request, by method, path and body, with what `respond` gives: a code
+/// and a body.
+pub(crate) fn context_at(
+    clock: Arc<dyn Clock>,
+    respond: impl Fn(&Method, &str, &[u8]) -> (u16, Value) + Send + Sync + 'static,
+) -> (Arc<Context>, Triggered) {
+    let respond = Arc::new(respond);
     let service = service_fn(move |request: Request<Body>| {
-        let taken = Arc::clone(&taken);
+        let respond = Arc::clone(&respond);
         async move {
-            let is_status = request.method() == Method::PATCH && request.uri().path().ends_with("/status");
-            let sent = request.into_body().collect().await.unwrap().to_bytes();
-            let (code, body) = if is_status {
-                let sent: Value = serde_json::from_slice(&sent).unwrap();
-                taken.lock().unwrap().push(sent["status"].clone());
-                (200, answer(sent))
-            } else {
-                let message = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": refusal,
-                    "reason": "InternalError", "message": "failed to decrypt" });
-                (refusal, message)
-            };
+            let (head, body) = request.into_parts();
+            let sent = body.collect().await.unwrap().to_bytes();
+            let (code, body) = respond(&head.method, head.uri.path(), &sent);
+            // As over a network, an answer does not come at once.
+            tokio::task::yield_now().await;
             let response = Response::builder()
                 .status(code)
                 .body(Body::from(body.to_string().into_bytes()));
@@ -239,5 +253,5 @@ pub(crate) fn context_by(
         key: watch::channel(Some(Arc::new(key()))).1,
         queue,
     });
-    (Arc::new(context), writes, triggered)
+    (Arc::new(context), triggered)
 }

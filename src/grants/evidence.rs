@@ -50,9 +50,13 @@ impl GrantTable {
         }
         let until = pause_in_status(shown, now)?;
         grant.seeded_pause = shown.next_attempt;
-        grant.endpoint = Some(observation.endpoint.clone());
-        self.endpoint(observation.endpoint, observation.vendor, now.moment)
-            .throttled(observation.fingerprint, until);
+        let server = observation.server();
+        grant.server = Some(server.clone());
+        self.endpoint(&server, now.moment).throttled(
+            observation.fingerprint,
+            &observation.object.namespace,
+            until,
+        );
         Some(until)
     }
 

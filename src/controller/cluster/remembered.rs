@@ -9,12 +9,20 @@ use jiff::{SignedDuration, Timestamp};
 use crate::clock::{Moment, Now, Timeline};
 use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::repairs::{Repairs, TargetWrite};
-use crate::fingerprint::{Account, Fingerprint, KnownInputs};
+use crate::fingerprint::{Account, CertificateDigest, Fingerprint, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
 use crate::policy::contest::Contest;
 use crate::policy::{Problem, PublishBlock};
 use crate::sync::lock;
+
+/// The identity of the grant that credentials make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GrantIdentity {
+    pub(crate) fingerprint: Fingerprint,
+    /// The account that failed attempts could lock.
+    pub(crate) account: Option<Account>,
+}
 
 /// The credentials that a VendorToken was last seen to have.
 #[derive(Clone, Debug)]
@@ -22,8 +30,17 @@ pub(crate) struct KnownCredentials {
     /// `uid/resourceVersion` of the Secrets that were read.
     pub(crate) version: String,
     pub(crate) known: KnownInputs,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) account: Option<Account>,
+    /// The grant that they make, or the reason why they make none.
+    pub(crate) found: Result<GrantIdentity, Problem>,
+}
+
+/// The client certificate that a VendorToken was last seen to have.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownCertificate {
+    /// `uid/resourceVersion` of its Secret.
+    pub(crate) version: String,
+    /// Its digest, or the reason why it cannot be used, whatever the time.
+    pub(crate) found: Result<CertificateDigest, Problem>,
 }
 
 /// The wait after a failed write of a target.
@@ -101,6 +118,7 @@ struct Troubles {
 struct Record {
     first_look: Option<FirstLook>,
     credentials: Option<KnownCredentials>,
+    certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<PublishBackoff>,
     repairs: Repairs,
     troubles: Option<Box<Troubles>>,
@@ -139,6 +157,14 @@ impl Remembered {
 
     pub(crate) fn set_credentials(&self, object: &ObjectKey, credentials: Option<KnownCredentials>) {
         self.record(object, |record| record.credentials = credentials);
+    }
+
+    pub(crate) fn certificate(&self, object: &ObjectKey) -> Option<KnownCertificate> {
+        lock(&self.records).get(object)?.certificate.as_deref().cloned()
+    }
+
+    pub(crate) fn set_certificate(&self, object: &ObjectKey, certificate: KnownCertificate) {
+        self.record(object, |record| record.certificate = Some(Box::new(certificate)));
     }
 
     pub(crate) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
@@ -380,8 +406,10 @@ mod tests {
                 parameters: String::new(),
                 sources: String::new(),
             },
-            fingerprint: Fingerprint::from_bytes([1; 16]),
-            account: None,
+            found: Ok(GrantIdentity {
+                fingerprint: Fingerprint::from_bytes([1; 16]),
+                account: None,
+            }),
         };
         let remembered = &context.remembered;
         remembered.set_credentials(&object, Some(credentials));

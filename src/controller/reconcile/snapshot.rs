@@ -9,7 +9,7 @@ use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
 use crate::controller::cluster::objects::{LONGEST_REQUEST, key_of};
 use crate::controller::cluster::references::target_name;
-use crate::controller::cluster::remembered::{KnownCredentials, PublishBackoff};
+use crate::controller::cluster::remembered::{GrantIdentity, KnownCredentials, PublishBackoff};
 use crate::controller::cluster::repairs::TargetWrite;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secrets::Lookup;
@@ -91,12 +91,7 @@ impl Snapshot {
             },
         };
         let known = match &validated {
-            Ok(checked) => key.known_inputs(
-                &object.namespace,
-                &checked.endpoint,
-                &checked.grant,
-                checked.sources(),
-            ),
+            Ok(checked) => checked.known_inputs(&key, &object.namespace),
             Err(_) => KnownInputs {
                 parameters: String::new(),
                 sources: String::new(),
@@ -342,18 +337,20 @@ impl Snapshot {
                 Lookup::Unknown => return,
             }
         }
-        let version = versions.join("+");
-        match context
-            .remembered
-            .credentials(&self.object)
-            .filter(|known| known.version == version && known.known == self.known)
+        let certificate = context.remembered.certificate(&self.object);
+        if let (Some(present), Some(known)) = (versions.get(1), certificate)
+            && *present == known.version
+            && let Err(problem) = known.found
         {
-            Some(known) => {
-                self.fingerprint = Some(known.fingerprint);
-                self.account = known.account;
-                self.credentials_version = Some(version);
-                self.note_known();
-            }
+            return self.unusable(context, problem);
+        }
+        let version = versions.join("+");
+        let known = context.remembered.credentials(&self.object);
+        match known.filter(|known| known.version == version && known.known == self.known) {
+            Some(known) => match known.found {
+                Ok(found) => self.found(found, version),
+                Err(problem) => self.unusable(context, problem),
+            },
             None => {
                 self.credentials = Credentials::Unread {
                     version: Some(version),
@@ -363,38 +360,26 @@ impl Snapshot {
     }
 
     /// Reads the credentials Secret, and the client certificate's.
-    pub(crate) async fn read_credentials(&mut self, context: &Context) -> Result<(), Error> {
+    pub(crate) async fn read_credentials(&mut self, context: &Arc<Context>) -> Result<(), Error> {
         let Ok(checked) = &self.validated else {
             return Ok(());
         };
         let namespace = &self.object.namespace;
-        let watched = context.secrets.get(namespace, &checked.credentials_secret) != Lookup::Unknown;
-        match credentials::read(
-            &context.client,
-            namespace,
-            checked,
-            context.timeline.now().wall(),
-            watched,
-        )
-        .await
-        {
+        match credentials::read(context, namespace, checked).await {
             Ok(read) => {
-                let fingerprint = self
-                    .key
-                    .fingerprint(&checked.endpoint, &checked.grant, &read.values);
-                let account = self.key.account(&checked.endpoint, &checked.grant, &read.values);
+                let (endpoint, grant) = (&checked.endpoint, &checked.grant);
+                let found = GrantIdentity {
+                    fingerprint: self.key.fingerprint(endpoint, grant, &read.values),
+                    account: self.key.account(endpoint, grant, &read.values),
+                };
                 let known = KnownCredentials {
                     version: read.version.clone(),
                     known: self.known.clone(),
-                    fingerprint,
-                    account,
+                    found: Ok(found),
                 };
                 context.remembered.set_credentials(&self.object, Some(known));
-                self.fingerprint = Some(fingerprint);
-                self.account = account;
-                self.credentials_version = Some(read.version);
                 self.values = Some(read.values);
-                self.note_known();
+                self.found(found, read.version);
                 Ok(())
             }
             Err(credentials::ReadError::Unusable(problem)) => {
@@ -415,12 +400,13 @@ impl Snapshot {
         }
     }
 
-    fn note_known(&mut self) {
-        if let Some(fingerprint) = self.fingerprint {
-            let (namespace, name) = (&self.object.namespace, &self.object.name);
-            let inputs = self.key.inputs(namespace, name, &self.known, fingerprint);
-            self.credentials = Credentials::Known { inputs };
-        }
+    fn found(&mut self, found: GrantIdentity, version: String) {
+        let (namespace, name) = (&self.object.namespace, &self.object.name);
+        let inputs = self.key.inputs(namespace, name, &self.known, found.fingerprint);
+        self.credentials = Credentials::Known { inputs };
+        self.fingerprint = Some(found.fingerprint);
+        self.account = found.account;
+        self.credentials_version = Some(version);
     }
 
     /// The credentials cannot be used, so nothing may be published from memory either.
@@ -498,8 +484,11 @@ mod tests {
         context.secrets.put("a", "c", record(credentials));
         context.secrets.end_list("");
         let mut snapshot = Snapshot::gather(Arc::new(token()), key, &context).await.unwrap();
-        snapshot.fingerprint = Some(credential());
-        snapshot.note_known();
+        let found = GrantIdentity {
+            fingerprint: credential(),
+            account: None,
+        };
+        snapshot.found(found, "c/4".to_owned());
         (snapshot, context)
     }
 

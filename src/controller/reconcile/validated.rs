@@ -11,7 +11,7 @@ use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record::owned_digest;
 use crate::controller::reconcile::fences;
-use crate::fingerprint::{Sources, hex};
+use crate::fingerprint::{FingerprintKey, KnownInputs, Sources, hex};
 use crate::policy::Problem;
 use crate::policy::schedule::RefreshPolicy;
 use crate::providers::{CheckmarxRegion, Endpoint, Grant, Vendor};
@@ -95,6 +95,11 @@ impl ValidatedSpec {
                 .map(|time| time.0),
             grant,
         })
+    }
+
+    /// The part of the published inputs that needs no Secret to be read.
+    pub(crate) fn known_inputs(&self, key: &FingerprintKey, namespace: &str) -> KnownInputs {
+        key.known_inputs(namespace, &self.endpoint, &self.grant, self.sources())
     }
 
     /// The Secrets and keys of the credentials.
