@@ -85,13 +85,16 @@ pub fn content(adopted: bool, digest: &str) -> String {
     format!("{mark}.{digest}")
 }
 
-/// True for a Secret that was adopted, or will be with the next write.
+/// True for a Secret that was adopted, or will be with the next write. One with a controller was not, whatever its mark
+/// says: an adopted Secret gets no owner.
 pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
-    let Some(record) = record else { return false };
+    let Some(record) = record.filter(|record| record.controller.is_none()) else {
+        return false;
+    };
     let marked = record.ours.as_ref().and_then(|ours| ours.content.as_deref());
     match marked {
         Some(content) => content.starts_with("adopted."),
-        None => record.controller.is_none() && record.adoptable_by.is_some(),
+        None => record.adoptable_by.is_some(),
     }
 }
 
@@ -431,5 +434,10 @@ mod tests {
             ..record()
         })));
         assert!(!is_adopted(None));
+        let with_forged_mark = SecretRecord {
+            controller: owned_by("sca", "uid-1"),
+            ..adopted
+        };
+        assert!(!is_adopted(Some(&with_forged_mark)));
     }
 }
