@@ -33,9 +33,11 @@ pub mod condition {
     pub const TOKEN_NOT_YET_VALID: &str = "TokenNotYetValid";
     /// The long-lived credential itself is about to expire.
     pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
+    /// Somebody else keeps changing or deleting the target.
+    pub const TARGET_CONTESTED: &str = "TargetContested";
 
     /// All types.
-    pub const ALL: [&str; 9] = [
+    pub const ALL: [&str; 10] = [
         READY,
         RECONCILING,
         STALLED,
@@ -45,6 +47,7 @@ pub mod condition {
         CLOCK_SKEW_SUSPECTED,
         TOKEN_NOT_YET_VALID,
         CREDENTIAL_EXPIRING,
+        TARGET_CONTESTED,
     ];
 }
 

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::contest::Contest;
 use super::hold::{Standing, no_success_since};
 use super::past_failure::PastFailure;
 use super::schedule::RefreshPolicy;
@@ -58,6 +59,12 @@ pub struct Observed<'a> {
     pub standing: Standing,
     /// The last attempt to write the target, where it failed.
     pub publish_block: Option<PublishBlock>,
+    /// True where the target has other owners than the spec wants, since the API server forbids to change them.
+    pub owners_stay: bool,
+    /// The contest for the target, while somebody else keeps changing or deleting it.
+    pub contest: Option<Contest>,
+    /// The problem of Kubernetes calls that have failed for a while, and are tried again by themselves.
+    pub api_trouble: Option<Problem>,
 }
 
 /// The target Secret, as its metadata shows it.

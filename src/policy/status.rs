@@ -21,6 +21,11 @@ const CREDENTIAL_WARNING_DAYS: [i64; 3] = [3, 14, 30];
 /// The start of the message of `TokenNotYetValid`; the time follows.
 const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
 
+/// The end of the message of `Ready` where the owners of the target are not those that the spec wants.
+const OWNERS_STAY: &str = "; the owner references of the target stay as they are, since the API server asks for the right to \
+                           delete Secrets where they change: delete that Secret, so that it is made anew, or grant the \
+                           operator's ServiceAccount delete on it and request a refresh";
+
 /// Bounds of the schema, in characters: the API server refuses a status with a longer message.
 const CONDITION_MESSAGE_LIMIT: usize = 2048;
 const FAILURE_MESSAGE_LIMIT: usize = 1024;
@@ -89,11 +94,25 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             valid: observed.is_valid(stored),
             of_present_grant: observed.currency(stored) != Currency::OtherGrant,
         }),
-        failure: problem,
+        // What holds up the token is nearer than what the vendor said.
+        failure: observed.api_trouble.clone().or(problem),
         progress: context.progress,
     };
     let mut all = conditions(&facts);
+    if observed.owners_stay {
+        for ready in all.iter_mut().filter(|facts| facts.kind == condition::READY) {
+            ready.message.push_str(OWNERS_STAY);
+        }
+    }
     all.extend(warnings(observed, context, stored));
+    if let Some(contest) = &observed.contest {
+        all.push(ConditionFacts {
+            kind: condition::TARGET_CONTESTED,
+            status: true,
+            reason: condition::TARGET_CONTESTED,
+            message: contest.message(context.target_name),
+        });
+    }
     let due = stored.map(|stored| stored.due(observed.refresh));
     VendorTokenStatus {
         observed_generation: Some(context.generation),
@@ -112,6 +131,12 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             .map(failure_status)
             .or_else(|| attempt_that_counts(observed)),
     }
+}
+
+/// True where `status` says of the spec of this generation that the owner references of the target stay as they are.
+pub fn says_that_owners_stay(status: &VendorTokenStatus, generation: Option<i64>) -> bool {
+    let ready = status.condition(condition::READY);
+    ready.is_some_and(|ready| ready.observed_generation == generation && ready.message.ends_with(OWNERS_STAY))
 }
 
 /// The record of the last attempt with another password of the user, while it counts against the account.

@@ -45,20 +45,28 @@ fn put(secret: &mut Secret, token: &str) {
     data.insert("token".to_owned(), ByteString(token.as_bytes().to_vec()));
 }
 
+/// One VendorToken for each of [`FORGERIES`], published.
+async fn one_for_each_forgery(world: &World) -> Vec<String> {
+    let names = (0..FORGERIES.len()).map(|number| format!("sixmap-{number}"));
+    let names: Vec<_> = names.collect();
+    join_all(names.iter().map(|name| world.published(VENDOR, name))).await;
+    names
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fact_that_is_forged_under_the_managers_name_is_repaired_from_memory() {
     let world = World::new("forged-facts").await;
     let operator = world.operator().await;
-    world.published(VENDOR, "sixmap").await;
-    let original = world.secret("sixmap").await;
-    for (name, value) in FORGERIES {
+    let names = one_for_each_forgery(&world).await;
+    for (object, (name, value)) in names.iter().zip(FORGERIES) {
+        let original = world.secret(object).await;
         let mut forged = original.clone();
         annotate(&mut forged, name, value);
         put(&mut forged, "forged");
-        world.forge_secret("sixmap", forged).await;
+        world.forge_secret(object, forged).await;
         world
             .until(&format!("the forged {name} to go"), async || {
-                let found = world.secret("sixmap").await;
+                let found = world.secret(object).await;
                 let value = annotation(&found, name);
                 if value == annotation(&original, name) && found.data == original.data {
                     Ok(())
@@ -67,22 +75,17 @@ async fn each_fact_that_is_forged_under_the_managers_name_is_repaired_from_memor
                 }
             })
             .await;
-        world.settle("sixmap", &operator).await;
-        world.ready("sixmap", "True Published").await;
+        world.settle(object, &operator).await;
+        world.ready(object, "True Published").await;
     }
-    assert_eq!(world.calls(VENDOR), 1);
+    assert_eq!(world.calls(VENDOR), FORGERIES.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_that_are_forged_while_the_operator_is_away_cost_one_vendor_call() {
     let world = &World::new("forged-away").await;
     let operator = world.operator().await;
-    let names = FORGERIES
-        .iter()
-        .enumerate()
-        .map(|(number, _)| format!("sixmap-{number}"));
-    let names: Vec<_> = names.collect();
-    join_all(names.iter().map(|name| world.published(VENDOR, name))).await;
+    let names = one_for_each_forgery(world).await;
     operator.stop().await;
     for (name, (fact, value)) in names.iter().zip(FORGERIES) {
         let mut forged = world.secret(name).await;

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::{Moment, Now, Timeline};
+use crate::controller::cluster::pacing::CallKind;
 use crate::fingerprint::{Account, Fingerprint, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
+use crate::policy::contest::{self, Contest};
 use crate::policy::{Problem, PublishBlock};
 use crate::sync::lock;
 
@@ -60,9 +63,86 @@ impl FirstLook {
     }
 }
 
+/// Kubernetes calls that an object needs and that fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trouble {
+    pub(crate) kind: CallKind,
+    pub(crate) since: Moment,
+}
+
+/// The errors of an object's reconciles in a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Errors {
+    last: Option<Moment>,
+    /// Those that it had while calls of others succeeded.
+    own: u32,
+}
+
+/// A write of the target: the token's issue, and the generation of the spec that it was made by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TargetWrite {
+    pub(crate) issued: Timestamp,
+    pub(crate) generation: Option<i64>,
+}
+
+/// The repairs of a target: writes of a token that was written before, since somebody else has changed or deleted the
+/// Secret.
+#[derive(Clone, Debug, Default)]
+struct Repairs {
+    last_write: Option<TargetWrite>,
+    /// Those within [`contest::WINDOW`], at most as many as are free of a pause.
+    recent: Vec<Moment>,
+    /// The pauses in a row.
+    pauses: u32,
+    /// The end of the last pause.
+    paused_until: Option<Moment>,
+    /// The field manager that has changed the Secret; `None` where it was deleted.
+    manager: Option<Box<str>>,
+}
+
+impl Repairs {
+    /// True while the contest lasts: it is over when no repair was needed for a while after the last pause.
+    fn is_contested(&self, now: Moment) -> bool {
+        self.paused_until
+            .is_some_and(|until| now.since(until) < contest::CALM)
+    }
+
+    fn forget_what_is_over(&mut self, now: Moment) {
+        self.recent.retain(|repair| now.since(*repair) < contest::WINDOW);
+        if self.paused_until.is_some() && !self.is_contested(now) {
+            *self = Self {
+                last_write: self.last_write,
+                ..Self::default()
+            };
+        }
+    }
+
+    /// The pause that would follow a write, where it is a repair that is one too many.
+    fn pause_after(&mut self, write: TargetWrite, now: Moment) -> Option<Duration> {
+        self.forget_what_is_over(now);
+        let is_repair = self.last_write == Some(write);
+        is_repair
+            .then(|| contest::pause_after(self.recent.len() + 1, self.pauses))
+            .flatten()
+    }
+}
+
+/// A target whose owner references the API server forbids to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnersStay {
+    /// The UID of the Secret.
+    pub(crate) target: Box<str>,
+    /// The generation of the spec that wants other owners.
+    pub(crate) generation: Option<i64>,
+}
+
 /// The record of one VendorToken.
 #[derive(Debug, Default)]
 struct Record {
+    owners_stay: Option<OwnersStay>,
+    repairs: Repairs,
+    trouble: Option<Trouble>,
+    errors: Errors,
     first_look: Option<FirstLook>,
     credentials: Option<KnownCredentials>,
     publish_backoff: Option<PublishBackoff>,
@@ -109,6 +189,103 @@ impl Remembered {
 
     pub(crate) fn set_publish_backoff(&self, object: &ObjectKey, backoff: Option<PublishBackoff>) {
         self.record(object, |record| record.publish_backoff = backoff);
+    }
+
+    /// The target whose owner references may not be changed.
+    pub(crate) fn owners_stay(&self, object: &ObjectKey) -> Option<OwnersStay> {
+        lock(&self.records).get(object)?.owners_stay.clone()
+    }
+
+    pub(crate) fn set_owners_stay(&self, object: &ObjectKey, owners_stay: Option<OwnersStay>) {
+        self.record(object, |record| record.owners_stay = owners_stay);
+    }
+
+    /// True where a pause would follow this write of the target, because somebody else keeps undoing such writes.
+    pub(crate) fn is_repair_too_many(&self, object: &ObjectKey, write: TargetWrite, now: Moment) -> bool {
+        let mut records = lock(&self.records);
+        let record = records.get_mut(object);
+        record.is_some_and(|record| record.repairs.pause_after(write, now).is_some())
+    }
+
+    /// Notes a write of the target, and the field manager that has changed the Secret before it, where that was asked
+    /// for.
+    pub(crate) fn target_written(
+        &self,
+        object: &ObjectKey,
+        write: TargetWrite,
+        manager: Option<Box<str>>,
+        now: Moment,
+    ) {
+        self.record(object, |record| {
+            let repairs = &mut record.repairs;
+            let pause = repairs.pause_after(write, now);
+            if repairs.last_write.replace(write) == Some(write) {
+                repairs.recent.push(now);
+            }
+            if let Some(pause) = pause {
+                repairs.pauses = repairs.pauses.saturating_add(1);
+                repairs.paused_until = Some(now + pause);
+                repairs.manager = repairs.manager.take().or(manager);
+                // The pauses count from here on.
+                repairs.recent.clear();
+            }
+        });
+    }
+
+    /// The contest for the target of an object, by the wall clock as it goes now.
+    pub(crate) fn contest(&self, object: &ObjectKey, now: &Now) -> Option<Contest> {
+        let records = lock(&self.records);
+        let repairs = &records.get(object)?.repairs;
+        let paused_until = repairs
+            .paused_until
+            .filter(|_| repairs.is_contested(now.moment))?;
+        Some(Contest {
+            issued: repairs.last_write?.issued,
+            paused_until: now.wall_at(paused_until),
+            over_at: now.wall_at(paused_until + contest::CALM),
+            manager: repairs.manager.as_deref().map(str::to_owned),
+        })
+    }
+
+    /// The calls that have failed for the object for at least this long.
+    pub(crate) fn trouble(&self, object: &ObjectKey, now: Moment, at_least: Duration) -> Option<Trouble> {
+        let trouble = lock(&self.records).get(object)?.trouble?;
+        (now.since(trouble.since) >= at_least).then_some(trouble)
+    }
+
+    /// Notes that calls of this kind fail for the object, `None` where none does. The first moment of a trouble is kept.
+    pub(crate) fn set_trouble(&self, object: &ObjectKey, trouble: Option<Trouble>) {
+        self.record(object, |record| {
+            let before = record.trouble;
+            record.trouble = trouble.map(|trouble| Trouble {
+                since: before.map_or(trouble.since, |before| before.since),
+                ..trouble
+            });
+        });
+    }
+
+    /// Notes an error of a reconcile, and gives the moment of the one before, where no success followed it.
+    pub(crate) fn last_error(&self, object: &ObjectKey, now: Moment) -> Option<Moment> {
+        let mut before = None;
+        self.record(object, |record| before = record.errors.last.replace(now));
+        before
+    }
+
+    /// Counts an error that the object has alone, and gives the number of those in a row.
+    pub(crate) fn count_error(&self, object: &ObjectKey) -> u32 {
+        let mut count = 0;
+        self.record(object, |record| {
+            record.errors.own = record.errors.own.saturating_add(1);
+            count = record.errors.own;
+        });
+        count
+    }
+
+    /// Notes a reconcile without an error.
+    pub(crate) fn succeeded(&self, object: &ObjectKey) {
+        if let Some(record) = lock(&self.records).get_mut(object) {
+            record.errors = Errors::default();
+        }
     }
 
     /// The time by which the clock was set back since the token that was issued at `issued` came, as far as this process

@@ -8,9 +8,12 @@ use serde_json::{Map, Value};
 use crate::api::names;
 use crate::policy::ownership::{Controller, OurEntry, SecretRecord};
 use crate::seal::SealedFacts;
+use crate::text::{first_characters, without_control_characters};
 
 /// The longest name that is compared, in bytes. A longer one is cut, and equals no name then.
 const LONGEST_NAME: usize = 254;
+/// The longest name of a field manager in a message, in characters.
+const LONGEST_MANAGER: usize = 63;
 
 /// The beginning of a text that anybody may have written: every Secret has a record, which must be small.
 fn cut(text: &str, bytes: usize) -> Box<str> {
@@ -63,13 +66,21 @@ pub(crate) fn read(metadata: &ObjectMeta) -> Option<SecretRecord> {
     })
 }
 
+fn is_our_entry(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(names::FIELD_MANAGER)
+        && entry.operation.as_deref() == Some("Apply")
+        && entry.subresource.as_deref().unwrap_or_default().is_empty()
+}
+
 /// The keys and values of our apply entry. A key that anybody else changes or removes leaves the entry, so these were
 /// written by us and are unchanged since.
 fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEntry> {
-    let is_ours = entry.manager.as_deref() == Some(names::FIELD_MANAGER)
-        && entry.operation.as_deref() == Some("Apply")
-        && entry.subresource.as_deref().unwrap_or_default().is_empty();
-    let fields = entry.fields_v1.as_ref().filter(|_| is_ours)?.0.as_object()?;
+    let fields = entry
+        .fields_v1
+        .as_ref()
+        .filter(|_| is_our_entry(entry))?
+        .0
+        .as_object()?;
     let of_metadata = fields.get("f:metadata").and_then(Value::as_object);
     let labels = owned_keys(of_metadata.and_then(|fields| fields.get("f:labels")));
     let annotations = owned_keys(of_metadata.and_then(|fields| fields.get("f:annotations")));
@@ -92,6 +103,18 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
         owned_data: owned_digest(&data, &[], &[]),
         content: annotation(names::CONTENT).map(|content| cut(content, LONGEST_NAME)),
     })
+}
+
+/// The field manager of the last write that was not our own apply.
+pub(crate) fn last_other_manager(metadata: &ObjectMeta) -> Option<Box<str>> {
+    let others = metadata
+        .managed_fields
+        .iter()
+        .flatten()
+        .filter(|entry| !is_our_entry(entry));
+    let last = others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
+    let manager = without_control_characters(last.manager.as_deref()?);
+    Some(first_characters(&manager, LONGEST_MANAGER).into())
 }
 
 fn owned_keys(fields: Option<&Value>) -> Vec<&str> {

@@ -12,7 +12,6 @@ use kube::ResourceExt as _;
 use crate::api::VendorToken;
 use crate::api::names::Reason;
 use crate::controller::cluster::objects::key_of;
-use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
@@ -72,12 +71,12 @@ async fn last_token(
     now: Timestamp,
 ) -> Option<LastToken> {
     let object = key_of(token);
-    let target = target_name(token);
-    let record = match context.secrets.get(&object.namespace, &target) {
+    let target = &checked.target.name;
+    let record = match context.secrets.get(&object.namespace, target) {
         Lookup::Found(record) => Some(record),
         Lookup::Absent => None,
         Lookup::Unknown if is_recent(token, now) => {
-            match read_record(context, &object.namespace, &target).await {
+            match read_record(context, &object.namespace, target).await {
                 Ok(record) => record,
                 Err(error) => {
                     tracing::debug!(%object, error = with_causes(&error), "its last request could not be read back");
@@ -90,7 +89,7 @@ async fn last_token(
     let facts = record?.facts?;
     let place = Place {
         namespace: &object.namespace,
-        secret: &target,
+        secret: target,
         vendor_token: &object.name,
     };
     let verified = facts

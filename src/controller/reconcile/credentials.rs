@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::Client;
 use zeroize::Zeroize;
 
 use crate::api::names::Reason;
+use crate::controller::cluster::secret_name::SecretName;
+use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::http::check_client_certificate;
 use crate::policy::Problem;
@@ -50,15 +52,15 @@ pub(crate) async fn read(
     now: Timestamp,
     watched: bool,
 ) -> Result<Read, ReadError> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let calls = SecretCalls::new(client, namespace);
     let name = &checked.credentials_secret;
-    let mut secret = get(&api, name, watched).await?;
+    let mut secret = get(&calls, name, watched).await?;
     let mut version = version_of(&secret);
     let values = credentials(checked, &secret);
     wipe(&mut secret.data);
     let mut values = values?;
     if let Some(name) = &checked.certificate_secret {
-        let mut secret = get(&api, name, watched).await?;
+        let mut secret = get(&calls, name, watched).await?;
         version = format!("{version}+{}", version_of(&secret));
         let certificate = client_certificate(name, &secret, now);
         wipe(&mut secret.data);
@@ -67,12 +69,12 @@ pub(crate) async fn read(
     Ok(Read { version, values })
 }
 
-async fn get(api: &Api<Secret>, name: &str, watched: bool) -> Result<Secret, ReadError> {
-    match api.get_opt(name).await {
+async fn get(calls: &SecretCalls, name: &SecretName, watched: bool) -> Result<Secret, ReadError> {
+    match calls.read(name).await {
         Ok(Some(secret)) => Ok(secret),
         Ok(None) => Err(ReadError::Unusable(not_found(name, watched))),
         Err(source) => Err(ReadError::Api {
-            name: name.to_owned(),
+            name: name.to_string(),
             source,
         }),
     }

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use kube::core::PartialObjectMeta;
 use serde_json::Value;
 
-use crate::api::names::{self, Reason};
+use crate::api::names::Reason;
+use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::remembered::PublishBackoff;
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
 use crate::controller::reconcile::error::{Error, read_problem, withholding, write_problem};
 use crate::controller::reconcile::read_target::read_record;
+use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::snapshot::Snapshot;
-use crate::controller::reconcile::target::{Origin, body, too_large};
+use crate::controller::reconcile::target::{Origin, Owners, body, too_large};
 use crate::policy::ownership::SecretRecord;
 use crate::policy::{Problem, Target, backoff};
 use crate::seal::{TokenFacts, Verified};
@@ -65,9 +65,17 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
         return Ok(Published::Conflict);
     };
     let templates = checked.target.data.clone();
-    let (namespace, name) = (snapshot.object.namespace.clone(), snapshot.target_name.clone());
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let found = match api.get_opt(&name).await {
+    let (namespace, name) = (snapshot.object.namespace.clone(), checked.target.name.clone());
+    // Nothing is read for a write that would not be sent.
+    context
+        .pacer
+        .check(CallKind::WriteSecret, &namespace)
+        .map_err(|held| Error::WriteTarget {
+            namespace: namespace.clone(),
+            name: name.to_string(),
+            source: kube::Error::Service(Box::new(held)),
+        })?;
+    let found = match SecretCalls::new(&context.client, &namespace).read(&name).await {
         // A grant brings a token where the target may not be read.
         Err(source) if read_problem(&source, &name).is_some() => {
             snapshot.has_no_readable_token(context);
@@ -75,7 +83,7 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
         }
         found => found.map_err(|source| Error::ReadSecret {
             namespace,
-            name,
+            name: name.to_string(),
             source,
         })?,
     };
@@ -157,21 +165,57 @@ async fn apply(
     if let Some(problem) = too_large(&checked.target, token) {
         return Ok(refuse(snapshot, problem, context));
     }
-    let body = body(
-        checked,
-        &snapshot.key,
-        &snapshot.token,
-        snapshot.record.as_ref(),
-        token,
-        origin,
-    );
-    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
-    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
-    match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
+    let calls = SecretCalls::new(&context.client, &namespace);
+    let make = |owners| {
+        body(
+            checked,
+            &snapshot.key,
+            &snapshot.token,
+            snapshot.record.as_ref(),
+            owners,
+            token,
+            origin,
+        )
+    };
+    let write = snapshot.target_write(token.issued);
+    let now = context.timeline.now().moment;
+    // Who has undone the writes before shows only until the next one.
+    let manager = if context
+        .remembered
+        .is_repair_too_many(&snapshot.object, write, now)
+    {
+        other_manager(&calls, &name).await
+    } else {
+        None
+    };
+    let mut body = make(if snapshot.keeps_owners(token.issued) {
+        Owners::Standing
+    } else {
+        Owners::Desired
+    });
+    let mut answer = calls.apply(&name, &body).await;
+    let mut owners_stay = snapshot.keeps_owners(token.issued);
+    if let Err(kube::Error::Api(status)) = &answer
+        && status.code == 403
+        && snapshot.has_undesired_owners()
+        && !owners_stay
+    {
+        // To change owner references may ask for a right that to write the token does not.
+        body = make(Owners::Standing);
+        answer = calls.apply(&name, &body).await;
+        owners_stay = answer.is_ok();
+    }
+    match answer {
         Ok(written) => {
-            if let Some(record) = secret_record::read(&written.metadata) {
+            let record = secret_record::read(&written.metadata);
+            let target = &snapshot.object;
+            context
+                .remembered
+                .target_written(target, write, manager, context.timeline.now().moment);
+            if let Some(record) = record {
                 take_record(snapshot, Some(record), context);
             }
+            snapshot.set_owners_stay(owners_stay, context);
             if !matches!(snapshot.target, Target::Ours { as_desired: true, .. }) {
                 return Ok(refuse(snapshot, does_not_keep(&name), context));
             }
@@ -189,21 +233,33 @@ async fn apply(
                 let source = withholding(kube::Error::Api(status), &written(token, &body));
                 return Err(Error::WriteTarget {
                     namespace,
-                    name,
+                    name: name.to_string(),
                     source,
                 });
             }
+            context.remembered.target_written(
+                &snapshot.object,
+                write,
+                manager,
+                context.timeline.now().moment,
+            );
             Ok(Published::Conflict)
         }
         Err(source) => match refused(source, token, &body, &name) {
             Ok(problem) => Ok(refuse(snapshot, problem, context)),
             Err(source) => Err(Error::WriteTarget {
                 namespace,
-                name,
+                name: name.to_string(),
                 source,
             }),
         },
     }
+}
+
+/// The field manager that has written to the Secret last, beside our own apply; `None` where that does not show.
+async fn other_manager(calls: &SecretCalls, name: &SecretName) -> Option<Box<str>> {
+    let secret = calls.read_metadata(name).await.ok()??;
+    secret_record::last_other_manager(&secret.metadata)
 }
 
 /// Takes the present record of the target, `None` where there is none.

@@ -1,6 +1,7 @@
 //! Gather: what is known of one VendorToken in one reconcile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -9,7 +10,10 @@ use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
 use crate::controller::cluster::objects::{LONGEST_REQUEST, key_of};
 use crate::controller::cluster::references::target_name;
-use crate::controller::cluster::remembered::{KnownCredentials, PublishBackoff};
+use crate::controller::cluster::remembered::{
+    KnownCredentials, OwnersStay, PublishBackoff, TargetWrite, Trouble,
+};
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials;
@@ -19,11 +23,14 @@ use crate::controller::reconcile::validated::{self, ValidatedSpec};
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{ObjectKey, Observation};
 use crate::inputs::Inputs;
-use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
+use crate::policy::ownership::{Claimant, Desired, SecretRecord, has_desired_owner, judge};
 use crate::policy::schedule::RefreshPolicy;
-use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Standing, Stored, Target};
+use crate::policy::{self, Credentials, Evidence, Observed, Problem, PublishBlock, Standing, Stored, Target};
 use crate::seal::{Place, SealedFacts, Verified};
 use crate::token;
+
+/// The time after which a status tells that Kubernetes calls fail.
+const TROUBLE_IS_TOLD_AFTER: Duration = Duration::from_secs(60);
 
 /// One VendorToken with its target and its credentials, as far as metadata shows them, for one reconcile.
 pub(crate) struct Snapshot {
@@ -49,6 +56,8 @@ pub(crate) struct Snapshot {
     /// The values themselves, when this reconcile has read them.
     pub(crate) values: Option<token::Credentials>,
     pub(crate) block: Option<PublishBlock>,
+    /// The API server forbids to change the target's owner references.
+    owners_stay: bool,
 }
 
 impl Snapshot {
@@ -65,10 +74,15 @@ impl Snapshot {
         let target_name = target_name(&token);
         let validated = ValidatedSpec::new(&token, &context.settings.endpoints);
         let mut target_denied = None;
-        let record = match context.secrets.get(&object.namespace, &target_name) {
-            Lookup::Found(record) => Some(record),
-            Lookup::Absent => None,
-            Lookup::Unknown => match read_record(context, &object.namespace, &target_name).await {
+        let checked_name = SecretName::new(&target_name);
+        let record = match (
+            context.secrets.get(&object.namespace, &target_name),
+            &checked_name,
+        ) {
+            (Lookup::Found(record), _) => Some(record),
+            // No Secret can have a name that is none.
+            (Lookup::Absent, _) | (Lookup::Unknown, None) => None,
+            (Lookup::Unknown, Some(name)) => match read_record(context, &object.namespace, name).await {
                 Ok(record) => record,
                 Err(error) => {
                     match denied(&error).or_else(|| outlived(&error, &token, context.timeline.now().wall())) {
@@ -109,14 +123,39 @@ impl Snapshot {
             credentials_version: None,
             values: None,
             block: None,
+            owners_stay: false,
             token,
         };
+        snapshot.owners_stay = snapshot.owner_change_was_refused(context);
         snapshot.judge_target(context);
         snapshot.look_at_credentials(context);
         snapshot.block = snapshot
             .present_backoff(context)
             .map(|backoff| backoff.block(&context.timeline.now()));
         Ok(snapshot)
+    }
+
+    /// Notes that a call of this reconcile has failed.
+    pub(crate) fn note_trouble(&self, error: &Error, context: &Context) {
+        let trouble = error.call().map(|call| Trouble {
+            kind: call.kind,
+            since: context.timeline.now().moment,
+        });
+        context.remembered.set_trouble(&self.object, trouble);
+    }
+
+    /// The problem of calls that have failed for a minute.
+    fn trouble(&self, context: &Context) -> Option<Problem> {
+        let now = context.timeline.now().moment;
+        let trouble = context
+            .remembered
+            .trouble(&self.object, now, TROUBLE_IS_TOLD_AFTER)?;
+        let message = format!(
+            "{} have failed at the API server for more than a minute; they are tried again after short pauses: look into \
+             the operator's log, and ask the cluster's administrator",
+            trouble.kind.words()
+        );
+        Some(Problem::new(Reason::ApiDenied, message))
     }
 
     /// Everything that the decision depends on. The book of grants takes in what the status and the target say.
@@ -154,6 +193,9 @@ impl Snapshot {
                     context.grants.observe(&observation)
                 }),
             publish_block: self.block.clone(),
+            owners_stay: self.has_other_owners(),
+            contest: context.remembered.contest(&self.object, &context.timeline.now()),
+            api_trouble: self.trouble(context),
         }
     }
 
@@ -230,8 +272,6 @@ impl Snapshot {
             self.target = Target::Blocked(problem.clone());
             return;
         }
-        // A spec that cannot be used has no templates, but its status shows the token in the target all the same.
-        let target = self.validated.as_ref().ok().map(|checked| &checked.target);
         let rivals = context.objects.rivals(&self.object, &self.target_name);
         let rivals: Vec<_> = rivals
             .iter()
@@ -244,14 +284,7 @@ impl Snapshot {
             name: &self.object.name,
             created: self.token.creation_timestamp().map(|time| time.0),
         };
-        let desired = Desired {
-            secret_name: &self.target_name,
-            content: target.map_or("", |target| &target.content),
-            owned: target.map_or(0, |target| target.owned),
-            owned_data: target.map_or(0, |target| target.owned_data),
-            delete_with_owner: target.is_some_and(|target| target.delete_with_owner),
-            uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
-        };
+        let desired = self.desired();
         let stored = self.verified().map(|verified| {
             let life = validated::vendor(&self.token).default_life();
             Stored::new(
@@ -290,6 +323,77 @@ impl Snapshot {
                     self.target_name
                 ),
             ));
+        }
+    }
+
+    /// The target that the spec describes. A spec that cannot be used has no templates, but its status shows the token in
+    /// the target all the same.
+    fn desired(&self) -> Desired<'_> {
+        let target = self.validated.as_ref().ok().map(|checked| &checked.target);
+        Desired {
+            secret_name: &self.target_name,
+            content: target.map_or("", |target| &target.content),
+            owned: target.map_or(0, |target| target.owned),
+            owned_data: target.map_or(0, |target| target.owned_data),
+            delete_with_owner: target.is_some_and(|target| target.delete_with_owner),
+            uid: self.token.metadata.uid.as_deref().unwrap_or_default(),
+            owners_stay: self.owners_stay,
+            sealed: match self.verified() {
+                Some(Verified::Sealed(facts)) => Some(facts),
+                Some(Verified::LostKey(..)) | None => None,
+            },
+        }
+    }
+
+    /// True where the API server has refused to change the owner references of this target for this spec: as this process
+    /// knows, or as the status says.
+    fn owner_change_was_refused(&self, context: &Context) -> bool {
+        let Some(record) = &self.record else { return false };
+        match context.remembered.owners_stay(&self.object) {
+            Some(refused) => {
+                refused.target == record.uid && refused.generation == self.token.metadata.generation
+            }
+            None => policy::says_that_owners_stay(self.status(), self.token.metadata.generation),
+        }
+    }
+
+    /// Notes whether the API server forbids to change the target's owner references, and judges it anew.
+    pub(crate) fn set_owners_stay(&mut self, owners_stay: bool, context: &Context) {
+        let refused = self
+            .record
+            .as_ref()
+            .filter(|_| owners_stay)
+            .map(|record| OwnersStay {
+                target: record.uid.clone(),
+                generation: self.token.metadata.generation,
+            });
+        context.remembered.set_owners_stay(&self.object, refused);
+        self.owners_stay = owners_stay;
+        self.judge_target(context);
+    }
+
+    /// True where the owner references of the target are not those that the spec wants.
+    pub(crate) fn has_undesired_owners(&self) -> bool {
+        let has_desired = |record| has_desired_owner(record, &self.object.name, &self.desired());
+        self.record.as_ref().is_some_and(|record| !has_desired(record))
+    }
+
+    /// True for a target of ours that has other owners than the spec wants, and keeps them.
+    fn has_other_owners(&self) -> bool {
+        self.owners_stay && matches!(self.target, Target::Ours { .. }) && self.has_undesired_owners()
+    }
+
+    /// True where the owner references are not to be changed by a write of the token that was issued at `issued`. With
+    /// each other token it is tried again.
+    pub(crate) fn keeps_owners(&self, issued: Timestamp) -> bool {
+        self.owners_stay && self.stored().is_some_and(|stored| stored.issued == issued)
+    }
+
+    /// A write of the token that was issued at `issued` to the target.
+    pub(crate) fn target_write(&self, issued: Timestamp) -> TargetWrite {
+        TargetWrite {
+            issued,
+            generation: self.token.metadata.generation,
         }
     }
 

@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use kube::runtime::controller::Action;
 
 use crate::api::VendorToken;
-use crate::controller::cluster::objects::key_of;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
@@ -16,7 +15,6 @@ use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
 use crate::policy::{self, Decision, decide};
-use crate::text;
 use crate::times::later;
 
 /// The most steps of one reconcile. No object needs more: read, publish, look again, wait.
@@ -41,8 +39,16 @@ pub(crate) async fn reconcile(token: Arc<VendorToken>, context: Arc<Context>) ->
 
 async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Action, Error> {
     match act(snapshot, context).await {
-        Ok(outcome) => record(snapshot, &outcome, context).await,
+        Ok(outcome) => {
+            context.remembered.set_trouble(&snapshot.object, None);
+            let recorded = record(snapshot, &outcome, context).await;
+            if recorded.is_ok() {
+                context.remembered.succeeded(&snapshot.object);
+            }
+            recorded
+        }
         Err(error) => {
+            snapshot.note_trouble(&error, context);
             // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot
             // be read.
             let nothing = Outcome {
@@ -133,20 +139,12 @@ fn due_before(snapshot: &Snapshot, issued: Timestamp) -> Option<Timestamp> {
     (issued > stored.issued).then(|| stored.due(checked.refresh))
 }
 
-/// Logs the error of a reconcile, and gives the time of another try.
-pub(crate) fn after_error(token: &VendorToken, error: &Error) -> Action {
-    let object = key_of(token);
-    tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
-    // By name, so that many objects do not return together after an outage.
-    let spread = text::spread(&object.to_string());
-    Action::requeue(Duration::from_millis(5000 + spread % 5000))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::controller::cluster::objects::key_of;
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
     use crate::fingerprint::Fingerprint;

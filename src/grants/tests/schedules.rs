@@ -245,6 +245,9 @@ impl Driver {
                 },
                 standing: observe(&self.grants, &asks(evidence.clone()), &inputs),
                 publish_block: None,
+                owners_stay: false,
+                contest: None,
+                api_trouble: None,
                 set_back: SignedDuration::ZERO,
             };
             match decide(&observed) {

@@ -118,6 +118,14 @@ use Reason::{
 )]
 #[case::an_invalid_spec(scene().spec_problem(), "False InvalidSpec Stalled")]
 #[case::a_target_of_somebody_else(scene().target_blocked(), "False TargetNotOwned Stalled")]
+#[case::calls_that_fail_hold_a_first_token_up(
+    scene().free().known('a').api_trouble(), "False ApiDenied Reconciling"
+)]
+#[case::calls_that_fail_leave_a_good_token_ready(scene().api_trouble(), "True ApiDenied RefreshFailing")]
+#[case::a_contest_stands_beside_a_good_token(scene().contested(0, 200), "True Published TargetContested")]
+#[case::a_contest_stands_beside_a_missing_token(
+    scene().free().known('a').contested(0, 200), "False Progressing Reconciling TargetContested"
+)]
 #[case::a_refused_write(scene().known('a').publish_blocked(200), "False TargetInvalid Stalled")]
 #[case::an_invalid_spec_comes_before_a_foreign_target(
     scene().spec_problem().target_blocked().publish_blocked(200), "False InvalidSpec Stalled"
