@@ -6,7 +6,7 @@
 use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::api::names;
 use crate::fingerprint::{FingerprintKey, hex};
@@ -16,8 +16,6 @@ use crate::token::{ExposeSecret, SecretString};
 
 /// The longest text of a fact, in bytes. We write shorter ones.
 const LONGEST_TEXT: usize = 256;
-/// The clocks of the API server and of this machine may differ by this much.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// The place of a target. A seal holds for one place only.
 #[derive(Clone, Copy, Debug)]
@@ -163,11 +161,7 @@ impl SealedFacts {
             return None;
         }
         if self.seal.key_id != key.id_bytes() {
-            let made = key
-                .since()
-                .saturating_add(CLOCK_TOLERANCE)
-                .unwrap_or(Timestamp::MAX);
-            return (self.facts.issued <= made).then_some(Verified::LostKey(&self.facts, self.seal));
+            return (self.facts.issued < key.since()).then_some(Verified::LostKey(&self.facts, self.seal));
         }
         let expected = facts_code(key, place, &self.facts, self.seal.token);
         verify_slices_are_equal(&expected, &self.seal.facts)
@@ -399,8 +393,8 @@ mod tests {
         let lost = facts(&key(2));
         let lost = Some(Verified::LostKey(&lost, found.seal));
         for (made, expected) in [
-            ("2026-05-04T09:54:59Z", None),
-            ("2026-05-04T09:55:00Z", lost),
+            ("2026-05-04T10:00:00Z", None),
+            ("2026-05-04T10:00:01Z", lost),
             ("2026-05-04T10:30:00Z", lost),
         ] {
             let present = key(1).made_at(time(made));

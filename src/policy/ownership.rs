@@ -91,16 +91,21 @@ pub fn content(adopted: bool, digest: &str) -> String {
 }
 
 /// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write. `sealed` are the facts on
-/// it, where they are proven.
+/// it, where they are proven. A mark that is not does not count on a Secret that has a controller: an adopted one gets
+/// no owner.
 pub fn is_adopted(record: Option<&SecretRecord>, me: &str, sealed: Option<&TokenFacts>) -> bool {
     let Some(record) = record else { return false };
-    let ours = record.ours.as_ref().filter(|_| incumbent(record) == Some(me));
+    let without_owner = record.controller.is_none();
+    let ours = record
+        .ours
+        .as_ref()
+        .filter(|_| without_owner && incumbent(record) == Some(me));
     let marked = sealed
         .map(|facts| &*facts.content)
         .or_else(|| ours.and_then(|ours| ours.content.as_deref()));
     match marked {
         Some(content) => content.starts_with("adopted."),
-        None => record.controller.is_none() && record.adoptable_by.as_deref() == Some(me),
+        None => without_owner && record.adoptable_by.as_deref() == Some(me),
     }
 }
 
@@ -523,6 +528,11 @@ mod tests {
         };
         assert!(!is_adopted(Some(&kept), "sca", None));
         assert!(!is_adopted(None, "sca", None));
+        let with_forged_mark = SecretRecord {
+            controller: owned_by("sca", "uid-1"),
+            ..adopted
+        };
+        assert!(!is_adopted(Some(&with_forged_mark), "sca", None));
         // With consent of its own, another VendorToken adopts what was kept.
         let consented = SecretRecord {
             adoptable_by: Some("other".into()),

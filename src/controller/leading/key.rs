@@ -131,9 +131,11 @@ async fn read_or_create(context: &Context) -> Result<(FingerprintKey, KeyBytes),
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Random)?;
     create(context, &bytes).await?;
     // Another replica may have been faster: what is stored is the key.
-    read(context).await?.ok_or_else(|| KeyError::Malformed {
+    let (key, bytes) = read(context).await?.ok_or_else(|| KeyError::Malformed {
         namespace: context.settings.operator_namespace.clone(),
-    })
+    })?;
+    let since = key.since().max(context.timeline.now().wall());
+    Ok((key.made_at(since), bytes))
 }
 
 /// Makes the Secret again where it was deleted, and gives true then. A Secret with another key stays: it counts from
