@@ -14,6 +14,9 @@ use tower::util::MapResultLayer;
 /// long.
 const LONGEST_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
+/// What comes of a call to the API server.
+type Answer<B> = Result<Response<B>, BoxError>;
+
 /// The time from `now` until the process should end, for credentials that are valid until `valid_until`.
 pub fn time_to_end(valid_until: Timestamp, now: Timestamp) -> Duration {
     let life = valid_until.duration_since(now);
@@ -38,13 +41,9 @@ impl Default for Acceptance {
 
 impl Acceptance {
     /// A layer for kube's client that notes each answer.
-    pub fn layer<B>(
-        &self,
-    ) -> MapResultLayer<
-        impl Fn(Result<Response<B>, BoxError>) -> Result<Response<B>, BoxError> + Clone + use<B>,
-    > {
+    pub fn layer<B>(&self) -> MapResultLayer<impl Fn(Answer<B>) -> Answer<B> + Clone + use<B>> {
         let acceptance = self.clone();
-        MapResultLayer::new(move |result: Result<Response<B>, BoxError>| {
+        MapResultLayer::new(move |result: Answer<B>| {
             if let Ok(response) = &result {
                 acceptance.note(response.status());
             }

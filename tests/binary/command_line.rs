@@ -129,6 +129,29 @@ fn a_proxy_that_cannot_be_used_ends_with_2_and_is_named_without_its_password() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+#[test]
+fn an_exec_plugin_that_fails_is_told_without_what_it_printed() {
+    let folder = tempfile_folder("plugin");
+    for script in ["echo marked-secret; exit 3", "echo '{ marked-secret: ['"] {
+        let kubeconfig = kubeconfig_with_proxy(&folder, "");
+        let text_of_it = std::fs::read_to_string(&kubeconfig).unwrap();
+        let mut changed: Value = serde_json::from_str(&text_of_it).unwrap();
+        changed["users"][0]["user"] = json!({ "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+            "command": "/bin/sh", "args": ["-c", script],
+        }});
+        std::fs::write(&kubeconfig, changed.to_string()).unwrap();
+        let output = run(&[
+            &format!("--kubeconfig={}", kubeconfig.display()),
+            "--log-level=trace",
+        ]);
+        let said = complaint(&output, 1);
+        assert!(said.contains("exec plugin"), "{said}");
+        assert!(!text(&output.stderr).contains("marked-secret"), "{output:?}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_whose_certificate_is_about_to_end_ends_by_itself() {
     let plane = everywhere().await;
