@@ -90,6 +90,7 @@ impl Acceptance {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use tower::{Layer as _, Service as _, service_fn};
 
     use super::*;
 
@@ -99,10 +100,14 @@ mod tests {
     /// of these.
     async fn ends_after(answers: impl IntoIterator<Item = u16>) -> Option<u64> {
         let acceptance = Acceptance::default();
+        let api_server = service_fn(|answer: u16| async move {
+            Ok::<_, BoxError>(Response::builder().status(answer).body(())?)
+        });
+        let mut calls = acceptance.layer().layer(api_server);
         let started = Instant::now();
         let answering = async {
             for answer in answers {
-                acceptance.note(StatusCode::from_u16(answer).unwrap());
+                calls.call(answer).await.unwrap();
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
