@@ -148,8 +148,8 @@ async fn operate(arguments: &RunArguments) -> Result<(), OperatorError> {
     let transport = transport(arguments, proxy.as_ref(), &timeline)?;
     let (kubeconfig, context) = (arguments.kubeconfig.as_deref(), arguments.context.as_deref());
     let cluster = Cluster::find(kubeconfig, context, proxy.as_ref()).await?;
-    let (leadership, elector) = election(arguments, &cluster, Arc::clone(&timeline))?;
     let (last_answer, acceptance) = (LastAnswer::default(), Acceptance::default());
+    let (leadership, elector) = election(arguments, &cluster, &acceptance, Arc::clone(&timeline))?;
     let client = cluster
         .client_builder()?
         .with_layer(&CallDeadline::default())
@@ -329,13 +329,14 @@ fn transport(
 fn election(
     arguments: &RunArguments,
     cluster: &Cluster,
+    acceptance: &Acceptance,
     timeline: Arc<Timeline>,
 ) -> Result<(Leadership, Option<Elector>), OperatorError> {
     if !arguments.leader_elect {
         return Ok((Leadership::always(), None));
     }
     // A client of its own: calls for the Lease wait for no other call, and need no leadership.
-    let client = cluster.client_builder()?.build();
+    let client = cluster.client_builder()?.with_layer(&acceptance.layer()).build();
     let leases = Api::namespaced(client, &arguments.operator_namespace());
     let (elector, leadership) = Elector::new(leases, ElectionOptions::new(identity()), timeline);
     Ok((leadership, Some(elector)))

@@ -866,6 +866,24 @@ async fn a_proxy_that_is_not_reached_is_named_and_not_the_vendor() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_is_silent_is_named() {
+    let authority = Authority::new();
+    let proxy = Server::tcp(|stream, _| async move {
+        let _open = stream;
+        forever().await;
+    })
+    .await;
+    let transport = transport(HttpTransportOptions {
+        connect_timeout: Duration::from_millis(200),
+        proxy: ProxySetting::Through(Proxy::parse("HTTPS_PROXY", &proxy.address.to_string(), "").unwrap()),
+        ..options(&authority)
+    });
+    let text = format!("through the proxy {} (HTTPS_PROXY) in time", proxy.address);
+    let request = request("https://vendor.example/oauth/token");
+    fails(transport, request, FailureClass::Transient, &text).await;
+}
+
+#[tokio::test]
 async fn authorities_that_are_replaced_count_for_the_next_request() {
     let (old, new) = (Authority::new(), Authority::new());
     let [old_server, new_server] = [

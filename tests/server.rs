@@ -180,8 +180,8 @@ async fn a_full_port_gives_up_the_connection_that_was_silent_for_longest() {
         .await
         .unwrap();
     oldest.read_exact(&mut answer).await.unwrap();
-    assert!(get(server.address, "/livez").await.starts_with("HTTP/1.1 200 "));
     let started = Instant::now();
+    assert!(get(server.address, "/livez").await.starts_with("HTTP/1.1 200 "));
     closed(&mut silent).await;
     assert!(
         started.elapsed() < Duration::from_secs(5),

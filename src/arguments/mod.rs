@@ -142,7 +142,7 @@ pub struct RunArguments {
     )]
     endpoints: Vec<(Vendor, Endpoint)>,
 
-    /// PEM file of certificate authorities to trust for vendors, besides the system's
+    /// PEM file of certificate authorities to trust for vendors, besides the system's; read again when it changes
     #[arg(
         long,
         value_name = "PEM",

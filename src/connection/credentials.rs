@@ -14,6 +14,9 @@ use tower::util::MapResultLayer;
 /// long.
 const LONGEST_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
+/// What comes of a call to the API server.
+type Answer<B> = Result<Response<B>, BoxError>;
+
 /// The time from `now` until the process should end, for credentials that are valid until `valid_until`.
 pub fn time_to_end(valid_until: Timestamp, now: Timestamp) -> Duration {
     let life = valid_until.duration_since(now);
@@ -38,13 +41,9 @@ impl Default for Acceptance {
 
 impl Acceptance {
     /// A layer for kube's client that notes each answer.
-    pub fn layer<B>(
-        &self,
-    ) -> MapResultLayer<
-        impl Fn(Result<Response<B>, BoxError>) -> Result<Response<B>, BoxError> + Clone + use<B>,
-    > {
+    pub fn layer<B>(&self) -> MapResultLayer<impl Fn(Answer<B>) -> Answer<B> + Clone + use<B>> {
         let acceptance = self.clone();
-        MapResultLayer::new(move |result: Result<Response<B>, BoxError>| {
+        MapResultLayer::new(move |result: Answer<B>| {
             if let Ok(response) = &result {
                 acceptance.note(response.status());
             }
@@ -91,6 +90,7 @@ impl Acceptance {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use tower::{Layer as _, Service as _, service_fn};
 
     use super::*;
 
@@ -100,10 +100,14 @@ mod tests {
     /// of these.
     async fn ends_after(answers: impl IntoIterator<Item = u16>) -> Option<u64> {
         let acceptance = Acceptance::default();
+        let api_server = service_fn(|answer: u16| async move {
+            Ok::<_, BoxError>(Response::builder().status(answer).body(())?)
+        });
+        let mut calls = acceptance.layer().layer(api_server);
         let started = Instant::now();
         let answering = async {
             for answer in answers {
-                acceptance.note(StatusCode::from_u16(answer).unwrap());
+                calls.call(answer).await.unwrap();
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };

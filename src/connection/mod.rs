@@ -6,11 +6,12 @@ mod credentials;
 mod tunnel;
 
 use std::path::Path;
+use std::process::ExitStatus;
 
 use http::Uri;
 use http::uri::Scheme;
 use kube::Config;
-use kube::client::{Body, ClientBuilder, DynBody};
+use kube::client::{AuthError, Body, ClientBuilder, DynBody};
 use kube::config::{Cluster as NamedCluster, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::BoxError;
 use tower::util::BoxService;
@@ -56,6 +57,13 @@ pub enum ClusterError {
         #[source]
         kubeconfig: Box<ClusterError>,
     },
+    // Their sources quote what the plugin has printed, which may be credentials.
+    #[error(
+        "failed to run the exec plugin of the kubeconfig: it ended with {status}; run it by hand to see more"
+    )]
+    ExecPlugin { status: ExitStatus },
+    #[error("failed to read what the exec plugin of the kubeconfig has printed: it is no ExecCredential")]
+    ExecCredential,
     #[error(transparent)]
     Proxy(#[from] InvalidProxy),
     #[error("failed to make a client for the API server")]
@@ -139,11 +147,17 @@ impl Cluster {
     /// Begins a client of the API server. Runs the kubeconfig's exec plugin, if there is one, and waits for it.
     pub fn client_builder(&self) -> Result<ClientBuilder<ApiService>, ClusterError> {
         let config = self.config.clone();
-        match &self.tunnel {
+        let builder = match &self.tunnel {
             None => ClientBuilder::try_from(config),
             Some(tunnel) => tunnel::client_builder(&config, tunnel),
-        }
-        .map_err(ClusterError::Client)
+        };
+        builder.map_err(|error| match error {
+            kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
+                ClusterError::ExecPlugin { status: out.status }
+            }
+            kube::Error::Auth(AuthError::AuthExecParse(_)) => ClusterError::ExecCredential,
+            source => ClusterError::Client(source),
+        })
     }
 }
 

@@ -138,9 +138,9 @@ enum TunnelError {
 /// Recognises hyper-util's tunnel error by its text, since its type is not public. Should the text change, the failure
 /// stays transient, with a general message.
 fn tunnel_error(chain: &[&(dyn Error + 'static)]) -> Option<TunnelError> {
-    let texts = chain.iter().map(ToString::to_string);
-    let found = texts.filter_map(|text| text.strip_prefix("tunnel error: ").map(str::to_owned));
-    found.last().map(|text| match text.as_str() {
+    let mut texts = chain.iter().map(ToString::to_string);
+    let found = texts.find_map(|text| text.strip_prefix("tunnel error: ").map(str::to_owned));
+    found.map(|text| match text.as_str() {
         "failed to create underlying connection" => TunnelError::NotReached,
         "proxy authorization required" => TunnelError::LoginRequired,
         "unsuccessful" => TunnelError::Refused,

@@ -129,6 +129,74 @@ fn a_proxy_that_cannot_be_used_ends_with_2_and_is_named_without_its_password() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+#[test]
+fn it_starts_with_a_proxy_and_a_kubeconfig_and_logs_no_password() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = format!("http://user:marked-secret@{closed}");
+    let folder = tempfile_folder("start");
+    for (name, variable, proxy_url) in [("variable", proxy.as_str(), ""), ("proxy-url", "", &proxy)] {
+        let kubeconfig = kubeconfig_with_proxy(&folder, proxy_url);
+        let log = folder.join("log");
+        let mut operator = Command::new(PROGRAM)
+            .env_clear()
+            .env("HTTPS_PROXY", variable)
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .args([
+                "--metrics-bind-address=127.0.0.1:0",
+                "--health-probe-bind-address=127.0.0.1:0",
+            ])
+            .arg("--log-level=trace,hyper=trace,hyper_util=trace,kube=trace")
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let started = std::time::Instant::now();
+        // It tries to read the Lease, again and again.
+        let told = loop {
+            let text = std::fs::read_to_string(&log).unwrap();
+            let ended = operator.try_wait().unwrap();
+            assert_eq!(ended, None, "{name}: {text}");
+            if text.contains("an election call failed") {
+                break text;
+            }
+            assert!(
+                started.elapsed() < std::time::Duration::from_secs(30),
+                "{name}: {text}"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        };
+        operator.kill().unwrap();
+        operator.wait().unwrap();
+        assert!(told.contains("tunnel error"), "{name}: {told}");
+        for secret in ["marked-secret", "dXNlcjptYXJrZWQtc2VjcmV0"] {
+            assert!(!told.contains(secret), "{name}: {told}");
+        }
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn an_exec_plugin_that_fails_is_told_without_what_it_printed() {
+    let folder = tempfile_folder("plugin");
+    for script in ["echo marked-secret; exit 3", "echo '{ marked-secret: ['"] {
+        let kubeconfig = kubeconfig_with_proxy(&folder, "");
+        let text_of_it = std::fs::read_to_string(&kubeconfig).unwrap();
+        let mut changed: Value = serde_json::from_str(&text_of_it).unwrap();
+        changed["users"][0]["user"] = json!({ "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+            "command": "/bin/sh", "args": ["-c", script],
+        }});
+        std::fs::write(&kubeconfig, changed.to_string()).unwrap();
+        let output = run(&[
+            &format!("--kubeconfig={}", kubeconfig.display()),
+            "--log-level=trace",
+        ]);
+        let said = complaint(&output, 1);
+        assert!(said.contains("exec plugin"), "{said}");
+        assert!(!text(&output.stderr).contains("marked-secret"), "{output:?}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_whose_certificate_is_about_to_end_ends_by_itself() {
     let plane = everywhere().await;

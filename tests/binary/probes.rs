@@ -8,6 +8,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use test_support::wait_for;
+use tokio::net::TcpStream;
 
 use crate::world::process::get;
 use crate::world::{OPERATOR, PATIENCE, World};
@@ -87,6 +88,23 @@ async fn it_is_ready_once_the_key_and_the_lists_are_there() {
     world.bind("newcomer", "ClusterRole", OPERATOR).await;
     let (status, text) = report(&["readyz check passed"]).await;
     assert_eq!(status, 200, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_is_answered_within_a_second_beside_1200_silent_connections() {
+    let world = World::new("flooded").await;
+    let operator = world.program().await;
+    let mut silent = Vec::new();
+    for _ in 0..1200 {
+        silent.push(TcpStream::connect(operator.probes).await.unwrap());
+    }
+    for path in ["/livez", "/readyz"] {
+        let asked = Instant::now();
+        let (status, text) = get(operator.probes, path).await.unwrap();
+        println!("{path} beside 1200 silent connections: {:?}", asked.elapsed());
+        assert_eq!(status, 200, "{text}");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

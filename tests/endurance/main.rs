@@ -13,6 +13,7 @@ mod budget;
 mod ledger;
 mod lifetimes;
 mod outage;
+mod slow;
 mod watches;
 mod witness;
 
