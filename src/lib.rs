@@ -6,12 +6,14 @@
 //!         policy     -> { api, token, failure, inputs }
 //!         providers  -> { token, failure, times }
 //!         api        -> nothing of ours
+//! main -> connection -> proxy <- http
 //! ```
 //! The documentation of each module names the modules that it may use; `tests/layering` checks it.
 
 pub mod api;
 pub mod arguments;
 pub mod clock;
+pub mod connection;
 pub mod controller;
 pub mod election;
 pub mod error_text;
@@ -23,6 +25,8 @@ pub mod inputs;
 pub mod metrics;
 pub mod policy;
 pub mod providers;
+pub mod proxy;
+pub mod seal;
 pub mod server;
 pub mod sync;
 pub mod telemetry;

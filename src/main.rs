@@ -4,59 +4,57 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use kube::client::ClientBuilder;
-use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::{Api, Client, Config};
-use tokio::signal::unix::{SignalKind, signal};
+use jiff::Timestamp;
+use kube::Api;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
 use vendor_token_operator::clock::{SystemClock, Timeline};
+use vendor_token_operator::connection::{Acceptance, Cluster, ClusterError, time_to_end};
 use vendor_token_operator::controller::{self, Parameters, Settings};
 use vendor_token_operator::election::{
     ApiServerReachability, ElectionOptions, Elector, LastAnswer, Leadership, writes_need_leadership,
 };
 use vendor_token_operator::error_text::with_causes;
 use vendor_token_operator::grants::GrantsOptions;
-use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, TransportError};
+use vendor_token_operator::http::{
+    AuthorityFile, HttpTransport, HttpTransportOptions, ProxySetting, TransportError,
+};
 use vendor_token_operator::metrics::Metrics;
 use vendor_token_operator::metrics::api::{CallDeadline, CountApiRequests};
 use vendor_token_operator::providers::Vendor;
+use vendor_token_operator::proxy::{InvalidProxy, Proxy};
 use vendor_token_operator::server::{Health, Server, ServerError};
 use vendor_token_operator::{api, telemetry};
 
 /// Number of concurrent reconciles. Each makes a few calls to the API server, and none waits for a vendor.
 const CONCURRENCY: u16 = 32;
 
-/// Error in starting the operator.
+/// Interval at which `--vendor-ca-file` is looked at.
+const AUTHORITIES_INTERVAL: Duration = Duration::from_secs(30);
+/// The process ends after this long with nothing but 401 from the API server.
+const LONGEST_REFUSAL: Duration = Duration::from_secs(300);
+/// Exit code of wrong usage, as clap's.
+const WRONG_USAGE: u8 = 2;
+
+/// Error that ends the operator.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+enum OperatorError {
     #[error("failed to start the runtime")]
     Runtime(#[source] std::io::Error),
-    #[error("failed to read kubeconfig '{path}': check --kubeconfig")]
-    ReadKubeconfig {
-        path: String,
-        #[source]
-        source: KubeconfigError,
-    },
-    // The source is dropped: it quotes the lines around the fault, which may hold tokens and keys.
-    #[error(
-        "failed to read kubeconfig{place}: it is not the YAML of a kubeconfig; `kubectl config view` shows more"
-    )]
-    ParseKubeconfig { place: String },
-    #[error("failed to use the kubeconfig: check --kubeconfig and --context")]
-    UseKubeconfig(#[source] KubeconfigError),
-    #[error("failed to find a cluster: give --kubeconfig, or run in a pod with a ServiceAccount")]
-    FindCluster(#[source] InferConfigError),
-    #[error("failed to make a client for the API server")]
-    Client(#[source] kube::Error),
-    #[error("failed to read --vendor-ca-file '{path}'")]
+    #[error(transparent)]
+    Proxy(#[from] InvalidProxy),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("failed to read --vendor-ca-file '{path}' (VENDOR_TOKEN_OPERATOR_VENDOR_CA_FILE)")]
     ReadVendorCa {
         path: String,
         #[source]
         source: std::io::Error,
     },
-    #[error("failed to use --vendor-ca-file '{path}'")]
+    #[error("failed to use --vendor-ca-file '{path}' (VENDOR_TOKEN_OPERATOR_VENDOR_CA_FILE)")]
     UseVendorCa {
         path: String,
         #[source]
@@ -68,6 +66,25 @@ enum StartError {
     Server(#[source] ServerError),
     #[error("failed to listen for signals")]
     Signals(#[source] std::io::Error),
+    #[error(
+        "the API server has refused the operator's own credentials (401) for {} s: it ends, so that it reads them anew when it \
+         is started again; check its kubeconfig or ServiceAccount", LONGEST_REFUSAL.as_secs()
+    )]
+    CredentialsRefused,
+    #[error(
+        "the operator's own credentials for the API server are about to end: it ends, so that the exec plugin of its \
+         kubeconfig makes new ones when it is started again"
+    )]
+    CredentialsEnd,
+}
+
+impl OperatorError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Proxy(_) | Self::Cluster(ClusterError::Proxy(_)) => ExitCode::from(WRONG_USAGE),
+            _ => ExitCode::FAILURE,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -82,7 +99,7 @@ fn main() -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     complain(&error);
-                    ExitCode::FAILURE
+                    error.exit_code()
                 }
             }
         }
@@ -113,46 +130,39 @@ fn complain(error: &(dyn std::error::Error + 'static)) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-fn run(arguments: &RunArguments) -> Result<(), StartError> {
+fn run(arguments: &RunArguments) -> Result<(), OperatorError> {
     // One provider for all TLS of the process. Only a second call of this line could fail.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(StartError::Runtime)?
+        .map_err(OperatorError::Runtime)?
         .block_on(operate(arguments))
 }
 
-async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
+async fn operate(arguments: &RunArguments) -> Result<(), OperatorError> {
     let metrics = Metrics::new();
     let health = Health::new(&["fingerprint-key", "watches"]);
     let timeline = Arc::new(Timeline::new(Arc::new(SystemClock)));
-    let config = cluster(arguments).await?;
-    let (leadership, elector) = election(arguments, &config, Arc::clone(&timeline))?;
-    let last_answer = LastAnswer::default();
-    let client = ClientBuilder::try_from(config)
-        .map_err(StartError::Client)?
+    let proxy = Proxy::from_environment()?;
+    let transport = transport(arguments, proxy.as_ref(), &timeline)?;
+    let (kubeconfig, context) = (arguments.kubeconfig.as_deref(), arguments.context.as_deref());
+    let cluster = Cluster::find(kubeconfig, context, proxy.as_ref()).await?;
+    let (leadership, elector) = election(arguments, &cluster, Arc::clone(&timeline))?;
+    let (last_answer, acceptance) = (LastAnswer::default(), Acceptance::default());
+    let client = cluster
+        .client_builder()?
         .with_layer(&CallDeadline::default())
         .with_layer(&CountApiRequests::new(metrics.clone()))
+        .with_layer(&acceptance.layer())
         .with_layer(&last_answer.layer())
         .with_layer(&writes_need_leadership(leadership.clone()))
         .build();
+    let credentials_end = client
+        .valid_until()
+        .map(|until| time_to_end(until, Timestamp::now()));
     let reachability = ApiServerReachability::new(last_answer, client.clone());
     let leadership = leadership.with_reachability(reachability);
-    let transport = HttpTransport::new(
-        HttpTransportOptions {
-            additional_authorities: vendor_authorities(arguments)?,
-            ..HttpTransportOptions::default()
-        },
-        Arc::clone(&timeline),
-    )
-    .map_err(|source| match (&source, &arguments.vendor_ca_file) {
-        (TransportError::Bundle(_), Some(path)) => StartError::UseVendorCa {
-            path: path.display().to_string(),
-            source,
-        },
-        _ => StartError::Transport(source),
-    })?;
 
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let serve = |server: Server, paths: &str| {
@@ -166,21 +176,17 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     };
     let address = arguments.metrics_bind_address;
     serve(
-        Server::metrics(address, metrics.clone())
-            .await
-            .map_err(StartError::Server)?,
+        Server::metrics(address, metrics.clone()).map_err(OperatorError::Server)?,
         "/metrics",
     );
     let address = arguments.health_probe_bind_address;
     serve(
-        Server::health(address, health.clone())
-            .await
-            .map_err(StartError::Server)?,
+        Server::health(address, health.clone()).map_err(OperatorError::Server)?,
         "/livez /readyz",
     );
 
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let terminate = signal(SignalKind::terminate()).map_err(OperatorError::Signals)?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(OperatorError::Signals)?;
     let settings = settings(arguments);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -204,11 +210,12 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
             let _ = resigned.await;
         }))
     });
+    let ending = Arc::new(OnceLock::new());
+    let told = Arc::clone(&ending);
     controller::run(parameters, async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let ending = ending_of(terminate, interrupt, acceptance, credentials_end).await;
+        // It ends once.
+        let _ = told.set(ending);
     })
     .await;
     // The Lease is given back last, after this process' last write.
@@ -219,7 +226,40 @@ async fn operate(arguments: &RunArguments) -> Result<(), StartError> {
     }
     // Without receivers the servers have failed, which does not matter at the end.
     let _ = stop.send(true);
-    Ok(())
+    match ending.get() {
+        None | Some(Ending::Signal) => Ok(()),
+        Some(Ending::CredentialsRefused) => Err(OperatorError::CredentialsRefused),
+        Some(Ending::CredentialsEnd) => Err(OperatorError::CredentialsEnd),
+    }
+}
+
+/// The reason for the end of the process.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Signal,
+    CredentialsRefused,
+    CredentialsEnd,
+}
+
+/// Waits for a reason to end.
+async fn ending_of(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    acceptance: Acceptance,
+    credentials_end: Option<Duration>,
+) -> Ending {
+    let credentials_end = async {
+        match credentials_end {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => Ending::Signal,
+        _ = interrupt.recv() => Ending::Signal,
+        () = acceptance.refused_for(LONGEST_REFUSAL) => Ending::CredentialsRefused,
+        () = credentials_end => Ending::CredentialsEnd,
+    }
 }
 
 fn settings(arguments: &RunArguments) -> Settings {
@@ -247,28 +287,55 @@ fn grants_options(arguments: &RunArguments) -> GrantsOptions {
     }
 }
 
-fn vendor_authorities(arguments: &RunArguments) -> Result<Option<Vec<u8>>, StartError> {
-    let Some(path) = &arguments.vendor_ca_file else {
-        return Ok(None);
+/// The transport to the vendors, which trusts what is in `--vendor-ca-file` from then on.
+fn transport(
+    arguments: &RunArguments,
+    proxy: Option<&Proxy>,
+    timeline: &Arc<Timeline>,
+) -> Result<HttpTransport, OperatorError> {
+    if let Some(proxy) = proxy {
+        tracing::info!(%proxy, "vendors are asked through a proxy");
+    }
+    let file = match &arguments.vendor_ca_file {
+        None => None,
+        Some(path) => Some(
+            AuthorityFile::read(path).map_err(|source| OperatorError::ReadVendorCa {
+                path: path.display().to_string(),
+                source,
+            })?,
+        ),
     };
-    let pem = std::fs::read(path).map_err(|source| StartError::ReadVendorCa {
-        path: path.display().to_string(),
-        source,
+    let options = HttpTransportOptions {
+        additional_authorities: file.as_ref().map(|file| file.content().to_vec()),
+        proxy: proxy.map_or(ProxySetting::Off, |proxy| ProxySetting::Through(proxy.clone())),
+        ..HttpTransportOptions::default()
+    };
+    let transport = HttpTransport::new(options, Arc::clone(timeline)).map_err(|source| {
+        match (&source, &arguments.vendor_ca_file) {
+            (TransportError::Bundle(_), Some(path)) => OperatorError::UseVendorCa {
+                path: path.display().to_string(),
+                source,
+            },
+            _ => OperatorError::Transport(source),
+        }
     })?;
-    Ok(Some(pem))
+    if let Some(file) = file {
+        tokio::spawn(file.follow(transport.clone(), AUTHORITIES_INTERVAL));
+    }
+    Ok(transport)
 }
 
 /// The leadership, and the elector that contends for it unless `--leader-elect=false`.
 fn election(
     arguments: &RunArguments,
-    config: &Config,
+    cluster: &Cluster,
     timeline: Arc<Timeline>,
-) -> Result<(Leadership, Option<Elector>), StartError> {
+) -> Result<(Leadership, Option<Elector>), OperatorError> {
     if !arguments.leader_elect {
         return Ok((Leadership::always(), None));
     }
     // A client of its own: calls for the Lease wait for no other call, and need no leadership.
-    let client = Client::try_from(config.clone()).map_err(StartError::Client)?;
+    let client = cluster.client_builder()?.build();
     let leases = Api::namespaced(client, &arguments.operator_namespace());
     let (elector, leadership) = Elector::new(leases, ElectionOptions::new(identity()), timeline);
     Ok((leadership, Some(elector)))
@@ -279,51 +346,4 @@ fn identity() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned());
     let started = jiff::Timestamp::now().as_nanosecond();
     format!("{host}_{:x}-{:x}", std::process::id(), started)
-}
-
-/// Configuration of the client of the API server.
-async fn cluster(arguments: &RunArguments) -> Result<Config, StartError> {
-    let options = KubeConfigOptions {
-        context: arguments.context.clone(),
-        ..KubeConfigOptions::default()
-    };
-    let mut config = match &arguments.kubeconfig {
-        Some(path) => {
-            let path = path.display().to_string();
-            let kubeconfig = Kubeconfig::read_from(&path).map_err(|source| match source {
-                KubeconfigError::Parse(error) => StartError::ParseKubeconfig {
-                    place: match error.location() {
-                        Some(location) => format!(" '{path}', line {}", location.line()),
-                        None => format!(" '{path}'"),
-                    },
-                },
-                source => StartError::ReadKubeconfig { path, source },
-            })?;
-            Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .map_err(use_kubeconfig)?
-        }
-        None if arguments.context.is_some() => {
-            Config::from_kubeconfig(&options).await.map_err(use_kubeconfig)?
-        }
-        None => Config::infer().await.map_err(find_cluster)?,
-    };
-    // kube's 15 retries honour a `Retry-After` of any length; `CallDeadline` limits each call instead.
-    config.default_retry = false;
-    Ok(config)
-}
-
-fn use_kubeconfig(source: KubeconfigError) -> StartError {
-    match source {
-        KubeconfigError::Parse(_) => StartError::ParseKubeconfig { place: String::new() },
-        source => StartError::UseKubeconfig(source),
-    }
-}
-
-fn find_cluster(source: InferConfigError) -> StartError {
-    let kubeconfig = std::error::Error::source(&source).and_then(<dyn std::error::Error>::downcast_ref);
-    match kubeconfig {
-        Some(KubeconfigError::Parse(_)) => StartError::ParseKubeconfig { place: String::new() },
-        _ => StartError::FindCluster(source),
-    }
 }

@@ -12,6 +12,10 @@ use zeroize::Zeroizing;
 
 /// Limit of a credential value, in bytes: far above any vendor's, far below the limits of HTTP headers.
 pub const CREDENTIAL_LIMIT: usize = 16 * 1024;
+/// Limit of `tls.crt`, in bytes: a certificate with its intermediates has 4 to 20 KiB.
+pub const CERTIFICATE_LIMIT: usize = 64 * 1024;
+/// Limit of `tls.key`, in bytes: RSA of 16384 bits, the longest kind in use, has 12.5 KiB.
+pub const PRIVATE_KEY_LIMIT: usize = 16 * 1024;
 
 /// The checked credential values of one grant by canonical key (`client-id`, `api-key`, …), each without its trailing
 /// line end. Wiped on drop; `Debug` shows the keys only.

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use serde_json::json;
-use test_support::{ControlPlane, Options, wait_for};
+use test_support::{ApiProxy, Breakage, Calls, ControlPlane, Options, wait_for};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vendor_token_operator::clock::{Clock, SystemClock, Timeline, TokioClock};
@@ -182,6 +182,70 @@ async fn a_lease_taken_by_another_ends_the_leadership() {
     leader.resign().await;
     let spec = lease(&client, &namespace).await.spec.unwrap();
     assert_eq!(spec.holder_identity.as_deref(), Some("thief"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_leads_on_through_an_api_server_that_takes_six_seconds_for_each_answer() {
+    let plane = test_support::shared().await.unwrap();
+    let namespace = plane.namespace("slow").await.unwrap();
+    let proxy = ApiProxy::start(plane).await.unwrap();
+    // The proxy passes tokens on, and no certificates.
+    let account = json!({ "metadata": { "name": "contender" } });
+    Api::<ServiceAccount>::namespaced(plane.admin().unwrap(), &namespace)
+        .create(&PostParams::default(), &serde_json::from_value(account).unwrap())
+        .await
+        .unwrap();
+    plane
+        .apply_yaml(&namespace, &rights_to_leases(&namespace))
+        .await
+        .unwrap();
+    let path = plane
+        .kubeconfig_through(&proxy, &namespace, "contender")
+        .await
+        .unwrap();
+    let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        .await
+        .unwrap();
+    let client = Client::try_from(config).unwrap();
+    proxy.break_calls(Calls::all(), Breakage::Slow(Duration::from_secs(6)));
+
+    let timeline = Arc::new(Timeline::new(Arc::new(SystemClock)));
+    let leases = Api::namespaced(client, &namespace);
+    let (elector, leadership) = Elector::new(leases, ElectionOptions::new("slow"), timeline);
+    let electing = tokio::spawn(elector.run(std::future::pending()));
+    wait_for("the contender to lead", PATIENCE, || async {
+        if leadership.holds() {
+            Ok(())
+        } else {
+            Err("not leading")
+        }
+    })
+    .await
+    .unwrap();
+    let led = Instant::now();
+    while led.elapsed() < Duration::from_secs(35) {
+        assert!(leadership.holds(), "lost after {:?}", led.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    electing.abort();
+}
+
+/// The rights of `contender` to the Lease.
+fn rights_to_leases(namespace: &str) -> String {
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{ name: contender }}
+rules: [{{ apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update] }}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{ name: contender }}
+roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: contender }}
+subjects: [{{ kind: ServiceAccount, name: contender, namespace: {namespace} }}]
+"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

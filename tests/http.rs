@@ -21,8 +21,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use vendor_token_operator::clock::{Clock, SystemClock, Timeline};
 use vendor_token_operator::failure::{Failure, FailureClass};
-use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
+use vendor_token_operator::http::{
+    AuthorityFile, HttpTransport, HttpTransportOptions, ProxySetting, Transport,
+};
 use vendor_token_operator::providers::{TokenRequest, TokenResponse};
+use vendor_token_operator::proxy::Proxy;
 use vendor_token_operator::token::{ClientCertificate, SecretString};
 
 const TOKEN: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 22\r\n\r\n{\"access_token\":\"abc\"}";
@@ -849,11 +852,7 @@ async fn a_client_certificate_that_cannot_be_used_makes_no_connection() {
 }
 
 fn through(authority: &Authority, proxy: &Server) -> HttpTransport {
-    let proxy = ProxySetting::Address(format!("http://{}", proxy.address).parse().unwrap());
-    transport(HttpTransportOptions {
-        proxy,
-        ..options(authority)
-    })
+    through_url(authority, &format!("http://{}", proxy.address))
 }
 
 #[tokio::test]
@@ -866,25 +865,133 @@ async fn a_proxy_that_wants_a_login_or_refuses_is_transient_with_its_own_text() 
         ),
         (
             "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n",
-            "refused a tunnel",
+            "refused a tunnel to vendor.example",
         ),
+        ("", "opened no tunnel to vendor.example"),
     ] {
         let proxy = Server::tcp(move |mut stream, _| async move {
             let mut head = [0; 32];
             stream.read_exact(&mut head).await.unwrap();
             stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
             drain(&mut stream).await;
         })
         .await;
-        let request = request("https://vendor.example/oauth/token");
+        let named = format!("the proxy {} (HTTPS_PROXY)", proxy.address);
         fails(
             through(&authority, &proxy),
-            request,
+            request("https://vendor.example/oauth/token"),
+            FailureClass::Transient,
+            &named,
+        )
+        .await;
+        fails(
+            through(&authority, &proxy),
+            request("https://vendor.example/oauth/token"),
             FailureClass::Transient,
             text,
         )
         .await;
     }
+}
+
+fn through_url(authority: &Authority, url: &str) -> HttpTransport {
+    transport(HttpTransportOptions {
+        proxy: ProxySetting::Through(Proxy::parse("HTTPS_PROXY", url, "").unwrap()),
+        ..options(authority)
+    })
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_reached_is_named_and_not_the_vendor() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let untrusted = Server::answering(stranger.good(), TOKEN).await;
+    let plain = Server::answering(authority.good(), TOKEN).await;
+    for (url, class, text) in [
+        (
+            format!("http://u:marked@{address}"),
+            FailureClass::Transient,
+            format!("the proxy {address} (HTTPS_PROXY) refused the connection"),
+        ),
+        (
+            "http://u:marked@no-such-host.invalid:3128".to_owned(),
+            FailureClass::Transient,
+            "failed to resolve the proxy no-such-host.invalid:3128 (HTTPS_PROXY)".to_owned(),
+        ),
+        (
+            format!("https://u:marked@{}", untrusted.address),
+            FailureClass::Refused,
+            format!(
+                "the TLS handshake with the proxy {} (HTTPS_PROXY) failed",
+                untrusted.address
+            ),
+        ),
+        (
+            format!("http://u:marked@{}", plain.address),
+            FailureClass::Transient,
+            format!("the proxy {} (HTTPS_PROXY) refused a tunnel", plain.address),
+        ),
+    ] {
+        let request = request("https://vendor.example/oauth/token");
+        fails(through_url(&authority, &url), request, class, &text).await;
+    }
+}
+
+#[tokio::test]
+async fn authorities_that_are_replaced_count_for_the_next_request() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let [old_server, new_server] = [
+        Server::answering(old.good(), TOKEN).await,
+        Server::answering(new.good(), TOKEN).await,
+    ];
+    let transport = transport(options(&old));
+    let answers = async |server: &Server| transport.send(request(&server.url())).await.is_ok();
+    assert!(answers(&old_server).await && !answers(&new_server).await);
+    transport.replace_authorities(b"no certificate").unwrap_err();
+    assert!(
+        answers(&old_server).await,
+        "a bundle that cannot be used changed something"
+    );
+    transport.replace_authorities(new.0.pem().as_bytes()).unwrap();
+    assert!(answers(&new_server).await, "the new authority is not trusted");
+    assert!(
+        !answers(&old_server).await,
+        "a connection from before is used again"
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_authorities_is_followed_through_a_swap_of_its_link() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let server = Server::answering(new.good(), TOKEN).await;
+    // The way in which the kubelet keeps a mounted ConfigMap: `..data` leads to the folder of the day.
+    let mount = tempfile::tempdir().unwrap();
+    let path = |name: &str| mount.path().join(name);
+    for (folder, authority) in [("..first", &old), ("..second", &new)] {
+        std::fs::create_dir(path(folder)).unwrap();
+        std::fs::write(path(folder).join("ca.pem"), authority.0.pem()).unwrap();
+    }
+    std::os::unix::fs::symlink("..first", path("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/ca.pem", path("ca.pem")).unwrap();
+    let file = AuthorityFile::read(&path("ca.pem")).unwrap();
+    let transport = transport(options(&old));
+    let following = tokio::spawn(file.follow(transport.clone(), Duration::from_millis(20)));
+    assert!(transport.send(request(&server.url())).await.is_err());
+
+    std::os::unix::fs::symlink("..second", path("..data_tmp")).unwrap();
+    std::fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    let started = std::time::Instant::now();
+    while transport.send(request(&server.url())).await.is_err() {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "the new file is not used"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    following.abort();
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use rstest::rstest;
 use vendor_token_operator::clock::{SystemClock, Timeline};
 use vendor_token_operator::http::{HttpTransport, HttpTransportOptions, ProxySetting, Transport};
 use vendor_token_operator::providers::TokenRequest;
+use vendor_token_operator::proxy::Proxy;
 use vendor_token_operator::token::SecretString;
 
 /// The host that is asked. Nothing resolves it, so that without a proxy no connection is made at all.
@@ -28,7 +29,9 @@ const HOST: &str = "vendor.invalid";
 async fn helper_send() {
     let proxy = match std::env::var("SETTING").as_deref() {
         Ok("off") => ProxySetting::Off,
-        _ => HttpTransportOptions::default().proxy,
+        _ => Proxy::from_environment()
+            .unwrap()
+            .map_or(ProxySetting::Off, ProxySetting::Through),
     };
     let options = HttpTransportOptions {
         proxy,
@@ -49,6 +52,7 @@ async fn helper_send() {
 #[case::set_in_lower_case("https_proxy", "", "", true)]
 #[case::set_for_all("ALL_PROXY", "", "", true)]
 #[case::not_for_this_host("HTTPS_PROXY", "other.example,vendor.invalid", "", false)]
+#[case::not_for_this_host_in_a_list_with_a_trailing_comma("HTTPS_PROXY", "vendor.invalid,", "", false)]
 #[case::for_another_protocol("HTTP_PROXY", "", "", false)]
 #[case::switched_off("HTTPS_PROXY", "", "off", false)]
 fn the_environments_proxy_is_used_unless_a_setting_or_no_proxy_says_otherwise(

@@ -33,9 +33,11 @@ pub mod condition {
     pub const TOKEN_NOT_YET_VALID: &str = "TokenNotYetValid";
     /// The long-lived credential itself is about to expire.
     pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
+    /// Somebody else keeps changing or deleting the target.
+    pub const TARGET_CONTESTED: &str = "TargetContested";
 
     /// All types.
-    pub const ALL: [&str; 9] = [
+    pub const ALL: [&str; 10] = [
         READY,
         RECONCILING,
         STALLED,
@@ -45,6 +47,7 @@ pub mod condition {
         CLOCK_SKEW_SUSPECTED,
         TOKEN_NOT_YET_VALID,
         CREDENTIAL_EXPIRING,
+        TARGET_CONTESTED,
     ];
 }
 
@@ -156,6 +159,8 @@ pub const CONTENT: &str = "vendortoken.io/content";
 pub const CREDENTIALS_VERSION: &str = "vendortoken.io/credentials-version";
 /// On a target: the last handled refresh request.
 pub const REFRESH_HANDLED: &str = "vendortoken.io/refresh-handled";
+/// On a target: proof that the operator wrote the token and the facts about it.
+pub const SEAL: &str = "vendortoken.io/seal";
 /// Label of a target: the VendorToken's name.
 pub const NAME_LABEL: &str = "vendortoken.io/name";
 /// Label of a target with the value [`FIELD_MANAGER`].

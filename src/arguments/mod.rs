@@ -2,6 +2,7 @@
 //!
 //! May use: `telemetry` and `providers` (names and endpoints).
 
+mod environment;
 mod values;
 
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use values::{RateLimit, RateLimitError};
 use values::{endpoint, namespace, rate_limit};
@@ -39,8 +40,8 @@ pub enum Invocation {
     name = "vendor-token-operator",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Each flag can be set by the environment variable shown with it; a flag wins. Where a flag may be \
-                  repeated, the variable takes values separated by commas."
+    after_help = "Each flag can be set by the environment variable shown with it; a flag wins, and an empty variable counts \
+                  as unset. Where a flag may be repeated, the variable takes values separated by commas."
 )]
 struct CommandLine {
     #[command(subcommand)]
@@ -172,21 +173,21 @@ pub struct RunArguments {
     )]
     pub max_concurrent_requests: u32,
 
-    /// Address of /metrics
+    /// Address of /metrics; [::] is every address of both families
     #[arg(
         long,
         value_name = "IP:PORT",
-        default_value = "0.0.0.0:8080",
+        default_value = "[::]:8080",
         env = "VENDOR_TOKEN_OPERATOR_METRICS_BIND_ADDRESS",
         hide_env_values = true
     )]
     pub metrics_bind_address: SocketAddr,
 
-    /// Address of /livez and /readyz
+    /// Address of /livez and /readyz; [::] is every address of both families
     #[arg(
         long,
         value_name = "IP:PORT",
-        default_value = "0.0.0.0:8081",
+        default_value = "[::]:8081",
         env = "VENDOR_TOKEN_OPERATOR_HEALTH_PROBE_BIND_ADDRESS",
         hide_env_values = true
     )]
@@ -248,19 +249,13 @@ impl RunArguments {
             .or_else(of_service_account)
             .unwrap_or_else(|| DEFAULT_OPERATOR_NAMESPACE.to_owned())
     }
-
-    /// Checks that no vendor is named twice by a flag.
-    fn check(&self) -> Result<(), String> {
-        once("--endpoint", self.endpoints.iter().map(|(vendor, _)| *vendor))?;
-        once("--rate-limit", self.rate_limits.iter().map(|(vendor, _)| *vendor))
-    }
 }
 
 /// Refuses a vendor that is named twice, since either value may be meant.
-fn once(flag: &str, mut vendors: impl Iterator<Item = Vendor>) -> Result<(), String> {
+fn once<T>(values: &[(Vendor, T)]) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    match vendors.find(|vendor| !seen.insert(*vendor)) {
-        Some(vendor) => Err(format!("{flag} names {vendor} twice: give it once")),
+    match values.iter().find(|(vendor, _)| !seen.insert(*vendor)) {
+        Some((vendor, _)) => Err(format!("names {vendor} twice: give it once")),
         None => Ok(()),
     }
 }
@@ -275,16 +270,37 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let line = CommandLine::try_parse_from(arguments)?;
-    let run = match line.command {
-        Some(Command::Crd) => return Ok(Invocation::Crd),
-        Some(Command::Run(run)) => run,
-        None => Box::new(line.run),
-    };
-    match run.check() {
-        Ok(()) => Ok(Invocation::Run(run)),
-        Err(message) => Err(CommandLine::command().error(ErrorKind::ValueValidation, message)),
+    let arguments = arguments.into_iter().map(Into::into).collect();
+    let line = environment::parse(arguments, |name| std::env::var_os(name))?;
+    Ok(match line.command {
+        Some(Command::Crd) => Invocation::Crd,
+        Some(Command::Run(run)) => Invocation::Run(run),
+        None => Invocation::Run(Box::new(line.run)),
+    })
+}
+
+impl CommandLine {
+    /// Reads a command line alone, without the environment.
+    fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let command = environment::ignored(Self::command());
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
     }
+
+    /// Checks that no flag names a vendor twice. The error is the flag, and what is wrong with it.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let run = match &self.command {
+            Some(Command::Crd) => return Ok(()),
+            Some(Command::Run(run)) => run,
+            None => &self.run,
+        };
+        once(&run.endpoints).map_err(|problem| ("--endpoint", problem))?;
+        once(&run.rate_limits).map_err(|problem| ("--rate-limit", problem))
+    }
+}
+
+/// An error of wrong usage: `place` is a flag or a variable.
+fn wrong_value(place: &str, problem: &str) -> clap::Error {
+    CommandLine::command().error(ErrorKind::ValueValidation, format!("{place} {problem}"))
 }
 
 /// Reads the command line and environment of this process. Help ends the process with 0, wrong usage with 2.

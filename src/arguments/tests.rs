@@ -34,8 +34,8 @@ fn the_defaults_are_as_documented() {
         );
         assert!(run.watch_namespaces.is_empty() && run.secret_watch && run.leader_elect);
         assert_eq!(run.max_concurrent_requests, 32);
-        assert_eq!(run.metrics_bind_address.to_string(), "0.0.0.0:8080");
-        assert_eq!(run.health_probe_bind_address.to_string(), "0.0.0.0:8081");
+        assert_eq!(run.metrics_bind_address.to_string(), "[::]:8080");
+        assert_eq!(run.health_probe_bind_address.to_string(), "[::]:8081");
         assert_eq!(run.log_format, LogFormat::Json);
         assert_eq!(run.log_level, "info".parse().unwrap());
         let limits = Vendor::ALL.map(|vendor| (vendor, run.rate_limit(vendor)));
@@ -173,6 +173,106 @@ fn each_variable_sets_its_value_and_a_flag_wins() {
         text.contains("flag wins: 9\n") && text.contains("crd: true\n"),
         "{text}"
     );
+}
+
+/// Reads a command line beside one variable.
+fn beside(flags: &[&str], variable: &str, value: &str) -> Result<RunArguments, clap::Error> {
+    let line = line(flags).into_iter().map(Into::into).collect();
+    let line = environment::parse(line, |name| (name == variable).then(|| value.into()))?;
+    Ok(match line.command {
+        Some(Command::Run(run)) => *run,
+        _ => line.run,
+    })
+}
+
+/// Each flag and its variable, as clap knows them.
+fn variables() -> Vec<(String, String)> {
+    let command = CommandLine::command();
+    let flags = command.get_arguments().filter(|flag| flag.get_env().is_some());
+    flags
+        .map(|flag| {
+            let variable = flag.get_env().unwrap().to_str().unwrap();
+            (flag.get_long().unwrap().to_owned(), variable.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset_for_every_flag() {
+    let unset = format!("{:?}", run(&[]));
+    assert!(variables().len() >= 14);
+    for (_, variable) in variables() {
+        for flags in [&[][..], &["run"]] {
+            for empty in ["", " ", "\n"] {
+                let run =
+                    beside(flags, &variable, empty).unwrap_or_else(|error| panic!("{variable}: {error}"));
+                assert_eq!(format!("{run:?}"), unset, "{variable}={empty:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_parts_of_a_list_are_left_out_for_every_flag_that_takes_one() {
+    let command = CommandLine::command();
+    let lists: Vec<_> = command
+        .get_arguments()
+        .filter(|flag| flag.get_value_delimiter().is_some())
+        .map(|flag| flag.get_long().unwrap())
+        .collect();
+    assert!(lists.len() >= 3, "{lists:?}");
+    for flag in lists {
+        let variable = format!("VENDOR_TOKEN_OPERATOR_{}", flag.to_uppercase().replace('-', "_"));
+        let (_, value, expected) = TABLE.into_iter().find(|(name, ..)| *name == flag).unwrap();
+        for list in [format!("{value},"), format!(",{}, ", value.replace(',', ", ,"))] {
+            let run = beside(&[], &variable, &list).unwrap_or_else(|error| panic!("{list}: {error}"));
+            assert_eq!(shown(&run, flag), expected, "{list}");
+        }
+        let run = beside(&[], &variable, ",").unwrap();
+        assert_eq!(shown(&run, flag), shown(&self::run(&[]), flag), "{flag}");
+    }
+}
+
+/// Flags that take any text, which is checked where it is used.
+const UNCHECKED: [&str; 3] = ["kubeconfig", "context", "vendor-ca-file"];
+
+#[test]
+fn the_error_of_a_variable_names_it_for_every_flag_that_is_checked() {
+    for (flag, variable) in variables() {
+        if UNCHECKED.contains(&flag.as_str()) {
+            continue;
+        }
+        let error = beside(&["run"], &variable, "?/nonsense").map(drop).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), 2, "{text}");
+        assert!(
+            text.contains(&variable) && text.contains(&format!("--{flag}")),
+            "{text}"
+        );
+    }
+}
+
+#[rstest]
+#[case("ENDPOINT", "SixMap=https://a.example,SixMap=https://b.example")]
+#[case("RATE_LIMIT", "SixMap=1,SixMap=2")]
+fn a_vendor_that_a_variable_names_twice_is_an_error_of_the_variable(#[case] name: &str, #[case] value: &str) {
+    let variable = format!("VENDOR_TOKEN_OPERATOR_{name}");
+    let text = beside(&[], &variable, value).map(drop).unwrap_err().to_string();
+    assert!(
+        text.contains(&variable) && text.contains("names SixMap twice"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_that_is_wrong() {
+    for (flag, value, expected) in TABLE {
+        let variable = format!("VENDOR_TOKEN_OPERATOR_{}", flag.to_uppercase().replace('-', "_"));
+        let run = beside(&["run", &format!("--{flag}={value}")], &variable, "?/nonsense").unwrap();
+        assert_eq!(shown(&run, flag), expected);
+    }
+    let run = beside(&["--context", "mine"], "VENDOR_TOKEN_OPERATOR_CONTEXT", "other").unwrap();
+    assert_eq!(run.context.as_deref(), Some("mine"));
 }
 
 #[test]

@@ -11,7 +11,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::clock::Timeline;
 use crate::controller::cluster::monitor::WatchMonitor;
 use crate::controller::cluster::objects::Objects;
+use crate::controller::cluster::pacing::{Pacer, paced};
 use crate::controller::cluster::remembered::Remembered;
+use crate::controller::cluster::secret_reads::SecretReads;
 use crate::controller::cluster::secrets::Secrets;
 use crate::controller::cluster::triggers::Triggers;
 use crate::fingerprint::FingerprintKey;
@@ -57,12 +59,15 @@ pub(crate) type KeyReceiver = watch::Receiver<Option<Arc<FingerprintKey>>>;
 
 /// The handles that reconciles and terms of leadership share.
 pub(crate) struct Context {
+    /// Its calls go through the gates of [`Self::pacer`].
     pub(crate) client: Client,
+    pub(crate) pacer: Arc<Pacer>,
     pub(crate) settings: Settings,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) grants: Arc<Grants>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) secrets: Arc<Secrets>,
+    pub(crate) secret_reads: SecretReads,
     pub(crate) remembered: Arc<Remembered>,
     pub(crate) triggers: Triggers,
     pub(crate) watches: Arc<WatchMonitor>,
@@ -101,6 +106,8 @@ impl Context {
     /// A context that knows no objects yet.
     pub(crate) fn new(parts: Parts) -> Self {
         let objects = Arc::new(Objects::new(parts.metrics.clone()));
+        let pacer = Pacer::new(Arc::clone(&parts.timeline), parts.queue.clone());
+        let client = paced(parts.client, Arc::clone(&pacer));
         Self {
             remembered: Arc::new(Remembered::new(Arc::clone(&parts.grants), parts.metrics.clone())),
             triggers: Triggers::new(Arc::clone(&objects), parts.queue),
@@ -111,7 +118,9 @@ impl Context {
             )),
             objects,
             secrets: Arc::default(),
-            client: parts.client,
+            secret_reads: SecretReads::new(client.clone()),
+            client,
+            pacer,
             settings: parts.settings,
             timeline: parts.timeline,
             grants: parts.grants,

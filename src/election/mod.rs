@@ -4,6 +4,9 @@
 //! of two contenders gets a conflict. Another's Lease has expired when it stayed unchanged for its duration by the
 //! monotonic clock of this process; the times in the Lease are for people. A leader that cannot renew in time stops
 //! acting before the others may start: [`Leadership::holds`] is checked before each vendor call and each write.
+//!
+//! Behind an API server that answers slowly the holder states a longer duration, which the others wait out, and renews
+//! within two thirds of it as always.
 
 mod fence;
 mod leadership;
@@ -46,20 +49,43 @@ pub struct ElectionOptions {
     pub renew_deadline: Duration,
     /// Time between two renewals. A standby reads the Lease after about half of it.
     pub retry_period: Duration,
-    /// Timeout of each call to the API server.
+    /// Timeout of each call to the API server. A leader's call may take what is left of its term at most.
     pub call_timeout: Duration,
+    /// Time after which a call without an answer is made once more, beside the first: its connection may be dead.
+    pub second_call_after: Duration,
 }
 
+/// The Lease's duration is this many times as long as the API server's last answer took: two renewals fit into two
+/// thirds of it, with half an answer to spare.
+const ANSWERS_IN_A_LEASE: u32 = 4;
+/// The longest duration of a Lease, for any answer time.
+const LONGEST_LEASE: Duration = Duration::from_secs(80);
+/// Timeout of each of the two calls that give the Lease back at the end of the process.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl ElectionOptions {
-    /// Makes options with a lease of 15 s, a deadline of 10 s, renewals every 2 s, and calls of at most 5 s.
+    /// Makes options with a lease of 15 s, a deadline of 10 s, renewals every 2 s, and calls of at most 20 s.
     pub fn new(identity: impl Into<String>) -> Self {
         Self {
             identity: identity.into(),
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
-            call_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(20),
+            second_call_after: Duration::from_secs(4),
         }
+    }
+
+    /// The duration of a Lease on an API server whose last answer took `answer_time`, and the deadline for its renewal.
+    fn lease_for(&self, answer_time: Duration) -> (Duration, Duration) {
+        let wanted = (answer_time * ANSWERS_IN_A_LEASE).min(LONGEST_LEASE);
+        // In whole seconds, as the Lease has them.
+        let wanted = Duration::from_secs(wanted.as_secs());
+        if wanted <= self.lease_duration {
+            return (self.lease_duration, self.renew_deadline);
+        }
+        let share = self.renew_deadline.as_secs_f64() / self.lease_duration.as_secs_f64();
+        (wanted, wanted.mul_f64(share))
     }
 }
 
@@ -72,6 +98,15 @@ pub struct Elector {
     term: SharedTerm,
     leading: watch::Sender<bool>,
     seen: Option<Seen>,
+    /// The time of the last call to its answer, or to its end without one.
+    answer_time: Duration,
+}
+
+/// A renewal of the Lease.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    began: Moment,
+    deadline: Duration,
 }
 
 /// A Lease as last read, with the time since which it is unchanged by the local monotonic clock.
@@ -112,6 +147,7 @@ impl Elector {
             term,
             leading,
             seen: None,
+            answer_time: Duration::ZERO,
         };
         (elector, leadership)
     }
@@ -126,16 +162,18 @@ impl Elector {
             let attempt = async {
                 match (leads, deadline) {
                     // A renewal that hangs must not outlast the right to act.
-                    (true, Some(deadline)) => tokio::time::timeout_at(deadline, self.attempt())
-                        .await
-                        .unwrap_or(Ok(None)),
-                    _ => self.attempt().await,
+                    (true, Some(deadline)) => tokio::time::timeout_at(deadline, self.attempt()).await.ok(),
+                    _ => Some(self.attempt().await),
                 }
             };
             let result = tokio::select! {
                 result = attempt => result,
                 () = &mut shutdown => break,
             };
+            let result = result.unwrap_or_else(|| {
+                self.answer_time = self.answer_time.max(try_started.elapsed());
+                Ok(None)
+            });
             match result {
                 Ok(Some(renewed)) => self.renewed(renewed),
                 Ok(None) if leads && self.lost_to_another() => self.lost("another holds the Lease"),
@@ -177,10 +215,10 @@ impl Elector {
         self.term.time_left().map(|left| Instant::now() + left)
     }
 
-    fn renewed(&mut self, renewed: Moment) {
+    fn renewed(&mut self, renewal: Renewal) {
         self.term.set(Some(Term {
-            renewed,
-            lasts: self.options.renew_deadline,
+            renewed: renewal.began,
+            lasts: renewal.deadline,
         }));
         if !self.leading.send_replace(true) {
             tracing::info!(identity = self.options.identity, "leading");
@@ -206,20 +244,20 @@ impl Elector {
             .is_some_and(|holder| *holder != self.options.identity)
     }
 
-    /// Tries once to acquire or to renew the Lease. `Some` with the start of the try after a success.
-    async fn attempt(&mut self) -> Result<Option<Moment>, ElectionError> {
-        let began = self.timeline.now().moment;
+    /// Tries once to acquire or to renew the Lease. `Some` after a success.
+    async fn attempt(&mut self) -> Result<Option<Renewal>, ElectionError> {
         if *self.leading.borrow()
             && let Some(seen) = self.seen.clone()
             && holder(&seen.lease) == Some(&self.options.identity)
         {
             // Another's change is a conflict; then the Lease is read below.
-            if self.update(&seen.lease).await? {
-                return Ok(Some(began));
+            if let Some(renewal) = self.update(seen.lease).await? {
+                return Ok(Some(renewal));
             }
         }
-        let Some(lease) = self.call("get", self.api.get_opt(LEASE_NAME)).await? else {
-            return Ok(self.create().await?.then_some(began));
+        let api = self.api.clone();
+        let Some(lease) = self.call("get", || api.get_opt(LEASE_NAME)).await? else {
+            return self.create().await;
         };
         self.look_at(lease);
         let Some(seen) = &self.seen else { return Ok(None) };
@@ -231,8 +269,7 @@ impl Elector {
         if !free {
             return Ok(None);
         }
-        let lease = seen.lease.clone();
-        Ok(self.update(&lease).await?.then_some(began))
+        self.update(seen.lease.clone()).await
     }
 
     /// Duration of another's Lease: the stated one, and not less than that of the options.
@@ -258,32 +295,37 @@ impl Elector {
         });
     }
 
-    async fn create(&mut self) -> Result<bool, ElectionError> {
+    async fn create(&mut self) -> Result<Option<Renewal>, ElectionError> {
+        let (duration, renewal) = self.begin();
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(LEASE_NAME.to_owned()),
                 ..ObjectMeta::default()
             },
-            spec: Some(self.spec(None)),
+            spec: Some(self.spec(None, duration)),
         };
-        let created = self
-            .call("create", self.api.create(&PostParams::default(), &lease))
-            .await;
-        self.written(created)
+        let (api, parameters) = (self.api.clone(), PostParams::default());
+        let created = self.call("create", || api.create(&parameters, &lease)).await;
+        Ok(self.written(created)?.then_some(renewal))
     }
 
-    /// Writes the own identity into `lease`; false when another writer was faster.
-    async fn update(&mut self, lease: &Lease) -> Result<bool, ElectionError> {
-        let mut lease = lease.clone();
-        lease.spec = Some(self.spec(lease.spec.as_ref()));
+    /// Writes the own identity into `lease`; `None` when another writer was faster.
+    async fn update(&mut self, mut lease: Lease) -> Result<Option<Renewal>, ElectionError> {
+        let (duration, renewal) = self.begin();
+        lease.spec = Some(self.spec(lease.spec.as_ref(), duration));
         lease.metadata.managed_fields = None;
+        let (api, parameters) = (self.api.clone(), PostParams::default());
         let replaced = self
-            .call(
-                "update",
-                self.api.replace(LEASE_NAME, &PostParams::default(), &lease),
-            )
+            .call("update", || api.replace(LEASE_NAME, &parameters, &lease))
             .await;
-        self.written(replaced)
+        Ok(self.written(replaced)?.then_some(renewal))
+    }
+
+    /// The duration for a write that begins now, and the renewal that it makes.
+    fn begin(&self) -> (Duration, Renewal) {
+        let (duration, deadline) = self.options.lease_for(self.answer_time);
+        let began = self.timeline.now().moment;
+        (duration, Renewal { began, deadline })
     }
 
     fn written(&mut self, result: Result<Lease, ElectionError>) -> Result<bool, ElectionError> {
@@ -300,15 +342,13 @@ impl Elector {
         }
     }
 
-    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+    fn spec(&self, before: Option<&LeaseSpec>, duration: Duration) -> LeaseSpec {
         let now = MicroTime(self.timeline.now().wall());
         let kept = before.filter(|spec| spec.holder_identity.as_deref() == Some(&self.options.identity));
         let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or_default();
         LeaseSpec {
             holder_identity: Some(self.options.identity.clone()),
-            lease_duration_seconds: Some(
-                i32::try_from(self.options.lease_duration.as_secs()).unwrap_or(i32::MAX),
-            ),
+            lease_duration_seconds: Some(i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)),
             acquire_time: kept
                 .and_then(|spec| spec.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
@@ -342,7 +382,9 @@ impl Elector {
     }
 
     async fn try_release(&mut self) -> Result<bool, ElectionError> {
-        let lease = self.call("get", self.api.get_opt(LEASE_NAME)).await?;
+        self.options.call_timeout = self.options.call_timeout.min(RELEASE_TIMEOUT);
+        let (api, parameters) = (self.api.clone(), PostParams::default());
+        let lease = self.call("get", || api.get_opt(LEASE_NAME)).await?;
         let Some(mut lease) = lease.filter(|lease| holder(lease) == Some(&self.options.identity)) else {
             return Ok(false);
         };
@@ -353,20 +395,31 @@ impl Elector {
             spec.renew_time = Some(MicroTime(self.timeline.now().wall()));
         }
         let released = self
-            .call(
-                "release",
-                self.api.replace(LEASE_NAME, &PostParams::default(), &lease),
-            )
+            .call("release", || api.replace(LEASE_NAME, &parameters, &lease))
             .await;
         self.written(released)
     }
 
-    async fn call<T>(
-        &self,
-        verb: &'static str,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, ElectionError> {
-        match tokio::time::timeout(self.options.call_timeout, call).await {
+    /// Makes a call, and once more where its answer takes long; the first answer counts. The second of two writes
+    /// carries the same `resourceVersion`, so that one of them does nothing.
+    async fn call<T, F>(&mut self, verb: &'static str, call: impl Fn() -> F) -> Result<T, ElectionError>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        let (began, limit) = (Instant::now(), self.options.call_timeout);
+        let second = async {
+            tokio::time::sleep(self.options.second_call_after).await;
+            call().await
+        };
+        let answer = tokio::time::timeout(limit, async {
+            tokio::select! {
+                answer = call() => answer,
+                answer = second => answer,
+            }
+        })
+        .await;
+        self.answer_time = began.elapsed();
+        match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(source)) => Err(ElectionError::Call {
                 verb,
@@ -374,7 +427,7 @@ impl Elector {
             }),
             Err(_) => Err(ElectionError::Timeout {
                 verb,
-                seconds: self.options.call_timeout.as_secs(),
+                seconds: limit.as_secs(),
             }),
         }
     }
@@ -394,3 +447,6 @@ fn holder(lease: &Lease) -> Option<&String> {
 fn is_race(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() || status.is_not_found())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use kube::Client;
 use tokio::time::Instant;
 use tower::BoxError;
@@ -13,7 +15,10 @@ use crate::sync::lock;
 
 /// An answer proves for this long that the API server can be reached.
 const ANSWER_VALIDITY: Duration = Duration::from_secs(1);
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// A slow answer is one; later than this nothing is expected any more.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
+/// Interval at which the question is put once more, beside those without an answer: their connections may be dead.
+const QUESTION_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a question without an answer.
 const QUESTION_PAUSE: Duration = Duration::from_secs(1);
 
@@ -56,11 +61,26 @@ impl ApiServerReachability {
         answered.is_some_and(|answered| answered.elapsed() < ANSWER_VALIDITY)
     }
 
-    /// Asks the API server for its version. Returns after the answer, or a second after the question has failed, so
-    /// that a caller who repeats it does not hammer.
+    /// Asks the API server for its version. Returns after an answer, however slow, or a second after all questions have
+    /// failed, so that a caller who repeats it does not hammer.
     pub async fn ask(&self) {
-        // The layer notes the outcome.
-        let _ = tokio::time::timeout(QUESTION_TIMEOUT, self.client.apiserver_version()).await;
+        let mut questions = FuturesUnordered::new();
+        questions.push(self.client.apiserver_version());
+        let asking = async {
+            loop {
+                tokio::select! {
+                    // The layer notes the outcome.
+                    _ = questions.next() => if self.is_reachable() || questions.is_empty() {
+                        return;
+                    },
+                    () = tokio::time::sleep(QUESTION_INTERVAL) => {
+                        questions.push(self.client.apiserver_version());
+                    }
+                }
+            }
+        };
+        // Without an answer nothing is noted.
+        let _ = tokio::time::timeout(QUESTION_TIMEOUT, asking).await;
         if !self.is_reachable() {
             tokio::time::sleep(QUESTION_PAUSE).await;
         }
@@ -79,7 +99,7 @@ impl std::fmt::Debug for ApiServerReachability {
 /// An API server of tests, which refuses each call, or answers none.
 #[cfg(test)]
 pub(crate) mod fake {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
     use http::{Request, Response};
     use kube::client::{Body, ClientBuilder};
@@ -90,12 +110,20 @@ pub(crate) mod fake {
     #[derive(Debug, Default)]
     pub(crate) struct FakeApiServer {
         silent: AtomicBool,
+        /// Time of each answer, in milliseconds; `u64::MAX` for none.
+        answer_time: AtomicU64,
         calls: AtomicUsize,
     }
 
     impl FakeApiServer {
         pub(crate) fn set_silent(&self, silent: bool) {
             self.silent.store(silent, Ordering::Relaxed);
+        }
+
+        /// Has each later call answered after this time; `None` for no answer, on a connection that stays open.
+        pub(crate) fn set_answer_time(&self, time: Option<Duration>) {
+            let milliseconds = time.map_or(u64::MAX, |time| u64::try_from(time.as_millis()).unwrap());
+            self.answer_time.store(milliseconds, Ordering::Relaxed);
         }
 
         /// Number of calls, with and without an answer.
@@ -108,7 +136,12 @@ pub(crate) mod fake {
             let service = service_fn(move |_: Request<Body>| {
                 server.calls.fetch_add(1, Ordering::Relaxed);
                 let silent = server.silent.load(Ordering::Relaxed);
+                let answer_time = server.answer_time.load(Ordering::Relaxed);
                 async move {
+                    if answer_time == u64::MAX {
+                        std::future::pending::<()>().await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(answer_time)).await;
                     if silent {
                         return Err(BoxError::from("nobody is there"));
                     }
@@ -164,6 +197,36 @@ mod tests {
         let asked = Instant::now();
         server.reachability().ask().await;
         assert_eq!(asked.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_an_answer() {
+        for seconds in [6, 12] {
+            let server = Arc::new(FakeApiServer::default());
+            server.set_answer_time(Some(Duration::from_secs(seconds)));
+            let (reachability, asked) = (server.reachability(), Instant::now());
+            reachability.ask().await;
+            assert!(reachability.is_reachable(), "{seconds} s");
+            assert_eq!(asked.elapsed(), Duration::from_secs(seconds));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_connection_delays_the_answer_by_five_seconds() {
+        let server = Arc::new(FakeApiServer::default());
+        server.set_answer_time(None);
+        let (reachability, asked) = (server.reachability(), Instant::now());
+        let answering = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            server.set_answer_time(Some(Duration::ZERO));
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = reachability.ask() => {}
+            () = answering => {}
+        }
+        assert!(reachability.is_reachable());
+        assert_eq!(asked.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]

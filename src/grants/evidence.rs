@@ -52,9 +52,13 @@ impl GrantTable {
         }
         let until = pause_in_status(shown, now)?;
         grant.seeded_pause = shown.next_attempt;
-        grant.endpoint = Some(observation.endpoint.clone());
-        self.endpoint(observation.endpoint, observation.vendor, now.moment)
-            .throttled(observation.fingerprint, until);
+        let server = observation.server();
+        grant.server = Some(server.clone());
+        self.endpoint(&server, now.moment).throttled(
+            observation.fingerprint,
+            &observation.object.namespace,
+            until,
+        );
         Some(until)
     }
 
@@ -72,7 +76,7 @@ impl GrantTable {
         let password = if observation.evidence.is_same_credential {
             observation.fingerprint
         } else {
-            Fingerprint::of_published(&failure.inputs)
+            Fingerprint::stand_in(&failure.inputs)
         };
         let last = now.moment_at(failure.last_attempt).min(now.moment);
         self.accounts

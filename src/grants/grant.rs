@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
+use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use crate::clock::{Moment, Now};
 use crate::failure::{Failure, FailureClass};
@@ -92,7 +93,8 @@ pub(super) struct GrantRecord {
     pub(super) waiters: HashMap<ObjectKey, Waiter>,
     /// The refresh request that the last attempt served, by object.
     pub(super) completed: HashMap<ObjectKey, String>,
-    pub(super) endpoint: Option<Endpoint>,
+    /// The vendor's endpoint that the last request was queued for.
+    pub(super) server: Option<VendorEndpoint>,
     pub(super) phase: Phase,
     pub(super) token: Option<HeldToken>,
     pub(super) failure: Option<FailedAttempt>,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::book::Grants;
 use super::grant::{Phase, VendorCall};
+use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use super::observation::Observation;
 use crate::api::names::Reason;
@@ -65,8 +66,8 @@ impl Grants {
             }
             Phase::Queued(_) => {
                 let since = grant.wait(object, refresh_request, now.moment);
-                if let Some(endpoint) = table.endpoints.get_mut(observation.endpoint) {
-                    endpoint.queue.promote(fingerprint, live_until);
+                if let Some(endpoint) = table.endpoints.get_mut(&observation.server()) {
+                    endpoint.queue.push(fingerprint, live_until, &object.namespace);
                 }
                 return Reservation::UnderWay(since);
             }
@@ -144,7 +145,7 @@ impl Permit {
         let grants = Arc::clone(&self.grants);
         let now = grants.timeline.now();
         let mut table = grants.lock();
-        let vendor = call.grant.vendor();
+        let server = VendorEndpoint::new(call.grant.vendor(), &call.endpoint);
         let grant = table.grants.get_mut(&self.fingerprint)?;
         let is_reserved = matches!(grant.phase, Phase::Reserved(number) if number == self.number);
         // An object that was deleted meanwhile waits no more.
@@ -155,10 +156,9 @@ impl Permit {
         if self.overrides {
             grant.note_override(now.moment);
         }
-        grant.endpoint = Some(call.endpoint.clone());
-        let endpoint = call.endpoint.clone();
+        grant.server = Some(server.clone());
         grant.phase = Phase::Queued(Box::new(call));
-        table.endpoint(&endpoint, vendor, now.moment).queue.push(
+        table.endpoint(&server, now.moment).queue.push(
             self.fingerprint,
             self.live_until,
             &self.object.namespace,

@@ -157,22 +157,19 @@ impl Grants {
         }
         if let Some(grant) = table.grants.get_mut(&fingerprint) {
             let endpoint = grant
-                .endpoint
+                .server
                 .as_ref()
-                .and_then(|endpoint| table.endpoints.get_mut(endpoint));
+                .and_then(|server| table.endpoints.get_mut(server));
             let succeeded = result.is_ok();
             let class = result.as_ref().err().map(|failure| failure.class);
             let woken = grant.finish(vendor, fingerprint, result, &now);
             if let Some(endpoint) = endpoint {
-                endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
-                endpoint.budget.ended(now.moment);
-                match grant.failure.as_ref().and_then(|failure| failure.next_attempt) {
-                    Some(until) if class == Some(FailureClass::Throttled) => {
-                        self.observer.throttled_until(vendor, now.wall_at(until));
-                        endpoint.throttled(fingerprint, until);
-                    }
-                    _ => endpoint.answered(fingerprint, succeeded),
+                let next = grant.failure.as_ref().and_then(|failure| failure.next_attempt);
+                let throttled = next.filter(|_| class == Some(FailureClass::Throttled));
+                if let Some(until) = throttled {
+                    self.observer.throttled_until(vendor, now.wall_at(until));
                 }
+                endpoint.ended(fingerprint, throttled, succeeded, now.moment);
             }
             if grant.users.is_empty() {
                 table.give_back(fingerprint, &now);

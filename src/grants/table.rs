@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::accounts::Accounts;
 use super::grant::{GrantRecord, Phase, VendorCall};
-use super::limiter::{Budget, EndpointState, InFlightLimiter};
+use super::limiter::{Budget, EndpointState, InFlightLimiter, VendorEndpoint};
 use super::object::ObjectKey;
 use super::observation::Observation;
 use super::options::GrantsOptions;
@@ -14,7 +14,6 @@ use crate::clock::{Moment, Now};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
 use crate::policy::{GrantFacts, Standing};
-use crate::providers::{Endpoint, Vendor};
 use crate::times::whole_seconds;
 
 /// Above this number, an endpoint is kept only while it has requests or a pause: a tenant may name any region of
@@ -48,7 +47,7 @@ pub(super) struct ObjectRecord {
 pub(super) struct GrantTable {
     pub(super) options: GrantsOptions,
     pub(super) grants: HashMap<Fingerprint, GrantRecord>,
-    pub(super) endpoints: BTreeMap<Endpoint, EndpointState>,
+    pub(super) endpoints: BTreeMap<VendorEndpoint, EndpointState>,
     pub(super) objects: HashMap<ObjectKey, ObjectRecord>,
     pub(super) accounts: Accounts,
     /// Grants without a user that are kept for a latch, a back-off or a new token, in the order in which their last
@@ -93,22 +92,17 @@ impl GrantTable {
         self.grants.get(&self.objects.get(object)?.fingerprint?)
     }
 
-    /// The state of an endpoint, made where it is missing.
-    pub(super) fn endpoint(
-        &mut self,
-        endpoint: &Endpoint,
-        vendor: Vendor,
-        now: Moment,
-    ) -> &mut EndpointState {
+    /// The state of a vendor's endpoint, made where it is missing.
+    pub(super) fn endpoint(&mut self, server: &VendorEndpoint, now: Moment) -> &mut EndpointState {
         if self.endpoints.len() >= MOST_IDLE_ENDPOINTS {
             self.endpoints.retain(|_, state| !state.is_idle(now));
         }
         let options = &self.options;
         let leading_since = self.leading_since;
-        self.endpoints.entry(endpoint.clone()).or_insert_with(|| {
-            let per_minute = options.per_minute.get(&vendor).copied();
+        self.endpoints.entry(server.clone()).or_insert_with(|| {
+            let per_minute = options.per_minute.get(&server.vendor).copied();
             let budget = Budget::new(per_minute, options.max_concurrent, leading_since, now);
-            EndpointState::new(vendor, budget)
+            EndpointState::new(server.vendor, budget)
         })
     }
 
@@ -141,26 +135,26 @@ impl GrantTable {
             observation.fingerprint,
             observation.object,
             observation.inputs,
-            Some(observation.endpoint),
+            Some(&observation.server()),
             now,
         );
         Standing::new(facts, &observation.evidence, now.wall())
     }
 
-    /// The facts of a grant at this endpoint for `object`, whose published inputs are `inputs`.
+    /// The facts of a grant of this vendor for `object`, whose published inputs are `inputs`.
     pub(super) fn facts(
         &self,
         fingerprint: Fingerprint,
         object: &ObjectKey,
         inputs: &Inputs,
-        endpoint: Option<&Endpoint>,
+        server: Option<&VendorEndpoint>,
         now: &Now,
     ) -> GrantFacts {
         let Some(grant) = self.grants.get(&fingerprint) else {
             return GrantFacts::default();
         };
-        let paused_until = endpoint
-            .and_then(|endpoint| self.endpoints.get(endpoint))
+        let paused_until = server
+            .and_then(|server| self.endpoints.get(server))
             .and_then(|endpoint| endpoint.paused_until(now.moment));
         let free_at = grant
             .account
@@ -216,9 +210,9 @@ impl GrantTable {
             self.accounts.withdraw(account, fingerprint, counted);
         }
         if let Some(endpoint) = grant
-            .endpoint
+            .server
             .as_ref()
-            .and_then(|endpoint| self.endpoints.get_mut(endpoint))
+            .and_then(|server| self.endpoints.get_mut(server))
         {
             endpoint.queue.remove(fingerprint);
         }
@@ -253,26 +247,19 @@ impl GrantTable {
             .enumerate()
             .partition(|(index, _)| *index >= self.first_endpoint);
         for (_, endpoint) in first.into_iter().chain(last) {
-            while !endpoint.queue.is_empty() {
-                if endpoint.in_flight >= endpoint.budget.most_in_flight()
-                    || !self
-                        .in_flight
-                        .has_one_for(endpoint.vendor, self.options.max_concurrent)
-                {
-                    break;
-                }
-                match endpoint.budget.next_slot(now.moment) {
-                    Some(slot) if slot <= now.moment => {}
-                    Some(slot) => {
-                        wait = wait.min(slot.since(now.moment));
+            while !endpoint.queue.is_empty()
+                && self
+                    .in_flight
+                    .has_one_for(endpoint.vendor, self.options.max_concurrent)
+            {
+                let served = match endpoint.next(now.moment) {
+                    Ok(served) => served,
+                    Err(next) => {
+                        wait = next.map_or(wait, |next| wait.min(next.since(now.moment)));
                         break;
                     }
-                    None => break,
-                }
-                let Some(fingerprint) = endpoint.next(now.moment) else {
-                    wait = wait.min(endpoint.pause_left(now.moment));
-                    break;
                 };
+                let fingerprint = served.fingerprint;
                 let Some(grant) = self.grants.get_mut(&fingerprint) else {
                     continue;
                 };
@@ -282,8 +269,7 @@ impl GrantTable {
                         self.accounts
                             .sent(account, fingerprint, counted, whole_second(now));
                     }
-                    endpoint.budget.sent();
-                    endpoint.in_flight += 1;
+                    endpoint.sent(served, now.moment);
                     self.in_flight.take(endpoint.vendor);
                     grant.sent = Some(now.wall());
                     jobs.push(SendJob {

@@ -288,6 +288,7 @@ struct Ask {
     fingerprint: Fingerprint,
     account: Option<Account>,
     grant: Grant,
+    endpoint: Endpoint,
     credentials: Credentials,
     evidence: Evidence,
     refresh_request: Option<String>,
@@ -302,6 +303,7 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
     Ask {
         fingerprint: fingerprint(number),
         account: None,
+        endpoint: grant.endpoint(),
         grant,
         credentials: Credentials {
             values,
@@ -314,12 +316,12 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
 }
 
 impl Ask {
-    fn observation<'a>(&'a self, endpoint: &'a Endpoint, inputs: &'a Inputs) -> Observation<'a> {
+    fn observation<'a>(&'a self, inputs: &'a Inputs) -> Observation<'a> {
         Observation {
             object: &self.object,
             fingerprint: self.fingerprint,
             account: self.account,
-            endpoint,
+            endpoint: &self.endpoint,
             vendor: self.grant.vendor(),
             inputs,
             evidence: self.evidence.clone(),
@@ -328,22 +330,18 @@ impl Ask {
 }
 
 fn observe(grants: &Grants, ask: &Ask, inputs: &Inputs) -> Standing {
-    grants.observe(&ask.observation(&ask.grant.endpoint(), inputs))
+    grants.observe(&ask.observation(inputs))
 }
 
 /// Gives the moment since which the object waits; `None` where the grant is held.
 fn reserve_and_send(grants: &Arc<Grants>, ask: Ask, inputs: &Inputs) -> Option<Moment> {
-    let endpoint = ask.grant.endpoint();
-    let reservation = grants.reserve(
-        &ask.observation(&endpoint, inputs),
-        ask.refresh_request.as_deref(),
-    );
+    let reservation = grants.reserve(&ask.observation(inputs), ask.refresh_request.as_deref());
     match reservation {
         Reservation::UnderWay(since) => Some(since),
         Reservation::Held => None,
         Reservation::Permitted(permit) => permit.send(VendorCall {
             grant: ask.grant,
-            endpoint,
+            endpoint: ask.endpoint,
             credentials: ask.credentials,
         }),
     }
@@ -459,8 +457,8 @@ impl Bench {
         let Some(fingerprint) = used else {
             return GrantFacts::default();
         };
-        let endpoint = table.grant_of(&object).and_then(|grant| grant.endpoint.as_ref());
-        table.facts(fingerprint, &object, &inputs(), endpoint, &now)
+        let server = table.grant_of(&object).and_then(|grant| grant.server.as_ref());
+        table.facts(fingerprint, &object, &inputs(), server, &now)
     }
 
     fn token(&self, name: &str) -> Option<String> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 
 use crate::failure::{Failure, FailureClass};
+use crate::proxy::Proxy;
 
 fn transient(message: String) -> Failure {
     Failure::new(FailureClass::Transient, &message)
@@ -34,31 +35,59 @@ pub(super) fn too_large(host: &str, limit: usize) -> Failure {
     ))
 }
 
-/// Classifies an error of sending a request or of reading its response.
-pub(super) fn exchange(error: &reqwest::Error, host: &str) -> Failure {
+/// Classifies an error of sending a request to `host`, or of reading its response. `proxy` is the one on the way.
+pub(super) fn exchange(error: &reqwest::Error, host: &str, proxy: Option<&Proxy>) -> Failure {
     let chain = chain(error);
     let hyper = chain.iter().find_map(|e| e.downcast_ref::<hyper::Error>());
+    let tls = chain.iter().find_map(|e| e.downcast_ref::<rustls::Error>());
+    let refused_connection = has_io_error(&chain, &[io::ErrorKind::ConnectionRefused]);
 
-    if let Some(tls) = chain.iter().find_map(|e| e.downcast_ref::<rustls::Error>()) {
-        return tls_failure(tls, host, error.is_connect());
+    if let Some(proxy) = proxy
+        && let Some(tunnel) = tunnel_error(&chain)
+    {
+        return match tunnel {
+            TunnelError::NotReached if error.is_dns() => transient(format!(
+                "failed to resolve the proxy {proxy}: check its name, and the cluster's DNS"
+            )),
+            TunnelError::NotReached if refused_connection => transient(format!(
+                "the proxy {proxy} refused the connection: check its port"
+            )),
+            TunnelError::NotReached if tls.is_some() => refused(format!(
+                "the TLS handshake with the proxy {proxy} failed: pass its CA with --vendor-ca-file, or write it with \
+                 http://"
+            )),
+            TunnelError::NotReached => transient(format!(
+                "failed to connect to the proxy {proxy}: check the network and its egress policy"
+            )),
+            TunnelError::LoginRequired => transient(format!(
+                "the proxy {proxy} asks for a login (407): put user and password into its URL"
+            )),
+            TunnelError::Refused => transient(format!(
+                "the proxy {proxy} refused a tunnel to {host}: allow that host there, or add it to NO_PROXY"
+            )),
+            TunnelError::Broken => transient(format!(
+                "the proxy {proxy} opened no tunnel to {host}: check that it is an HTTP proxy"
+            )),
+        };
     }
-    if let Some(failure) = proxy_failure(&chain, host) {
-        return failure;
+    if let Some(tls) = tls {
+        return tls_failure(tls, host, error.is_connect());
     }
     if error.is_dns() {
         return transient(format!(
             "failed to resolve {host}: check the cluster's DNS and its egress policy"
         ));
     }
+    let through = proxy.map_or(String::new(), |proxy| format!(" through the proxy {proxy}"));
     if error.is_timeout() {
         return transient(if error.is_connect() {
-            format!("failed to connect to {host} in time: check the network, its egress policy and the proxy")
+            format!("failed to connect to {host}{through} in time: check the network and its egress policy")
         } else {
-            format!("no complete answer from {host} in time")
+            format!("no complete answer from {host}{through} in time")
         });
     }
-    if has_io_error(&chain, &[io::ErrorKind::ConnectionRefused]) {
-        return transient(format!("{host} (or the proxy before it) refused the connection"));
+    if refused_connection {
+        return transient(format!("{host} refused the connection"));
     }
     if has_io_error(
         &chain,
@@ -79,9 +108,9 @@ pub(super) fn exchange(error: &reqwest::Error, host: &str) -> Failure {
         });
     }
     transient(if error.is_connect() {
-        format!("failed to connect to {host}")
+        format!("failed to connect to {host}{through}")
     } else {
-        format!("failed to get an answer from {host}")
+        format!("failed to get an answer from {host}{through}")
     })
 }
 
@@ -125,20 +154,26 @@ pub(super) fn asks_for_the_certificate_late(host: &str) -> Failure {
     ))
 }
 
-/// Recognises two errors by their text, since hyper-util's tunnel error is not a public type. Should the text change,
-/// the failure stays transient, with a general message.
-fn proxy_failure(chain: &[&(dyn Error + 'static)], host: &str) -> Option<Failure> {
-    let texts: Vec<String> = chain.iter().map(ToString::to_string).collect();
-    let has = |text: &str| texts.iter().any(|t| t == text);
-    if has("tunnel error: proxy authorization required") {
-        return Some(transient(format!(
-            "the proxy asks for a login (407) on the way to {host}: put user and password into HTTPS_PROXY"
-        )));
-    }
-    has("tunnel error: unsuccessful").then(|| {
-        transient(format!(
-            "the proxy refused a tunnel to {host}: allow that host there, or add it to NO_PROXY"
-        ))
+/// A fault between this process and the proxy, before there is a tunnel.
+#[derive(Clone, Copy)]
+enum TunnelError {
+    /// No connection to the proxy.
+    NotReached,
+    LoginRequired,
+    Refused,
+    Broken,
+}
+
+/// Recognises hyper-util's tunnel error by its text, since its type is not public. Should the text change, the failure
+/// stays transient, with a general message.
+fn tunnel_error(chain: &[&(dyn Error + 'static)]) -> Option<TunnelError> {
+    let texts = chain.iter().map(ToString::to_string);
+    let found = texts.filter_map(|text| text.strip_prefix("tunnel error: ").map(str::to_owned));
+    found.last().map(|text| match text.as_str() {
+        "failed to create underlying connection" => TunnelError::NotReached,
+        "proxy authorization required" => TunnelError::LoginRequired,
+        "unsuccessful" => TunnelError::Refused,
+        _ => TunnelError::Broken,
     })
 }
 
@@ -300,7 +335,7 @@ mod tests {
             .send()
             .await
             .unwrap_err();
-        let failure = exchange(&error, "vendor.example");
+        let failure = exchange(&error, "vendor.example", None);
         assert_eq!(failure.class, FailureClass::Transient);
         assert!(
             failure.message.contains("failed to resolve vendor.example"),

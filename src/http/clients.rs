@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::certificate::{Identity, Seen, fingerprint};
 use super::{HttpTransportOptions, ProxySetting, TransportError};
 use crate::failure::{Failure, FailureClass};
+use crate::proxy::Proxy;
 use crate::sync::lock;
 use crate::token::ClientCertificate;
 
@@ -25,10 +26,15 @@ const USER_AGENT: &str = concat!("vendor-token-operator/", env!("CARGO_PKG_VERSI
 pub(super) struct Clients {
     options: HttpTransportOptions,
     provider: Arc<CryptoProvider>,
+    trusting: Mutex<Trusting>,
+}
+
+/// The clients that trust the present authorities.
+struct Trusting {
     /// Shared by all clients, so that the system's authorities are held once.
     verifier: Arc<Verifier>,
     plain: reqwest::Client,
-    by_certificate: Mutex<HashMap<[u8; 32], CertificateClient>>,
+    by_certificate: HashMap<[u8; 32], CertificateClient>,
 }
 
 struct CertificateClient {
@@ -47,28 +53,34 @@ impl fmt::Debug for Clients {
 impl Clients {
     pub(super) fn new(options: HttpTransportOptions) -> Result<Self, TransportError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let additional = match &options.additional_authorities {
-            None => Vec::new(),
-            Some(bundle) => authorities(bundle)?,
-        };
-        let verifier = Verifier::new_with_extra_roots(additional, Arc::clone(&provider))
-            .map_err(TransportError::Authorities)?;
-        let verifier = Arc::new(verifier);
-        let tls = tls_config(&provider, &verifier, None).map_err(TransportError::Tls)?;
-        let plain = client(&options, tls).map_err(TransportError::Client)?;
+        let additional = options.additional_authorities.as_deref();
+        let trusting = Trusting::new(&options, &provider, additional)?;
         Ok(Self {
             options,
             provider,
-            verifier,
-            plain,
-            by_certificate: Mutex::new(HashMap::new()),
+            trusting: Mutex::new(trusting),
         })
+    }
+
+    /// Trusts the system's authorities and those of the bundle from now on, and no others. No connection that was made
+    /// before is used again.
+    pub(super) fn replace_authorities(&self, bundle: &[u8]) -> Result<(), TransportError> {
+        let trusting = Trusting::new(&self.options, &self.provider, Some(bundle))?;
+        *lock(&self.trusting) = trusting;
+        Ok(())
+    }
+
+    /// The proxy on the way to `host`, if there is one.
+    pub(super) fn proxy_to(&self, host: &str) -> Option<&Proxy> {
+        let ProxySetting::Through(proxy) = &self.options.proxy else {
+            return None;
+        };
+        proxy.to_host(host).map(|_| proxy)
     }
 
     pub(super) fn plain(&self) -> reqwest::Client {
         // Drops idle certificates also where none is used any more.
-        drop(self.without_idle());
-        self.plain.clone()
+        self.without_idle().plain.clone()
     }
 
     /// The client for `certificate`, built at its first use, and what it has seen of its servers.
@@ -78,8 +90,8 @@ impl Clients {
         now: Timestamp,
     ) -> Result<(reqwest::Client, Arc<Seen>), Failure> {
         let key = fingerprint(certificate);
-        let mut entries = self.without_idle();
-        if let Some(entry) = entries.get_mut(&key)
+        let mut trusting = self.without_idle();
+        if let Some(entry) = trusting.by_certificate.get_mut(&key)
             && now < entry.not_after
         {
             entry.last_used = Instant::now();
@@ -91,7 +103,7 @@ impl Clients {
         let not_after = identity.not_after;
         let seen = Arc::new(Seen::default());
         let certificate = identity.resolver(Arc::clone(&seen));
-        let tls = tls_config(&self.provider, &self.verifier, Some(certificate));
+        let tls = tls_config(&self.provider, &trusting.verifier, Some(certificate));
         let client = tls
             .ok()
             .and_then(|tls| client(&self.options, tls).ok())
@@ -100,6 +112,7 @@ impl Clients {
                     "failed to set up TLS with the client certificate: check tls.crt and tls.key".to_owned(),
                 )
             })?;
+        let entries = &mut trusting.by_certificate;
         while entries.len() >= self.options.client_certificates.max(1) {
             let oldest = entries
                 .iter()
@@ -123,11 +136,33 @@ impl Clients {
     }
 
     /// Drops the clients of certificates that were not used for the idle timeout.
-    fn without_idle(&self) -> MutexGuard<'_, HashMap<[u8; 32], CertificateClient>> {
-        let mut entries = lock(&self.by_certificate);
+    fn without_idle(&self) -> MutexGuard<'_, Trusting> {
+        let mut trusting = lock(&self.trusting);
         let limit = self.options.client_certificate_idle_timeout;
-        entries.retain(|_, entry| entry.last_used.elapsed() < limit);
-        entries
+        trusting
+            .by_certificate
+            .retain(|_, entry| entry.last_used.elapsed() < limit);
+        trusting
+    }
+}
+
+impl Trusting {
+    fn new(
+        options: &HttpTransportOptions,
+        provider: &Arc<CryptoProvider>,
+        bundle: Option<&[u8]>,
+    ) -> Result<Self, TransportError> {
+        let additional = bundle.map_or(Ok(Vec::new()), authorities)?;
+        let verifier = Verifier::new_with_extra_roots(additional, Arc::clone(provider))
+            .map_err(TransportError::Authorities)?;
+        let verifier = Arc::new(verifier);
+        let tls = tls_config(provider, &verifier, None).map_err(TransportError::Tls)?;
+        let plain = client(options, tls).map_err(TransportError::Client)?;
+        Ok(Self {
+            verifier,
+            plain,
+            by_certificate: HashMap::new(),
+        })
     }
 }
 
@@ -171,10 +206,14 @@ fn client(options: &HttpTransportOptions, tls: ClientConfig) -> reqwest::Result<
         .connect_timeout(options.connect_timeout)
         .pool_idle_timeout(options.idle_timeout)
         .pool_max_idle_per_host(options.idle_connections_per_endpoint);
+    // The HTTP client's own reading of the environment passes a proxy that it cannot use by in silence.
+    let builder = builder.no_proxy();
     let builder = match &options.proxy {
-        ProxySetting::Environment => builder,
-        ProxySetting::Off => builder.no_proxy(),
-        ProxySetting::Address(address) => builder.no_proxy().proxy(reqwest::Proxy::all(address.clone())?),
+        ProxySetting::Off => builder,
+        ProxySetting::Through(proxy) => {
+            let exceptions = reqwest::NoProxy::from_string(proxy.exceptions());
+            builder.proxy(reqwest::Proxy::https(proxy.url().clone())?.no_proxy(exceptions))
+        }
     };
     builder.build()
 }
@@ -198,7 +237,6 @@ mod tests {
         let authority = rcgen::generate_simple_self_signed(vec!["ca.example".to_owned()]).unwrap();
         Clients::new(HttpTransportOptions {
             client_certificates: 2,
-            proxy: ProxySetting::Off,
             additional_authorities: Some(authority.cert.pem().into_bytes()),
             ..HttpTransportOptions::default()
         })
@@ -206,7 +244,14 @@ mod tests {
     }
 
     fn kept(clients: &Clients) -> Vec<[u8; 32]> {
-        clients.by_certificate.lock().unwrap().keys().copied().collect()
+        clients
+            .trusting
+            .lock()
+            .unwrap()
+            .by_certificate
+            .keys()
+            .copied()
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]

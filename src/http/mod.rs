@@ -1,8 +1,9 @@
 //! The HTTPS transport to vendors: sends a [`TokenRequest`] once and returns a [`TokenResponse`] or a classified
 //! failure.
 //!
-//! May use: `providers` (types), `token`, `failure`, `clock`, `sync`, `times`.
+//! May use: `providers` (types), `token`, `failure`, `clock`, `error_text`, `proxy`, `sync`, `times`.
 
+mod authorities;
 mod certificate;
 mod classify;
 mod clients;
@@ -16,12 +17,14 @@ use futures::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_LENGTH, HeaderValue};
 use zeroize::Zeroizing;
 
+pub use authorities::AuthorityFile;
 pub use certificate::{ClientCertificateError, check_client_certificate};
 use clients::Clients;
 
 use crate::clock::Timeline;
 use crate::failure::{Failure, FailureClass};
 use crate::providers::{TokenRequest, TokenResponse};
+use crate::proxy::Proxy;
 use crate::token::ExposeSecret;
 
 /// Sends requests to vendors; tests replace it.
@@ -56,15 +59,14 @@ pub struct HttpTransportOptions {
     pub proxy: ProxySetting,
 }
 
-/// Source of the proxy's address.
-#[derive(Clone, Debug)]
+/// Use of a proxy.
+#[derive(Clone, Debug, Default)]
 pub enum ProxySetting {
-    /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, or their lower-case spellings, read once at start.
-    Environment,
-    /// No proxy.
+    /// No proxy, whatever the environment says.
+    #[default]
     Off,
-    /// A proxy for all requests.
-    Address(url::Url),
+    /// A proxy for all requests but those to its exceptions.
+    Through(Proxy),
 }
 
 impl Default for HttpTransportOptions {
@@ -80,7 +82,7 @@ impl Default for HttpTransportOptions {
             client_certificates: 64,
             client_certificate_idle_timeout: Duration::from_secs(600),
             additional_authorities: None,
-            proxy: ProxySetting::Environment,
+            proxy: ProxySetting::Off,
         }
     }
 }
@@ -101,7 +103,7 @@ pub enum TransportError {
     #[error("failed to set up TLS")]
     Tls(#[source] rustls::Error),
     /// The HTTP client could not be built.
-    #[error("failed to set up the HTTP client: check HTTPS_PROXY and NO_PROXY")]
+    #[error("failed to set up the HTTP client")]
     Client(#[source] reqwest::Error),
 }
 
@@ -125,7 +127,7 @@ impl fmt::Debug for HttpTransport {
 }
 
 impl HttpTransport {
-    /// Reads the system's authorities and the proxy's address, and sets up connection pools. Makes no connection.
+    /// Reads the system's authorities, and sets up connection pools. Makes no connection.
     pub fn new(options: HttpTransportOptions, timeline: Arc<Timeline>) -> Result<Self, TransportError> {
         let (total_timeout, body_limit) = (options.total_timeout, options.body_limit);
         let clients = Clients::new(options)?;
@@ -137,6 +139,17 @@ impl HttpTransport {
                 body_limit,
             }),
         })
+    }
+}
+
+impl HttpTransport {
+    /// Replaces the PEM bundle of authorities that are trusted besides the system's, which are read anew. Later requests
+    /// go over new connections.
+    ///
+    /// # Errors
+    /// When the bundle is not PEM or has no certificate. Nothing changes then.
+    pub fn replace_authorities(&self, bundle: &[u8]) -> Result<(), TransportError> {
+        self.inner.clients.replace_authorities(bundle)
     }
 }
 
@@ -158,6 +171,10 @@ impl Inner {
             }
         };
         let (request, host) = into_reqwest(request)?;
+        let proxy = request
+            .url()
+            .host_str()
+            .and_then(|host| self.clients.proxy_to(host));
         let sent = self.timeline.now();
         let exchange = async {
             let mut response = client.execute(request).await.map_err(|error| {
@@ -165,14 +182,14 @@ impl Inner {
                 if is_unknown && classify::is_end_after_request(&error) {
                     classify::asks_for_the_certificate_late(&host)
                 } else {
-                    classify::exchange(&error, &host)
+                    classify::exchange(&error, &host, proxy)
                 }
             })?;
             if let Some(seen) = &seen {
                 seen.note_answer();
             }
             let received = self.timeline.now().wall();
-            let body = self.read_body(&mut response, &host).await?;
+            let body = self.read_body(&mut response, &host, proxy).await?;
             Ok(TokenResponse {
                 status: response.status().as_u16(),
                 headers: std::mem::take(response.headers_mut()),
@@ -193,6 +210,7 @@ impl Inner {
         &self,
         response: &mut reqwest::Response,
         host: &str,
+        proxy: Option<&Proxy>,
     ) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let announced = response.content_length();
         if announced.is_some_and(|length| length > self.body_limit as u64) {
@@ -205,7 +223,7 @@ impl Inner {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| classify::exchange(&error, host))?
+            .map_err(|error| classify::exchange(&error, host, proxy))?
         {
             if body.len() + chunk.len() > self.body_limit {
                 return Err(classify::too_large(host, self.body_limit));

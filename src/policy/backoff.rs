@@ -1,5 +1,7 @@
 //! The time of the next attempt after a failure.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::failure::{Failure, FailureClass};
@@ -26,6 +28,11 @@ const FARTHEST_LOCK_SECONDS: i64 = 25 * 3600;
 /// by a wrong clock or by somebody else, and would hold a grant for as long as that clock was off.
 const FARTHEST_DEADLINE_SECONDS: i64 = 2 * 3600;
 
+/// The longest pause of Kubernetes calls that the API server has not asked for.
+const LONGEST_SERVER_PAUSE: Duration = Duration::from_secs(5);
+/// The longest wait of an object whose reconciles fail.
+const LONGEST_OBJECT_PAUSE: Duration = Duration::from_secs(300);
+
 /// True while `deadline` has not passed at `now` and is credible: at most two hours ahead.
 pub fn holds(deadline: Timestamp, now: Timestamp) -> bool {
     now < deadline && deadline <= later(now, FARTHEST_DEADLINE_SECONDS)
@@ -46,6 +53,22 @@ pub fn is_early(rejected: Timestamp, next_attempt: Timestamp) -> bool {
 pub fn after_transient(count: i32, jitter: u8, now: Timestamp) -> Option<Timestamp> {
     let failure = Failure::new(FailureClass::Transient, "");
     next_attempt(&failure, count, Rejections::default(), jitter, now)
+}
+
+/// The pause of Kubernetes calls after this many server errors in a row: 1 s doubling to 5 s, so that all is right soon
+/// after the API server is back, and no less than the API server asks for.
+pub fn after_server_error(failures: u32, retry_after: Option<Duration>) -> Duration {
+    let doublings = failures.saturating_sub(1).min(8);
+    Duration::from_secs(1 << doublings)
+        .min(LONGEST_SERVER_PAUSE)
+        .max(retry_after.unwrap_or_default())
+}
+
+/// The wait of one object whose reconcile has failed for this many times in a row while those of others succeeded: 5 s
+/// doubling to 5 minutes.
+pub fn after_own_error(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(8);
+    Duration::from_secs(5 << doublings).min(LONGEST_OBJECT_PAUSE)
 }
 
 /// The rejections of one credential: what decides about attempts without a change.
@@ -249,6 +272,29 @@ mod tests {
     fn a_deadline_more_than_two_hours_ahead_holds_nothing() {
         assert!(!holds(later(now(), 7201), now()));
         assert!(!holds(Timestamp::MAX, now()));
+    }
+
+    #[rstest]
+    #[case(1, None, 1)]
+    #[case(2, None, 2)]
+    #[case(3, None, 4)]
+    #[case(4, None, 5)]
+    #[case(u32::MAX, None, 5)]
+    #[case(1, Some(30), 30)]
+    #[case(9, Some(1), 5)]
+    fn a_pause_of_kubernetes_calls_grows_and_keeps_to_what_was_asked(
+        #[case] failures: u32,
+        #[case] asked: Option<u64>,
+        #[case] expected: u64,
+    ) {
+        let pause = after_server_error(failures, asked.map(Duration::from_secs));
+        assert_eq!(pause.as_secs(), expected);
+    }
+
+    #[test]
+    fn an_object_that_fails_alone_is_tried_less_and_less() {
+        let waits = [1, 2, 3, 7, u32::MAX].map(|failures| after_own_error(failures).as_secs());
+        assert_eq!(waits, [5, 10, 20, 300, 300]);
     }
 
     #[rstest]

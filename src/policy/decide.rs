@@ -35,6 +35,14 @@ pub enum Decision {
 
 /// Takes everything that was observed of one VendorToken, and gives the next step. Equal inputs give equal steps.
 pub fn decide(observed: &Observed<'_>) -> Decision {
+    match (next_step(observed), &observed.contest) {
+        // The condition ends with the contest.
+        (Decision::Wait { until }, Some(contest)) => wait(observed.now, [until, Some(contest.over_at)]),
+        (decision, _) => decision,
+    }
+}
+
+fn next_step(observed: &Observed<'_>) -> Decision {
     let now = observed.now;
     if observed.deleting {
         return Decision::Nothing;
@@ -77,7 +85,15 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
         && observed.standing.token.is_none()
         && stored.is_some_and(|stored| stored.is_readable && observed.is_valid(stored))
     {
-        return Decision::Repair;
+        let held = observed
+            .contest
+            .as_ref()
+            .and_then(|contest| contest.holds_stored(stored, now));
+        match held {
+            None => return Decision::Repair,
+            Some(held) if !is_due && !requested => return wait(now, [expiry, due, Some(held)]),
+            Some(_) => {}
+        }
     }
     if !matches!(observed.credentials, Credentials::Known { .. }) {
         return Decision::ReadCredentials;
@@ -88,7 +104,17 @@ pub fn decide(observed: &Observed<'_>) -> Decision {
             return wait(now, [expiry, Some(usable_from)]);
         }
         if repairs || is_newer(observed, token, stored) {
-            return Decision::Publish;
+            // Another token is better than a repair where one is due. Without a stored one nobody knows.
+            let may_ask = stored.is_some() && (is_due || requested);
+            match observed
+                .contest
+                .as_ref()
+                .and_then(|contest| contest.holds(token.issued, now))
+            {
+                None => return Decision::Publish,
+                Some(held) if !may_ask => return wait(now, [expiry, due, Some(held)]),
+                Some(_) => {}
+            }
         }
     }
 

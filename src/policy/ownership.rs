@@ -6,6 +6,7 @@ use super::observed::{Problem, Target};
 use super::schedule;
 use super::token_facts::Stored;
 use crate::api::names::Reason;
+use crate::seal::{SealedFacts, TokenFacts};
 
 /// The record of a Secret's metadata: enough to judge it, and small, because a cluster may have very many Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct SecretRecord {
     pub adoptable_by: Option<Box<str>>,
     /// Our own apply entry in `managedFields`.
     pub ours: Option<Box<OurEntry>>,
+    /// The facts about the token in it, whoever has written them.
+    pub facts: Option<Box<SealedFacts>>,
 }
 
 impl SecretRecord {
@@ -36,7 +39,8 @@ pub enum Controller {
     Other { kind: Box<str>, name: Box<str> },
 }
 
-/// The values that our apply entry owns, without those that somebody else has written since.
+/// The values that our apply entry owns, without those that somebody else has written since. They tell drift. Whoever
+/// chooses our name for their field manager can write them as well, so they prove nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OurEntry {
     /// The label `vendortoken.io/name`.
@@ -47,8 +51,6 @@ pub struct OurEntry {
     pub owned_data: u64,
     /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
-    /// The token's facts, where the three annotations that hold them are ours and can be read.
-    pub stored: Option<Stored>,
 }
 
 /// A VendorToken that names a Secret as its target.
@@ -73,6 +75,11 @@ pub struct Desired<'a> {
     pub delete_with_owner: bool,
     /// The VendorToken's own UID.
     pub uid: &'a str,
+    /// True where the API server forbids to change the owner references: the target counts as desired with those that
+    /// stand there.
+    pub owners_stay: bool,
+    /// The facts on the Secret, where the operator's present key has sealed them for this VendorToken.
+    pub sealed: Option<&'a TokenFacts>,
 }
 
 /// The value of the annotation `vendortoken.io/content`: a mark (`adopted` or `created`) and the digest of the
@@ -83,31 +90,58 @@ pub fn content(adopted: bool, digest: &str) -> String {
     format!("{mark}.{digest}")
 }
 
-/// True for a Secret that was adopted, or will be with the next write.
-pub fn is_adopted(record: Option<&SecretRecord>) -> bool {
+/// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write. `sealed` are the facts on
+/// it, where they are proven. A mark that is not does not count on a Secret that has a controller: an adopted one gets
+/// no owner.
+pub fn is_adopted(record: Option<&SecretRecord>, me: &str, sealed: Option<&TokenFacts>) -> bool {
     let Some(record) = record else { return false };
-    let marked = record.ours.as_ref().and_then(|ours| ours.content.as_deref());
+    let without_owner = record.controller.is_none();
+    let ours = record
+        .ours
+        .as_ref()
+        .filter(|_| without_owner && incumbent(record) == Some(me));
+    let marked = sealed
+        .map(|facts| &*facts.content)
+        .or_else(|| ours.and_then(|ours| ours.content.as_deref()));
     match marked {
         Some(content) => content.starts_with("adopted."),
-        None => record.controller.is_none() && record.adoptable_by.is_some(),
+        None => without_owner && record.adoptable_by.as_deref() == Some(me),
     }
 }
 
-/// The VendorToken that has this Secret: its controller, or, without a controller, the one that our own label names.
-/// `None` for a Secret that we have not made, or that somebody else controls.
+/// The VendorToken that has this Secret: the one that our own label names, or else its controller. They differ where the
+/// API server forbids to change owner references. `None` for a Secret that we have not made, or that somebody else
+/// controls.
 pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     let entry = record.ours.as_ref()?;
+    let controller = match &record.controller {
+        Some(Controller::VendorToken { name, .. }) => Some(&**name),
+        Some(Controller::Other { .. }) => return None,
+        None => None,
+    };
+    entry.name.as_deref().or(controller)
+}
+
+/// The VendorToken that a Secret is kept of: no owner deletes it, and there is still a token in it.
+fn kept_of(record: &SecretRecord) -> Option<&str> {
+    let holds_token = record.ours.as_ref()?.content.is_some();
+    incumbent(record).filter(|_| record.controller.is_none() && holds_token)
+}
+
+/// True where the owner references of a Secret of ours are those that the spec wants.
+pub fn has_desired_owner(record: &SecretRecord, me: &str, desired: &Desired<'_>) -> bool {
     match &record.controller {
-        Some(Controller::VendorToken { name, .. }) => Some(name),
-        Some(Controller::Other { .. }) => None,
-        None => entry.name.as_deref(),
+        Some(Controller::VendorToken { uid, .. }) => desired.delete_with_owner && **uid == *desired.uid,
+        Some(Controller::Other { .. }) => false,
+        None => !desired.delete_with_owner || is_adopted(Some(record), me, desired.sealed),
     }
 }
 
-/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `others`
-/// are the other VendorTokens of the namespace that name it.
+/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `stored` are
+/// its facts, where they were verified for `me`. `others` are the other VendorTokens of the namespace that name it.
 pub fn judge(
     record: Option<&SecretRecord>,
+    stored: Option<Stored>,
     me: Claimant<'_>,
     others: &[Claimant<'_>],
     desired: &Desired<'_>,
@@ -136,20 +170,30 @@ pub fn judge(
             "Secret '{secret}' is controlled by {kind} '{name}' and stays untouched: choose another `spec.target.name`"
         ));
     }
-    match incumbent(record) {
-        Some(name) if name == me.name => ours(record, desired, now),
-        Some(name) => match others.iter().find(|other| other.name == name) {
-            Some(winner) => conflict(secret, winner.name),
-            None => Target::Free,
-        },
-        None => match record.adoptable_by.as_deref() {
-            Some(name) if name == me.name && record.controller.is_none() => Target::Free,
-            _ => not_owned(format!(
-                "Secret '{secret}' exists and was not made by this VendorToken, so it stays untouched: choose another \
-                 `spec.target.name`, delete the Secret, or let its owner annotate it with 'vendortoken.io/adoptable-by: {}'",
-                me.name
-            )),
-        },
+    // A backup that is restored may be without `managedFields`: the seal proves whose it is all the same.
+    let sealed_for_me = desired.sealed.filter(|_| record.ours.is_none()).map(|_| me.name);
+    match incumbent(record).or(sealed_for_me) {
+        Some(name) if name == me.name => return ours(record, stored, me.name, desired, now),
+        Some(name) if others.iter().any(|other| other.name == name) => return conflict(secret, name),
+        _ => {}
+    }
+    if record.adoptable_by.as_deref() == Some(me.name) {
+        return Target::Free;
+    }
+    match (incumbent(record), kept_of(record)) {
+        // Its owner is gone, and garbage collection would take the Secret too.
+        (Some(_), None) => Target::Free,
+        // Consent and `Retain` are for the VendorToken that they were given to.
+        (_, Some(former)) => not_owned(format!(
+            "Secret '{secret}' was adopted by or kept for VendorToken '{former}', so it stays untouched: choose another \
+             `spec.target.name`, delete the Secret, or let its owner annotate it with 'vendortoken.io/adoptable-by: {}'",
+            me.name
+        )),
+        (None, None) => not_owned(format!(
+            "Secret '{secret}' exists and was not made by this VendorToken, so it stays untouched: choose another \
+             `spec.target.name`, delete the Secret, or let its owner annotate it with 'vendortoken.io/adoptable-by: {}'",
+            me.name
+        )),
     }
 }
 
@@ -166,23 +210,29 @@ fn conflict(secret: &str, winner: &str) -> Target {
     ))
 }
 
-fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target {
+fn ours(
+    record: &SecretRecord,
+    stored: Option<Stored>,
+    me: &str,
+    desired: &Desired<'_>,
+    now: Timestamp,
+) -> Target {
+    let stored = stored.filter(|stored| is_credible(stored, now));
     let Some(entry) = &record.ours else {
         return Target::Ours {
-            stored: None,
+            // Whether the token is still there is found where it is read.
+            stored: stored.map(|stored| Stored {
+                is_readable: true,
+                ..stored
+            }),
             as_desired: false,
         };
     };
-    let owner_as_desired = match &record.controller {
-        Some(Controller::VendorToken { uid, .. }) => desired.delete_with_owner && **uid == *desired.uid,
-        Some(Controller::Other { .. }) => false,
-        None => !desired.delete_with_owner || is_adopted(Some(record)),
-    };
+    let owner_as_desired = desired.owners_stay || has_desired_owner(record, me, desired);
     let content_as_desired = entry
         .content
         .as_deref()
         .is_some_and(|content| content.split('.').nth(1) == Some(desired.content));
-    let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
     let stored = stored.map(|stored| Stored {
         is_readable: content_as_desired && entry.owned_data == desired.owned_data,
         ..stored
@@ -197,7 +247,7 @@ fn ours(record: &SecretRecord, desired: &Desired<'_>, now: Timestamp) -> Target 
 }
 
 /// True when a vendor can have given these times. Others would keep an old token for ever, or make refreshes loop.
-fn is_credible(stored: &Stored, now: Timestamp) -> bool {
+pub fn is_credible(stored: &Stored, now: Timestamp) -> bool {
     let latest_expiry = stored
         .issued
         .checked_add(SignedDuration::from_hours(24 * 400))
@@ -241,7 +291,31 @@ mod tests {
             owned: 7,
             owned_data: 3,
             content: Some("created.c1".into()),
-            stored: Some(stored(-10, 3590)),
+        }))
+    }
+
+    fn named(name: &str) -> Option<Box<OurEntry>> {
+        entry().map(|entry| {
+            Box::new(OurEntry {
+                name: Some(name.into()),
+                ..*entry
+            })
+        })
+    }
+
+    fn adopted(name: &str) -> Option<Box<OurEntry>> {
+        named(name).map(|entry| {
+            Box::new(OurEntry {
+                content: Some(content(true, "c1").into()),
+                ..*entry
+            })
+        })
+    }
+
+    fn emptied(name: &str) -> Option<Box<OurEntry>> {
+        Some(Box::new(OurEntry {
+            name: Some(name.into()),
+            ..OurEntry::default()
         }))
     }
 
@@ -259,7 +333,12 @@ mod tests {
             controller: owned_by("sca", "uid-1"),
             adoptable_by: None,
             ours: entry(),
+            facts: None,
         }
+    }
+
+    fn verdict(record: Option<&SecretRecord>, others: &[Claimant<'_>]) -> Target {
+        judge(record, Some(stored(-10, 3590)), me(), others, &desired(), now())
     }
 
     fn desired() -> Desired<'static> {
@@ -270,6 +349,8 @@ mod tests {
             owned_data: 3,
             delete_with_owner: true,
             uid: "uid-1",
+            owners_stay: false,
+            sealed: None,
         }
     }
 
@@ -281,7 +362,11 @@ mod tests {
     }
 
     fn judged(record: &SecretRecord) -> &'static str {
-        match judge(Some(record), me(), &[], &desired(), now()) {
+        judged_with(record, Some(stored(-10, 3590)))
+    }
+
+    fn judged_with(record: &SecretRecord, stored: Option<Stored>) -> &'static str {
+        match judge(Some(record), stored, me(), &[], &desired(), now()) {
             Target::Free => "free",
             Target::Blocked(problem) => problem.reason.as_str(),
             Target::Ours {
@@ -322,7 +407,26 @@ mod tests {
         },
         "TargetNotOwned"
     )]
-    #[case::its_owner_is_gone(SecretRecord { controller: owned_by("gone", "uid-9"), ..record() }, "free")]
+    #[case::its_owner_is_gone(SecretRecord { controller: owned_by("gone", "uid-9"), ours: named("gone"), ..record() }, "free")]
+    #[case::kept_of_another(SecretRecord { controller: None, ours: named("gone"), ..record() }, "TargetNotOwned")]
+    #[case::adopted_by_another(
+        SecretRecord { controller: None, ours: adopted("gone"), adoptable_by: Some("gone".into()), ..record() },
+        "TargetNotOwned"
+    )]
+    #[case::kept_of_another_with_consent_for_us(
+        SecretRecord { controller: None, ours: named("gone"), adoptable_by: Some("sca".into()), ..record() }, "free"
+    )]
+    #[case::emptied_by_another(SecretRecord { controller: None, ours: emptied("gone"), ..record() }, "free")]
+    #[case::restored_without_managed_fields(
+        SecretRecord { controller: owned_by("sca", "uid-0"), ours: None, ..record() }, "TargetNotOwned"
+    )]
+    #[case::restored_without_managed_fields_with_consent(
+        SecretRecord { controller: owned_by("sca", "uid-0"), ours: None, adoptable_by: Some("sca".into()), ..record() },
+        "free"
+    )]
+    #[case::taken_over_where_owners_stay(
+        SecretRecord { controller: owned_by("gone", "uid-9"), ..record() }, "ours, to be repaired"
+    )]
     fn each_secret_has_its_verdict(#[case] record: SecretRecord, #[case] expected: &str) {
         assert_eq!(judged(&record), expected);
     }
@@ -332,15 +436,15 @@ mod tests {
     #[case::expires_in_more_than_400_days(0, 401 * 86_400)]
     #[case::expires_before_it_was_issued(0, -1)]
     fn a_token_with_incredible_times_does_not_count(#[case] issued: i64, #[case] expires: i64) {
-        let mut entry = entry();
-        entry.as_mut().unwrap().stored = Some(stored(issued, expires));
         assert_eq!(
-            judged(&SecretRecord {
-                ours: entry,
-                ..record()
-            }),
+            judged_with(&record(), Some(stored(issued, expires))),
             "ours, without a token"
         );
+    }
+
+    #[test]
+    fn an_apply_entry_alone_proves_no_token() {
+        assert_eq!(judged_with(&record(), None), "ours, without a token");
     }
 
     #[test]
@@ -367,14 +471,15 @@ mod tests {
             name: "other",
             created: Some(Timestamp::MIN),
         };
-        let mine = judge(Some(&record()), me(), &[older], &desired(), now());
+        let mine = verdict(Some(&record()), &[older]);
         assert!(matches!(mine, Target::Ours { .. }), "{mine:?}");
 
         let theirs = SecretRecord {
             controller: owned_by("other", "uid-2"),
+            ours: named("other"),
             ..record()
         };
-        let blocked = judge(Some(&theirs), me(), &[older], &desired(), now());
+        let blocked = verdict(Some(&theirs), &[older]);
         assert!(
             matches!(&blocked, Target::Blocked(problem) if problem.reason == Reason::TargetConflict),
             "{blocked:?}"
@@ -385,9 +490,10 @@ mod tests {
     fn a_target_whose_incumbent_is_gone_can_be_taken_over() {
         let theirs = SecretRecord {
             controller: owned_by("other", "uid-2"),
+            ours: named("other"),
             ..record()
         };
-        assert_eq!(judge(Some(&theirs), me(), &[], &desired(), now()), Target::Free);
+        assert_eq!(verdict(Some(&theirs), &[]), Target::Free);
     }
 
     #[test]
@@ -396,15 +502,12 @@ mod tests {
             name: "aaa",
             created: Some(Timestamp::MAX),
         };
-        assert_eq!(judge(None, me(), &[younger], &desired(), now()), Target::Free);
+        assert_eq!(verdict(None, &[younger]), Target::Free);
         let same_age = Claimant {
             name: "aaa",
             created: me().created,
         };
-        assert!(matches!(
-            judge(None, me(), &[same_age], &desired(), now()),
-            Target::Blocked(_)
-        ));
+        assert!(matches!(verdict(None, &[same_age]), Target::Blocked(_)));
     }
 
     #[test]
@@ -416,12 +519,101 @@ mod tests {
             ours: entry,
             ..record()
         };
-        assert!(is_adopted(Some(&adopted)));
+        assert!(is_adopted(Some(&adopted), "sca", None));
+        assert!(!is_adopted(Some(&adopted), "other", None));
         assert_eq!(judged(&adopted), "ours, as desired");
-        assert!(!is_adopted(Some(&SecretRecord {
+        let kept = SecretRecord {
             controller: None,
             ..record()
-        })));
-        assert!(!is_adopted(None));
+        };
+        assert!(!is_adopted(Some(&kept), "sca", None));
+        assert!(!is_adopted(None, "sca", None));
+        let with_forged_mark = SecretRecord {
+            controller: owned_by("sca", "uid-1"),
+            ..adopted
+        };
+        assert!(!is_adopted(Some(&with_forged_mark), "sca", None));
+        // With consent of its own, another VendorToken adopts what was kept.
+        let consented = SecretRecord {
+            adoptable_by: Some("other".into()),
+            ..kept
+        };
+        assert!(is_adopted(Some(&consented), "other", None));
+        assert!(!is_adopted(Some(&consented), "sca", None));
+    }
+
+    #[test]
+    fn a_target_without_managed_fields_is_ours_by_its_seal() {
+        let facts = |adopted| TokenFacts {
+            issued: now(),
+            expires: now(),
+            inputs: stored(0, 1).inputs,
+            content: content(adopted, "c1").into(),
+            credentials_version: None,
+            refresh_handled: None,
+        };
+        for (controller, adopted) in [(owned_by("sca", "uid-0"), false), (None, false), (None, true)] {
+            let restored = SecretRecord {
+                controller,
+                ours: None,
+                ..record()
+            };
+            let facts = facts(adopted);
+            let desired = Desired {
+                sealed: Some(&facts),
+                ..desired()
+            };
+            let judged = judge(
+                Some(&restored),
+                Some(stored(-10, 3590)),
+                me(),
+                &[],
+                &desired,
+                now(),
+            );
+            assert!(
+                matches!(&judged, Target::Ours { stored: Some(stored), as_desired: false } if stored.is_readable),
+                "{judged:?}"
+            );
+            // The mark of an adoption is kept too.
+            assert_eq!(is_adopted(Some(&restored), "sca", Some(&facts)), adopted);
+        }
+        // Somebody else's controller is not ours by any seal.
+        let facts = facts(false);
+        let desired = Desired {
+            sealed: Some(&facts),
+            ..desired()
+        };
+        let controlled = SecretRecord {
+            controller: Some(Controller::Other {
+                kind: "ExternalSecret".into(),
+                name: "x".into(),
+            }),
+            ours: None,
+            ..record()
+        };
+        let judged = judge(Some(&controlled), None, me(), &[], &desired, now());
+        assert!(matches!(judged, Target::Blocked(_)), "{judged:?}");
+    }
+
+    #[test]
+    fn owners_that_may_not_be_changed_count_as_desired() {
+        for controller in [owned_by("sca", "uid-0"), owned_by("gone", "uid-9"), None] {
+            let record = SecretRecord {
+                controller,
+                ..record()
+            };
+            let forbidden = Desired {
+                owners_stay: true,
+                ..desired()
+            };
+            for (desired, expected) in [(desired(), false), (forbidden, true)] {
+                let judged = judge(Some(&record), Some(stored(-10, 3590)), me(), &[], &desired, now());
+                assert!(
+                    matches!(judged, Target::Ours { as_desired, .. } if as_desired == expected),
+                    "{record:?} {judged:?}"
+                );
+            }
+        }
     }
 }

@@ -9,8 +9,9 @@ use super::past_failure::PastFailure;
 use super::token_facts::Stored;
 use crate::api::names::{Reason, condition};
 use crate::api::{Binding, FailureStatus, VendorTokenStatus};
+use crate::inputs::Inputs;
 use crate::text::first_characters;
-use crate::times::whole_seconds;
+use crate::times::recorded;
 
 /// Attempts with unproven passwords count against an account for this long.
 pub const ACCOUNT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
@@ -25,6 +26,11 @@ const UNUSUALLY_LONG: &str = "the vendor says that the token lives more than ten
 
 /// The start of the message of `TokenNotYetValid`; the time follows.
 const NOT_USABLE_BEFORE: &str = "the token is not usable before ";
+
+/// The end of the message of `Ready` where the owners of the target are not those that the spec wants.
+const OWNERS_STAY: &str = "; the owner references of the target stay as they are, since the API server asks for the right to \
+                           delete Secrets where they change: delete that Secret, so that it is made anew, or grant the \
+                           operator's ServiceAccount delete on it and request a refresh";
 
 /// Bounds of the schema, in characters: the API server refuses a status with a longer message.
 const CONDITION_MESSAGE_LIMIT: usize = 2048;
@@ -94,11 +100,25 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             valid: observed.is_valid(stored),
             of_present_grant: observed.currency(stored) != Currency::OtherGrant,
         }),
-        failure: problem,
+        // What holds up the token is nearer than what the vendor said.
+        failure: observed.api_trouble.clone().or(problem),
         progress: context.progress,
     };
     let mut all = conditions(&facts);
+    if observed.owners_stay {
+        for ready in all.iter_mut().filter(|facts| facts.kind == condition::READY) {
+            ready.message.push_str(OWNERS_STAY);
+        }
+    }
     all.extend(warnings(observed, context, stored));
+    if let Some(contest) = &observed.contest {
+        all.push(ConditionFacts {
+            kind: condition::TARGET_CONTESTED,
+            status: true,
+            reason: condition::TARGET_CONTESTED,
+            message: contest.message(context.target_name),
+        });
+    }
     let due = stored.map(|stored| stored.due(observed.refresh));
     VendorTokenStatus {
         observed_generation: Some(context.generation),
@@ -107,9 +127,9 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             .map(|facts| with_times(facts, observed, context.generation))
             .collect(),
         binding: binding(observed, context),
-        issued_time: stored.map(|stored| Time(stored.issued)),
-        expiration_time: stored.map(|stored| Time(stored.expires)),
-        next_refresh_time: next_refresh(observed, due, failure.as_ref()).map(Time),
+        issued_time: stored.map(|stored| written(stored.issued)),
+        expiration_time: stored.map(|stored| written(stored.expires)),
+        next_refresh_time: next_refresh(observed, due, failure.as_ref()).map(written),
         last_handled_refresh_request: handled_request(observed)
             .or_else(|| old.last_handled_refresh_request.clone()),
         endpoint: context.endpoint.map(str::to_owned),
@@ -117,6 +137,12 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             .map(failure_status)
             .or_else(|| attempt_that_counts(observed)),
     }
+}
+
+/// True where `status` says of the spec of this generation that the owner references of the target stay as they are.
+pub fn says_that_owners_stay(status: &VendorTokenStatus, generation: Option<i64>) -> bool {
+    let ready = status.condition(condition::READY);
+    ready.is_some_and(|ready| ready.observed_generation == generation && ready.message.ends_with(OWNERS_STAY))
 }
 
 /// The record of the last attempt with another password of the user, while it counts against the account.
@@ -153,14 +179,24 @@ pub fn status_before_asking(
 }
 
 fn failure_status(failure: PastFailure) -> FailureStatus {
+    // The jitter is equal among those who share a credential, and nothing reads it here.
+    let inputs = Inputs {
+        jitter: 0,
+        ..failure.inputs
+    };
     FailureStatus {
         reason: failure.reason.as_str().to_owned(),
         message: first_characters(&failure.message, FAILURE_MESSAGE_LIMIT).to_owned(),
         count: failure.count,
-        last_attempt_time: Time(failure.last_attempt),
-        next_attempt_time: failure.next_attempt.map(Time),
-        inputs: failure.inputs.to_string(),
+        last_attempt_time: written(failure.last_attempt),
+        next_attempt_time: failure.next_attempt.map(written),
+        inputs: inputs.to_string(),
     }
+}
+
+/// A time as a status shows it. The API server takes it, and gives it back as it is.
+fn written(time: Timestamp) -> Time {
+    Time(recorded(time))
 }
 
 /// The Secret that holds the token: the target or, until that is written, the one of the former target name.
@@ -263,7 +299,11 @@ fn warnings(
         }
         let time_in_status = || {
             let old = observed.status.condition(condition::TOKEN_NOT_YET_VALID)?;
-            old.message.strip_prefix(NOT_USABLE_BEFORE)?.parse().ok()
+            old.message
+                .strip_prefix(NOT_USABLE_BEFORE)?
+                .parse()
+                .ok()
+                .map(recorded)
         };
         let not_before = match in_memory {
             Some(token) => token.warnings.not_before,
@@ -312,8 +352,8 @@ fn with_times(facts: ConditionFacts, observed: &Observed<'_>, generation: i64) -
         .filter(|old| old.status == status);
     Condition {
         last_transition_time: same.map_or_else(
-            || Time(whole_seconds(observed.now)),
-            |old| old.last_transition_time.clone(),
+            || written(observed.now),
+            |old| written(old.last_transition_time.0),
         ),
         message: first_characters(&facts.message, CONDITION_MESSAGE_LIMIT).to_owned(),
         observed_generation: Some(generation),

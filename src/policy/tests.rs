@@ -8,6 +8,7 @@ mod times;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::contest::Contest;
 use super::schedule::RefreshPolicy;
 use super::*;
 use crate::api::names::{Reason, condition};
@@ -67,6 +68,9 @@ struct Scene {
     credentials: Credentials,
     grant: GrantFacts,
     publish_block: Option<PublishBlock>,
+    owners_stay: bool,
+    contest: Option<Contest>,
+    api_trouble: Option<Problem>,
 }
 
 impl Scene {
@@ -99,6 +103,9 @@ impl Scene {
             },
             grant: GrantFacts::default(),
             publish_block: None,
+            owners_stay: false,
+            contest: None,
+            api_trouble: None,
         }
     }
 
@@ -119,6 +126,9 @@ impl Scene {
             credentials: self.credentials.clone(),
             standing: self.standing(),
             publish_block: self.publish_block.clone(),
+            owners_stay: self.owners_stay,
+            contest: self.contest.clone(),
+            api_trouble: self.api_trouble.clone(),
         }
     }
 
@@ -324,6 +334,24 @@ impl Scene {
     fn gap(mut self, next: i64, on_request: i64) -> Self {
         self.grant.gap_ends = Some(at(next));
         self.grant.gap_on_request_ends = Some(at(on_request));
+        self
+    }
+
+    /// Somebody else keeps undoing writes of the token that was issued at `issued`: it is not written before `until`, and
+    /// the contest is over a minute later.
+    fn contested(mut self, issued: i64, until: i64) -> Self {
+        self.contest = Some(Contest {
+            issued: at(issued),
+            paused_until: at(until),
+            over_at: at(until + 60),
+            manager: Some("kubectl-edit".to_owned()),
+        });
+        self
+    }
+
+    /// Kubernetes calls have failed for a while.
+    fn api_trouble(mut self) -> Self {
+        self.api_trouble = Some(Problem::new(Reason::ApiDenied, "why"));
         self
     }
 

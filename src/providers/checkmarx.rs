@@ -3,6 +3,7 @@
 //! Vendor's page: "Checkmarx SCA (REST) API - POST Token". Its `Accept: application/x-www-form-urlencoded` is a
 //! mistake, since the answer is JSON. RFC 9700 section 2.4 forbids this grant; the vendor offers no other.
 
+use super::endpoint::is_within;
 use super::oauth::{canonical_scopes, scope_parameter};
 use super::provider::{Advice, Payload, Profile, Provider, credential};
 use super::{CheckmarxRegion, InvalidGrant};
@@ -26,19 +27,22 @@ pub(super) static PROFILE: Profile = Profile {
     relative_expiry: Some("expires_in"),
     absolute_expiry: None,
     not_before: None,
+    domains: &["checkmarx.net", "checkmarx.com"],
     wrong_host: |host| {
-        if host == "iam.checkmarx.net"
-            || host.ends_with(".iam.checkmarx.net")
-            || host.ends_with("ast.checkmarx.net")
-        {
+        if is_within(host, "platform.checkmarx.net") {
+            None
+        } else if is_within(host, "iam.checkmarx.net") || is_within(host, "ast.checkmarx.net") {
             Some(
                 "that is Checkmarx One, another product; Checkmarx SCA's are https://platform.checkmarx.net and \
                  https://eu.platform.checkmarx.net",
             )
-        } else if host.ends_with("api-sca.checkmarx.net") {
-            Some("tokens come from https://platform.checkmarx.net or https://eu.platform.checkmarx.net")
+        } else if host.starts_with("eu.") {
+            Some("that is another service of Checkmarx; tokens come from https://eu.platform.checkmarx.net")
         } else {
-            None
+            Some(
+                "that is another service of Checkmarx; tokens come from https://platform.checkmarx.net, those of the EU from \
+                 https://eu.platform.checkmarx.net",
+            )
         }
     },
     advice: Advice {

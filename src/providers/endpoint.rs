@@ -87,6 +87,12 @@ impl Endpoint {
     }
 }
 
+/// True for a host that is `domain` or lies in it.
+pub(super) fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +186,57 @@ mod tests {
     #[case(Vendor::SixClicks, "https://app-au.6clicks.io", "api-")]
     #[case(Vendor::Mapiq, "https://api.mapiq.com", "https://account.mapiq.com")]
     #[case(Vendor::SixMap, "https://api-sixmap.sixmaptech.com", "https://api.stytch.com")]
+    #[case(
+        Vendor::CheckmarxSca,
+        "https://eu.sca.checkmarx.net",
+        "from https://eu.platform.checkmarx.net"
+    )]
+    #[case(
+        Vendor::CheckmarxSca,
+        "https://sca.checkmarx.net",
+        "from https://platform.checkmarx.net"
+    )]
+    #[case(
+        Vendor::CheckmarxSca,
+        "https://eu.api-sca.checkmarx.net.",
+        "from https://eu.platform.checkmarx.net"
+    )]
+    #[case(
+        Vendor::CheckmarxSca,
+        "https://docs.checkmarx.com",
+        "from https://platform.checkmarx.net"
+    )]
+    #[case(
+        Vendor::CheckmarxSca,
+        "https://eu.ast.checkmarx.net",
+        "https://eu.platform.checkmarx.net"
+    )]
+    #[case(
+        Vendor::Picus,
+        "https://apidocs.picussecurity.com",
+        "https://api.picussecurity.com"
+    )]
+    #[case(
+        Vendor::Picus,
+        "https://www.picussecurity.com",
+        "https://api.picussecurity.com"
+    )]
+    #[case(Vendor::SixClicks, "https://APP-EU.6clicks.io", "api-")]
+    #[case(
+        Vendor::SixClicks,
+        "https://www.6clicks.com",
+        "https://api-<region>.6clicks.io"
+    )]
+    #[case(Vendor::Mapiq, "https://developer.mapiq.com", "https://account.mapiq.com")]
+    #[case(Vendor::Mapiq, "https://app.mapiq.com", "https://account.mapiq.com")]
+    #[case(
+        Vendor::SixMap,
+        "https://external.docs.sixmaptech.com",
+        "https://api.stytch.com"
+    )]
+    #[case(Vendor::SixMap, "https://stytch.com", "https://api.stytch.com")]
+    #[case(Vendor::SixMap, "https://account.mapiq.com", "another vendor")]
+    #[case(Vendor::Mapiq, "https://platform.checkmarx.net:8443", "another vendor")]
     fn a_vendors_other_hosts_are_refused_with_the_right_one(
         #[case] vendor: Vendor,
         #[case] text: &str,
@@ -188,6 +245,21 @@ mod tests {
         let error = Endpoint::parse(vendor, text).unwrap_err();
         assert!(matches!(error, EndpointError::WrongHost { .. }), "{error}");
         assert!(error.to_string().contains(suggestion), "{error}");
+    }
+
+    #[rstest]
+    #[case(Vendor::CheckmarxSca, "https://platform.checkmarx.net")]
+    #[case(Vendor::CheckmarxSca, "https://us2.platform.checkmarx.net")]
+    #[case(Vendor::CheckmarxSca, "https://notcheckmarx.net")]
+    #[case(Vendor::SixMap, "https://test.stytch.com")]
+    #[case(Vendor::SixClicks, "https://api-uk.6clicks.io")]
+    #[case(Vendor::Mapiq, "https://mapiq.com.gateway.example")]
+    #[case(Vendor::Picus, "https://picussecurity.com.example")]
+    fn a_token_endpoint_and_a_host_elsewhere_are_taken(#[case] vendor: Vendor, #[case] text: &str) {
+        assert_eq!(
+            Endpoint::parse(vendor, text).map(|endpoint| endpoint.origin),
+            Ok(text.to_owned())
+        );
     }
 
     #[test]

@@ -22,9 +22,14 @@ pub(super) static PROFILE: Profile = Profile {
     relative_expiry: Some("expires_in"),
     absolute_expiry: Some("expires_on"),
     not_before: Some("not_before"),
+    domains: &["mapiq.com"],
     wrong_host: |host| {
-        (host == "api.mapiq.com")
-            .then_some("that is the API itself; tokens come from https://account.mapiq.com")
+        let hint = if host == "api.mapiq.com" {
+            "that is the API itself; tokens come from https://account.mapiq.com"
+        } else {
+            "that is another service of Mapiq; tokens come from https://account.mapiq.com"
+        };
+        (host != "account.mapiq.com").then_some(hint)
     },
     advice: Advice {
         credential: "has the client secret expired, or was it rotated? Ask Mapiq support for a new one and store it",

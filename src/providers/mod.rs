@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 
+use self::endpoint::is_within;
 pub use self::endpoint::{Endpoint, EndpointError};
 pub use self::exchange::{TokenRequest, TokenResponse};
 use self::provider::{Profile, Provider};
@@ -104,9 +105,22 @@ impl Vendor {
         self.profile().account.is_some()
     }
 
-    /// A hint at the right host, for a `host` of another service of this vendor.
+    /// A hint at the right host, for a `host` that is known as another service, of this vendor or of another.
     fn wrong_host(self, host: &str) -> Option<&'static str> {
-        (self.profile().wrong_host)(host)
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let is_of = |vendor: Self| {
+            vendor
+                .profile()
+                .domains
+                .iter()
+                .any(|domain| is_within(host, domain))
+        };
+        if is_of(self) {
+            (self.profile().wrong_host)(host)
+        } else {
+            let is_of_another = Self::ALL.into_iter().any(is_of);
+            is_of_another.then_some("that is a host of another vendor, which must not see these credentials")
+        }
     }
 }
 

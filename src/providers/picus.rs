@@ -25,9 +25,14 @@ pub(super) static PROFILE: Profile = Profile {
     // Milliseconds on the page, seconds in the vendor's Swagger file.
     absolute_expiry: Some("expire_at"),
     not_before: None,
+    domains: &["picussecurity.com"],
     wrong_host: |host| {
-        (host == "app.picussecurity.com")
-            .then_some("that is the web console; the API is https://api.picussecurity.com")
+        let hint = if host == "app.picussecurity.com" {
+            "that is the web console; the API is https://api.picussecurity.com"
+        } else {
+            "that is another service of Picus; the API is https://api.picussecurity.com"
+        };
+        (host != "api.picussecurity.com").then_some(hint)
     },
     advice: Advice {
         credential: "the refresh token has expired or was replaced; generate a new token in the console, Settings > Rest \

@@ -32,7 +32,9 @@ pub(super) struct Profile {
     pub(super) absolute_expiry: Option<&'static str>,
     /// The member with the start of its validity in seconds since the epoch.
     pub(super) not_before: Option<&'static str>,
-    /// A hint at the right host, for a host of another service of the vendor.
+    /// The domains in which the vendor's services are.
+    pub(super) domains: &'static [&'static str],
+    /// A hint at the right host, for a host in these domains that is no token endpoint.
     pub(super) wrong_host: fn(&str) -> Option<&'static str>,
     pub(super) advice: Advice,
 }

@@ -7,6 +7,7 @@ use http::HeaderName;
 use http::header::CONTENT_LENGTH;
 
 use super::InvalidGrant;
+use super::endpoint::is_within;
 use super::provider::{Advice, Payload, Profile, Provider, credential};
 use crate::failure::Failure;
 use crate::token::{Credentials, SecretString};
@@ -28,9 +29,16 @@ pub(super) static PROFILE: Profile = Profile {
     relative_expiry: Some("expireInSeconds"),
     absolute_expiry: None,
     not_before: None,
+    domains: &["6clicks.io", "6clicks.com"],
     wrong_host: |host| {
-        let app = host.starts_with("app-") && host.ends_with(".6clicks.io");
-        app.then_some("that is the web application; write the same host with api- instead of app-")
+        let is_of_tenants = is_within(host, "6clicks.io");
+        if is_of_tenants && host.starts_with("api-") {
+            None
+        } else if is_of_tenants && host.starts_with("app-") {
+            Some("that is the web application; write the same host with api- instead of app-")
+        } else {
+            Some("that is another service of 6clicks; tokens come from https://api-<region>.6clicks.io")
+        }
     },
     advice: Advice {
         credential: "the API key is wrong or deleted, its user is inactive, or the client certificate registered with it \

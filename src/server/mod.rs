@@ -3,11 +3,13 @@
 //!
 //! May use: `metrics`, `sync`.
 
+mod connections;
 mod health;
+mod listen;
+mod page;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,16 +17,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 pub use health::Health;
 
+use self::connections::Connections;
+use self::page::MetricsPage;
 use crate::metrics::{self, Metrics};
 
 /// Limits of a client's use of the server.
@@ -36,17 +36,21 @@ pub struct ServerLimits {
     pub connection_age: Duration,
     /// Time for a response under way, after that age and at shutdown, before its connection is cut.
     pub grace: Duration,
-    /// Number of open connections; further ones wait unaccepted.
+    /// Number of open connections; for a further one, the one that was inactive for longest is cut.
     pub connections: usize,
+    /// Time that a connection has after its last activity before it is cut for another.
+    pub shortest_stay: Duration,
 }
 
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             header_read_timeout: Duration::from_secs(10),
-            connection_age: Duration::from_secs(120),
+            // Also the longest time for which a slow reader holds a text of metrics.
+            connection_age: Duration::from_secs(20),
             grace: Duration::from_secs(3),
             connections: 64,
+            shortest_stay: Duration::from_millis(20),
         }
     }
 }
@@ -79,24 +83,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens a server of `/metrics` as OpenMetrics text. Port 0 takes a free one.
-    pub async fn metrics(address: SocketAddr, metrics: Metrics) -> Result<Self, ServerError> {
+    /// Opens a server of `/metrics` as OpenMetrics text. Port 0 takes a free one; `[::]` takes both families of
+    /// addresses, or `0.0.0.0` where the machine has no IPv6.
+    pub fn metrics(address: SocketAddr, metrics: Metrics) -> Result<Self, ServerError> {
         let router = Router::new()
             .route("/metrics", get(show_metrics))
-            .with_state(metrics);
-        Self::bind("metrics", "--metrics-bind-address", address, router).await
+            .with_state(MetricsPage::new(metrics));
+        Self::bind("metrics", "--metrics-bind-address", address, router)
     }
 
-    /// Opens a server of `/livez` and `/readyz` as plain text: 200, or 503 with reasons. Port 0 takes a free one.
-    pub async fn health(address: SocketAddr, health: Health) -> Result<Self, ServerError> {
+    /// Opens a server of `/livez` and `/readyz` as plain text: 200, or 503 with reasons. Addresses are as in
+    /// [`Self::metrics`].
+    pub fn health(address: SocketAddr, health: Health) -> Result<Self, ServerError> {
         let router = Router::new()
             .route("/livez", get(show_live))
             .route("/readyz", get(show_ready))
             .with_state(health);
-        Self::bind("health", "--health-probe-bind-address", address, router).await
+        Self::bind("health", "--health-probe-bind-address", address, router)
     }
 
-    async fn bind(
+    fn bind(
         purpose: &'static str,
         flag: &'static str,
         address: SocketAddr,
@@ -108,7 +114,7 @@ impl Server {
             flag,
             source,
         };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen::listen(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
             listener,
@@ -138,29 +144,17 @@ impl Server {
             ..
         } = self;
         let (stop, stopped) = watch::channel(false);
-        let slots = Arc::new(Semaphore::new(limits.connections));
-        let mut connections = JoinSet::new();
+        let mut connections = Connections::new(limits);
         let accepting = async {
             loop {
-                // The semaphore is never closed.
-                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-                    return;
-                };
                 match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let (router, stopped) = (router.clone(), stopped.clone());
-                        connections.spawn(async move {
-                            let _slot = slot;
-                            serve_connection(stream, router, limits, stopped).await;
-                        });
-                    }
+                    Ok((stream, _)) => connections.add(stream, router.clone(), stopped.clone()).await,
                     // File descriptors have run out, or the client is gone: no reason to spin or stop.
                     Err(error) => {
                         tracing::warn!(%error, "failed to accept a connection");
                         sleep(Duration::from_millis(100)).await;
                     }
                 }
-                while connections.try_join_next().is_some() {}
             }
         };
         tokio::select! {
@@ -169,36 +163,12 @@ impl Server {
         }
         drop(listener);
         stop.send_replace(true);
-        while connections.join_next().await.is_some() {}
+        connections.ended().await;
     }
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    router: Router,
-    limits: ServerLimits,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout)
-        .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    let close_at = Instant::now() + limits.connection_age;
-    tokio::select! {
-        // An error here is the client's.
-        _ = connection.as_mut() => return,
-        () = sleep_until(close_at) => {}
-        _ = stopped.wait_for(|stopped| *stopped) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    // After the grace period the connection is dropped and thereby cut.
-    let _ = tokio::time::timeout(limits.grace, connection).await;
-}
-
-async fn show_metrics(State(metrics): State<Metrics>) -> Response {
-    match metrics.encode() {
+async fn show_metrics(State(page): State<MetricsPage>) -> Response {
+    match page.text().await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => (
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,7 +1,13 @@
 //! What the program answers to a person at a terminal: results, errors and exit codes.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 use crate::world::installation::everywhere;
 use crate::world::process::PROGRAM;
@@ -68,6 +74,103 @@ fn wrong_usage_ends_with_2() {
             "{arguments:?}: {errors}"
         );
     }
+}
+
+#[test]
+fn a_host_of_another_service_of_the_vendor_ends_with_2_and_the_right_host() {
+    let output = run(&["--endpoint=CheckmarxSCA=https://eu.sca.checkmarx.net"]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("https://eu.platform.checkmarx.net"), "{errors}");
+}
+
+/// A kubeconfig of a cluster that does not exist, with this `proxy-url`.
+fn kubeconfig_with_proxy(folder: &Path, proxy_url: &str) -> PathBuf {
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "c", "cluster": { "server": "https://127.0.0.1:1", "proxy-url": proxy_url } }],
+        "users": [{ "name": "u", "user": { "token": "t" } }],
+        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+    });
+    let path = folder.join("kubeconfig");
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    path
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_ends_with_2_and_is_named_without_its_password() {
+    let folder = tempfile_folder("proxy");
+    for proxy in [
+        "socks5://u:marked-secret@127.0.0.1:1080",
+        "ftp://u:marked-secret@127.0.0.1",
+        "http://u:marked-secret#1@127.0.0.1:3128",
+        "marked-secret of the proxy",
+    ] {
+        for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
+            let output = Command::new(PROGRAM)
+                .env_clear()
+                .env(variable, proxy)
+                .arg("--log-level=trace,hyper=trace")
+                .output()
+                .unwrap();
+            let said = complaint(&output, 2);
+            assert!(said.contains(variable), "{said}");
+            assert!(!text(&output.stderr).contains("marked-secret"), "{output:?}");
+        }
+        let kubeconfig = kubeconfig_with_proxy(&folder, proxy);
+        let output = run(&[
+            &format!("--kubeconfig={}", kubeconfig.display()),
+            "--log-level=trace,hyper=trace",
+        ]);
+        let said = complaint(&output, 2);
+        assert!(said.contains("proxy-url"), "{said}");
+        assert!(!text(&output.stderr).contains("marked-secret"), "{output:?}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_whose_certificate_is_about_to_end_ends_by_itself() {
+    let plane = everywhere().await;
+    let namespace = plane.namespace("exec").await.unwrap();
+    let folder = tempfile_folder("exec");
+    let admin = std::fs::read_to_string(plane.admin_kubeconfig()).unwrap();
+    let mut kubeconfig: Value = serde_json::from_str(&admin).unwrap();
+    let user = kubeconfig["users"][0]["user"].take();
+    let pem = |member: &str| -> String {
+        String::from_utf8(STANDARD.decode(user[member].as_str().unwrap()).unwrap()).unwrap()
+    };
+    let valid_until = Timestamp::now() + SignedDuration::from_secs(16);
+    let credential = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {
+            "clientCertificateData": pem("client-certificate-data"),
+            "clientKeyData": pem("client-key-data"),
+            "expirationTimestamp": valid_until.to_string(),
+        },
+    });
+    std::fs::write(folder.join("credential"), credential.to_string()).unwrap();
+    kubeconfig["users"][0]["user"] = json!({ "exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+        "command": "/bin/cat", "args": [folder.join("credential")],
+    }});
+    std::fs::write(folder.join("kubeconfig"), kubeconfig.to_string()).unwrap();
+    let output = run(&[
+        &format!("--kubeconfig={}", folder.join("kubeconfig").display()),
+        &format!("--operator-namespace={namespace}"),
+        &format!("--watch-namespace={namespace}"),
+        "--metrics-bind-address=127.0.0.1:0",
+        "--health-probe-bind-address=127.0.0.1:0",
+    ]);
+    assert!(Timestamp::now() < valid_until + SignedDuration::from_secs(10));
+    let said = complaint(&output, 1);
+    assert!(
+        said.contains("about to end") && said.contains("exec plugin"),
+        "{said}"
+    );
+    let log = text(&output.stderr);
+    assert!(log.contains("the Lease is given back"), "it ends in order: {log}");
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

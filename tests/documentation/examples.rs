@@ -1,4 +1,4 @@
-//! The VendorTokens in the documentation are those of `deploy/examples/`.
+//! The VendorTokens in the documentation are those of `deploy/examples/`, and its commands last.
 
 use std::fs;
 
@@ -34,4 +34,20 @@ fn the_vendor_tokens_of_the_pages_are_those_of_the_examples() {
             assert_eq!(token, example(name), "{page}: {name}");
         }
     }
+}
+
+/// Flux takes over the fields of managers whose name begins with `kubectl`, and so undoes what they have set.
+#[test]
+fn a_page_shows_how_to_suspend_what_flux_manages() {
+    let page = Page::read("docs/use.md");
+    assert!(page.text.contains("**Flux**"));
+    let commands = page.blocks("sh").join("\n");
+    let mut suspending = commands
+        .lines()
+        .filter(|line| line.starts_with("kubectl patch vendortoken") && line.contains("suspend"));
+    let lasts = |line: &str| {
+        let manager = line.split_once("--field-manager=").map(|(_, manager)| manager);
+        manager.is_some_and(|manager| !manager.starts_with("kubectl"))
+    };
+    assert!(suspending.any(lasts), "{commands}");
 }

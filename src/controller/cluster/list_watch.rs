@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::Api;
-use kube::api::{ListParams, WatchParams};
+use kube::api::WatchParams;
 use kube::core::{Status, WatchEvent};
 use kube::runtime::utils::Backoff as _;
 use kube::runtime::watcher::DefaultBackoff;
@@ -21,12 +21,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::controller::cluster::monitor::WatchMonitor;
+use crate::controller::cluster::pages::Pages;
 use crate::error_text::with_causes;
 
-/// The objects in one page of a list.
-const PAGE_SIZE: u32 = 500;
-/// The time after which the API server is asked to end a watch, in seconds.
-const WATCH_TIMEOUT_SECONDS: u32 = 290;
+/// The time after which the API server is asked to end a watch. It sends a bookmark two seconds before.
+const LONGEST_WATCH: Duration = Duration::from_secs(290);
+/// The same where connections are cut that are idle for less.
+const SHORTENED_WATCH: Duration = Duration::from_secs(20);
 /// A watch that the API server has not ended by then is dead: its connection was lost without a word.
 const DEAD_AFTER: Duration = Duration::from_secs(295);
 /// The API server sends a bookmark to a quiet watch about every minute. A watch without any event for longer may be cut
@@ -43,6 +44,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 pub(crate) trait Sink<K>: Send + Sync + 'static {
     /// The name of the watch in logs and metrics.
     const WATCH: &'static str;
+    /// Only the metadata of the objects is asked for.
+    const METADATA_ONLY: bool;
     /// A list of `scope` begins.
     fn list_begins(&self, scope: &str);
     /// An object of the list that has begun.
@@ -102,13 +105,17 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     S: Sink<K>,
 {
+    let path = api.resource_url().to_owned();
     let mut watch = ListWatch {
+        pages: Pages::new(api.clone().into_client(), path, S::METADATA_ONLY),
         api,
         scope,
         sink,
         monitor,
         backoff: DefaultBackoff::default(),
         failing_since: None,
+        heard_at: Instant::now(),
+        ends_after: LONGEST_WATCH,
     };
     let mut version = None;
     loop {
@@ -127,6 +134,7 @@ where
 }
 
 struct ListWatch<K, S> {
+    pages: Pages,
     api: Api<K>,
     scope: String,
     sink: S,
@@ -134,6 +142,10 @@ struct ListWatch<K, S> {
     backoff: DefaultBackoff,
     /// The time of the first failure since the last success.
     failing_since: Option<Instant>,
+    /// The time of the last event of a watch, or of the last page of a list.
+    heard_at: Instant,
+    /// The time after which the API server is asked to end a watch.
+    ends_after: Duration,
 }
 
 impl<K, S> ListWatch<K, S>
@@ -144,17 +156,18 @@ where
     /// Lists all objects, and gives the version from which to watch.
     async fn list(&mut self) -> Result<String, WatchError> {
         self.sink.list_begins(&self.scope);
-        let mut parameters = ListParams::default().limit(PAGE_SIZE);
+        let mut continue_token = None;
         loop {
-            let list = self.alive_while(self.api.list(&parameters)).await;
+            let (sink, scope) = (&self.sink, &self.scope);
+            let page = self
+                .pages
+                .read(continue_token.as_deref(), |object| sink.listed(scope, object));
+            let list = alive_while::<K, S, _>(&self.monitor, scope, page).await;
             let list = list.map_err(|source| WatchError::List(Box::new(source)))?;
             self.heard();
-            for object in list.items {
-                self.sink.listed(&self.scope, object);
-            }
-            parameters.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
-            if parameters.continue_token.is_none() {
-                let version = list.metadata.resource_version.unwrap_or_default();
+            continue_token = list.continue_.filter(|token| !token.is_empty());
+            if continue_token.is_none() {
+                let version = list.resource_version.unwrap_or_default();
                 if version.is_empty() {
                     return Err(WatchError::NoVersion);
                 }
@@ -167,7 +180,8 @@ where
 
     /// Follows changes from `version` on, and moves it forward, until the API server ends the watch in order.
     async fn follow(&mut self, version: &mut String) -> Result<(), WatchError> {
-        let parameters = WatchParams::default().timeout(WATCH_TIMEOUT_SECONDS);
+        let ends_after = u32::try_from(self.ends_after.as_secs()).unwrap_or(u32::MAX);
+        let parameters = WatchParams::default().timeout(ends_after);
         let began = Instant::now();
         let stream = self.alive_while(self.api.watch(&parameters, version)).await;
         let stream = stream.map_err(|source| WatchError::Begin(Box::new(source)))?;
@@ -179,11 +193,17 @@ where
                 Err(_) => return Err(WatchError::Silent(heard.elapsed())),
                 Ok(None) if heard != began => return Ok(()),
                 Ok(None) if began.elapsed() < SHORTEST_WATCH => return Err(WatchError::EndedAtOnce),
-                Ok(None) if began.elapsed() >= LONGEST_SILENCE => {
-                    return Err(WatchError::Silent(began.elapsed()));
+                Ok(None) if self.heard_at.elapsed() >= LONGEST_SILENCE => {
+                    return Err(WatchError::Silent(self.heard_at.elapsed()));
                 }
-                Ok(None) => return Ok(()),
-                Ok(Some(Err(source))) => return Err(WatchError::Broken(Box::new(source))),
+                Ok(None) => {
+                    self.cut_after(heard.elapsed());
+                    return Ok(());
+                }
+                Ok(Some(Err(source))) => {
+                    self.cut_after(heard.elapsed());
+                    return Err(WatchError::Broken(Box::new(source)));
+                }
                 Ok(Some(Ok(WatchEvent::Error(status)))) => return Err(broken(status)),
                 Ok(Some(Ok(event))) => event,
             };
@@ -205,18 +225,20 @@ where
         }
     }
 
-    /// Shows that the task is alive, for as long as it waits.
-    async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
-        tokio::pin!(work);
-        loop {
-            self.monitor.alive(S::WATCH, &self.scope);
-            if let Ok(done) = tokio::time::timeout(SIGN_OF_LIFE, &mut work).await {
-                return done;
-            }
+    /// A watch ended before its time after it had been idle for so long. Where something on the way cuts idle connections,
+    /// shorter watches have a bookmark before that.
+    fn cut_after(&mut self, idle: Duration) {
+        if idle >= SHORTENED_WATCH && idle < self.ends_after {
+            self.ends_after = (idle / 2).max(SHORTENED_WATCH);
         }
     }
 
-    fn heard(&self) {
+    async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
+        alive_while::<K, S, T>(&self.monitor, &self.scope, work).await
+    }
+
+    fn heard(&mut self) {
+        self.heard_at = Instant::now();
         self.monitor.heard(S::WATCH, &self.scope);
     }
 
@@ -244,6 +266,186 @@ where
     }
 }
 
+/// Shows that the task of a watch is alive, for as long as it waits.
+async fn alive_while<K, S: Sink<K>, T>(
+    monitor: &WatchMonitor,
+    scope: &str,
+    work: impl Future<Output = T>,
+) -> T {
+    tokio::pin!(work);
+    loop {
+        monitor.alive(S::WATCH, scope);
+        if let Ok(done) = tokio::time::timeout(SIGN_OF_LIFE, &mut work).await {
+            return done;
+        }
+    }
+}
+
 fn broken(status: Box<Status>) -> WatchError {
     WatchError::Broken(Box::new(kube::Error::Api(status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures::stream;
+    use http::{Request, Response};
+    use http_body_util::combinators::UnsyncBoxBody;
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+    use hyper::body::Frame;
+    use jiff::Timestamp;
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::Client;
+    use kube::client::Body;
+    use kube::core::PartialObjectMeta;
+    use serde_json::json;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::clock::{Timeline, TokioClock};
+    use crate::metrics::Metrics;
+    use crate::server::Health;
+    use crate::sync::lock;
+
+    /// The number of lists, of losses and of watches, and the versions from which watches began.
+    #[derive(Default)]
+    struct Seen {
+        lists: AtomicUsize,
+        losses: AtomicUsize,
+        versions: Mutex<Vec<String>>,
+    }
+
+    impl Sink<PartialObjectMeta<Secret>> for Arc<Seen> {
+        const WATCH: &'static str = "secrets";
+        const METADATA_ONLY: bool = true;
+        fn list_begins(&self, _: &str) {
+            self.lists.fetch_add(1, Ordering::SeqCst);
+        }
+        fn listed(&self, _: &str, _: PartialObjectMeta<Secret>) {}
+        fn applied(&self, _: PartialObjectMeta<Secret>) {}
+        fn deleted(&self, _: PartialObjectMeta<Secret>) {}
+        fn list_ends(&self, _: &str) {}
+        fn lost(&self, _: &str) {
+            self.losses.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    type Answer = UnsyncBoxBody<Bytes, std::io::Error>;
+
+    /// The end of a connection that was idle for too long.
+    #[derive(Clone, Copy, Debug)]
+    enum Cut {
+        Reset,
+        /// The body ends before its last chunk.
+        End,
+    }
+
+    /// A watch in a quiet cluster: a bookmark after a minute, or two seconds before its end, which comes after `timeout`.
+    /// Something on the way cuts it when it is idle for `longest_idle`. Versions of bookmarks come from `versions`.
+    fn watch(timeout: u64, longest_idle: u64, cut: Cut, versions: Arc<AtomicUsize>) -> Answer {
+        let mut waits = VecDeque::new();
+        let mut at = 0;
+        while at < timeout {
+            let next = (at + 60).min(timeout - 2).max(at + 1).min(timeout);
+            waits.push_back((next - at, next < timeout));
+            at = next;
+        }
+        let frames = stream::unfold(waits, move |mut waits| {
+            let versions = Arc::clone(&versions);
+            async move {
+                let (wait, is_bookmark) = waits.pop_front()?;
+                if wait > longest_idle {
+                    tokio::time::sleep(Duration::from_secs(longest_idle)).await;
+                    return match cut {
+                        Cut::Reset => Some((
+                            Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+                            VecDeque::new(),
+                        )),
+                        Cut::End => None,
+                    };
+                }
+                tokio::time::sleep(Duration::from_secs(wait)).await;
+                if !is_bookmark {
+                    return None;
+                }
+                let version = versions.fetch_add(1, Ordering::SeqCst) + 1;
+                let event = json!({ "type": "BOOKMARK", "object": { "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                    "metadata": { "resourceVersion": version.to_string() } } });
+                Some((Ok(Frame::data(Bytes::from(format!("{event}\n")))), waits))
+            }
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+
+    /// Follows a quiet cluster for so long behind something that cuts connections which are idle for `longest_idle`.
+    async fn quiet(seconds: u64, longest_idle: u64, cut: Cut) -> Arc<Seen> {
+        let seen = Arc::new(Seen::default());
+        let (noted, versions) = (Arc::clone(&seen), Arc::new(AtomicUsize::new(7)));
+        let service = service_fn(move |request: Request<Body>| {
+            let query: std::collections::HashMap<_, _> =
+                url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+                    .into_owned()
+                    .collect();
+            let body = if query.contains_key("watch") {
+                lock(&noted.versions).push(query["resourceVersion"].clone());
+                watch(
+                    query["timeoutSeconds"].parse().unwrap(),
+                    longest_idle,
+                    cut,
+                    Arc::clone(&versions),
+                )
+            } else {
+                let list = json!({ "metadata": { "resourceVersion": "7" }, "items": [] });
+                Full::new(Bytes::from(list.to_string()))
+                    .map_err(|never| match never {})
+                    .boxed_unsync()
+            };
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let api = Api::all(Client::new(service, "default"));
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Arc::new(Timeline::new(clock));
+        let monitor = Arc::new(WatchMonitor::new(timeline, Health::new(&[]), Metrics::new()));
+        let following = run(api, String::new(), Arc::clone(&seen), monitor);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(seconds), following)
+                .await
+                .is_err()
+        );
+        seen
+    }
+
+    // B12
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_goes_on_from_its_last_version_where_idle_connections_are_cut() {
+        for cut in [Cut::Reset, Cut::End] {
+            for longest_idle in [25, 40, 55, 60, 350] {
+                let seen = quiet(7200, longest_idle, cut).await;
+                let versions = lock(&seen.versions).clone();
+                let what = format!("{cut:?} after {longest_idle} s: {} watches", versions.len());
+                println!("{what}");
+                assert_eq!(seen.lists.load(Ordering::SeqCst), 1, "{what}");
+                assert_eq!(seen.losses.load(Ordering::SeqCst), 0, "{what}");
+                let numbers: Vec<u64> = versions.iter().map(|version| version.parse().unwrap()).collect();
+                assert!(
+                    numbers.is_sorted() && numbers.last() > Some(&60),
+                    "{what}: {numbers:?}"
+                );
+                assert!(versions.len() < 7200 / 15, "{what}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_cut_before_any_bookmark_can_come_is_lost() {
+        for cut in [Cut::Reset, Cut::End] {
+            let seen = quiet(3600, 10, cut).await;
+            assert!(seen.losses.load(Ordering::SeqCst) > 0, "{cut:?}");
+        }
+    }
 }

@@ -14,15 +14,16 @@ pub(crate) fn target_name(token: &VendorToken) -> String {
     token.spec.target.name.clone().unwrap_or_else(|| token.name_any())
 }
 
+/// The name of the Secret with the client certificate, where the spec names one.
+pub(crate) fn certificate_secret(token: &VendorToken) -> Option<&String> {
+    let spec = token.spec.six_clicks.as_ref()?;
+    Some(&spec.client_certificate_secret_ref.as_ref()?.name)
+}
+
 /// The Secrets that a VendorToken reads: its credentials, and its client certificate.
 fn sources(token: &VendorToken) -> Vec<String> {
     let credentials = &token.spec.credentials_secret_ref.name;
-    let certificate = token
-        .spec
-        .six_clicks
-        .as_ref()
-        .and_then(|spec| spec.client_certificate_secret_ref.as_ref())
-        .map(|reference| &reference.name);
+    let certificate = certificate_secret(token);
     std::iter::once(credentials).chain(certificate).cloned().collect()
 }
 

@@ -2,15 +2,27 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::{Moment, Now, Timeline};
-use crate::fingerprint::{Account, Fingerprint, KnownInputs};
+use crate::controller::cluster::pacing::CallKind;
+use crate::controller::cluster::repairs::{Repairs, TargetWrite};
+use crate::fingerprint::{Account, CertificateDigest, Fingerprint, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
+use crate::policy::contest::Contest;
 use crate::policy::{Problem, PublishBlock};
 use crate::sync::lock;
+
+/// The identity of the grant that credentials make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GrantIdentity {
+    pub(crate) fingerprint: Fingerprint,
+    /// The account that failed attempts could lock.
+    pub(crate) account: Option<Account>,
+}
 
 /// The credentials that a VendorToken was last seen to have.
 #[derive(Clone, Debug)]
@@ -18,8 +30,17 @@ pub(crate) struct KnownCredentials {
     /// `uid/resourceVersion` of the Secrets that were read.
     pub(crate) version: String,
     pub(crate) known: KnownInputs,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) account: Option<Account>,
+    /// The grant that they make, or the reason why they make none.
+    pub(crate) found: Result<GrantIdentity, Problem>,
+}
+
+/// The client certificate that a VendorToken was last seen to have.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownCertificate {
+    /// `uid/resourceVersion` of its Secret.
+    pub(crate) version: String,
+    /// Its digest, or the reason why it cannot be used, whatever the time.
+    pub(crate) found: Result<CertificateDigest, Problem>,
 }
 
 /// The wait after a failed write of a target.
@@ -60,12 +81,47 @@ impl FirstLook {
     }
 }
 
+/// Kubernetes calls that an object needs and that fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trouble {
+    pub(crate) kind: CallKind,
+    pub(crate) since: Moment,
+}
+
+/// The errors of an object's reconciles in a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Errors {
+    last: Option<Moment>,
+    /// Those that it had while calls of others succeeded.
+    own: u32,
+}
+
+/// A target whose owner references the API server forbids to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnersStay {
+    /// The UID of the Secret.
+    pub(crate) target: Box<str>,
+    /// The generation of the spec that wants other owners.
+    pub(crate) generation: Option<i64>,
+}
+
+/// The part of a record that few objects need.
+#[derive(Debug, Default)]
+struct Troubles {
+    owners_stay: Option<OwnersStay>,
+    trouble: Option<Trouble>,
+    errors: Errors,
+}
+
 /// The record of one VendorToken.
 #[derive(Debug, Default)]
 struct Record {
     first_look: Option<FirstLook>,
     credentials: Option<KnownCredentials>,
+    certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<PublishBackoff>,
+    repairs: Repairs,
+    troubles: Option<Box<Troubles>>,
 }
 
 /// The records of all VendorTokens. They outlast a change of the leader. To forget an object drops its record here, its
@@ -103,12 +159,114 @@ impl Remembered {
         self.record(object, |record| record.credentials = credentials);
     }
 
+    pub(crate) fn certificate(&self, object: &ObjectKey) -> Option<KnownCertificate> {
+        lock(&self.records).get(object)?.certificate.as_deref().cloned()
+    }
+
+    pub(crate) fn set_certificate(&self, object: &ObjectKey, certificate: KnownCertificate) {
+        self.record(object, |record| record.certificate = Some(Box::new(certificate)));
+    }
+
     pub(crate) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
         lock(&self.records).get(object)?.publish_backoff.clone()
     }
 
     pub(crate) fn set_publish_backoff(&self, object: &ObjectKey, backoff: Option<PublishBackoff>) {
         self.record(object, |record| record.publish_backoff = backoff);
+    }
+
+    /// The target whose owner references may not be changed.
+    pub(crate) fn owners_stay(&self, object: &ObjectKey) -> Option<OwnersStay> {
+        lock(&self.records)
+            .get(object)?
+            .troubles
+            .as_ref()?
+            .owners_stay
+            .clone()
+    }
+
+    /// Notes the target whose owner references may not be changed, or that there is none.
+    pub(crate) fn set_owners_stay(&self, object: &ObjectKey, owners_stay: Option<OwnersStay>) {
+        let is_some = owners_stay.is_some();
+        self.troubles(object, is_some, |troubles| troubles.owners_stay = owners_stay);
+    }
+
+    /// True where a pause would follow this write of the target, because somebody else keeps undoing such writes.
+    pub(crate) fn is_repair_too_many(&self, object: &ObjectKey, write: TargetWrite, now: Moment) -> bool {
+        let mut records = lock(&self.records);
+        let record = records.get_mut(object);
+        record.is_some_and(|record| record.repairs.pause_after(write, now).is_some())
+    }
+
+    /// Notes a write of the target: see [`Repairs::written`].
+    pub(crate) fn target_written(
+        &self,
+        object: &ObjectKey,
+        write: TargetWrite,
+        manager: Option<Box<str>>,
+        now: Moment,
+    ) {
+        self.record(object, |record| record.repairs.written(write, manager, now));
+    }
+
+    /// The contest for the target of an object.
+    pub(crate) fn contest(&self, object: &ObjectKey, now: &Now) -> Option<Contest> {
+        lock(&self.records).get(object)?.repairs.contest(now)
+    }
+
+    /// The calls that have failed for the object for at least this long.
+    pub(crate) fn trouble(&self, object: &ObjectKey, now: Moment, at_least: Duration) -> Option<Trouble> {
+        let trouble = lock(&self.records).get(object)?.troubles.as_ref()?.trouble?;
+        (now.since(trouble.since) >= at_least).then_some(trouble)
+    }
+
+    /// Notes that calls of this kind fail for the object, `None` where none does. The first moment of a trouble is kept.
+    pub(crate) fn set_trouble(&self, object: &ObjectKey, trouble: Option<Trouble>) {
+        self.troubles(object, trouble.is_some(), |troubles| {
+            let before = troubles.trouble;
+            troubles.trouble = trouble.map(|trouble| Trouble {
+                since: before.map_or(trouble.since, |before| before.since),
+                ..trouble
+            });
+        });
+    }
+
+    /// Notes an error of a reconcile, and gives the moment of the one before, where no success followed it.
+    pub(crate) fn last_error(&self, object: &ObjectKey, now: Moment) -> Option<Moment> {
+        let mut before = None;
+        self.troubles(object, true, |troubles| {
+            before = troubles.errors.last.replace(now)
+        });
+        before
+    }
+
+    /// Counts an error that the object has alone, and gives the number of those in a row.
+    pub(crate) fn count_error(&self, object: &ObjectKey) -> u32 {
+        let mut count = 0;
+        self.troubles(object, true, |troubles| {
+            troubles.errors.own = troubles.errors.own.saturating_add(1);
+            count = troubles.errors.own;
+        });
+        count
+    }
+
+    /// Notes a reconcile without an error.
+    pub(crate) fn succeeded(&self, object: &ObjectKey) {
+        self.troubles(object, false, |troubles| troubles.errors = Errors::default());
+    }
+
+    /// Changes the part of a record that few objects need. Where it is not there, it is made only if `make`.
+    fn troubles(&self, object: &ObjectKey, make: bool, change: impl FnOnce(&mut Troubles)) {
+        let mut records = lock(&self.records);
+        if make {
+            let record = records.entry(object.clone()).or_default();
+            change(record.troubles.get_or_insert_default());
+        } else if let Some(troubles) = records
+            .get_mut(object)
+            .and_then(|record| record.troubles.as_mut())
+        {
+            change(troubles);
+        }
     }
 
     /// The time by which the clock was set back since the token that was issued at `issued` came, as far as this process
@@ -248,8 +406,10 @@ mod tests {
                 parameters: String::new(),
                 sources: String::new(),
             },
-            fingerprint: Fingerprint::from_bytes([1; 16]),
-            account: None,
+            found: Ok(GrantIdentity {
+                fingerprint: Fingerprint::from_bytes([1; 16]),
+                account: None,
+            }),
         };
         let remembered = &context.remembered;
         remembered.set_credentials(&object, Some(credentials));

@@ -74,6 +74,7 @@ fn unreadable_key(metadata: ObjectMeta) -> ObjectKey {
 
 impl Sink<DeserializeGuard<VendorToken>> for ObjectSink {
     const WATCH: &'static str = "vendortokens";
+    const METADATA_ONLY: bool = false;
 
     fn list_begins(&self, scope: &str) {
         self.objects.begin_list(scope);
@@ -154,6 +155,7 @@ fn name_of(object: &PartialObjectMeta<Secret>) -> Option<(&str, &str)> {
 
 impl Sink<PartialObjectMeta<Secret>> for SecretSink {
     const WATCH: &'static str = "secrets";
+    const METADATA_ONLY: bool = true;
 
     fn list_begins(&self, scope: &str) {
         self.secrets.begin_list(scope);

@@ -86,7 +86,7 @@ async fn publish_what_is_left(context: &Arc<Context>) {
     stream::iter(tokens)
         .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
             if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
-                reconcile::after_error(&token, &error);
+                reconcile::after_error(&token, &error, context);
             }
         })
         .await;
@@ -171,7 +171,7 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
                 result
             })
         },
-        |token, error, _| reconcile::after_error(&token, error),
+        |token, error, context| reconcile::after_error(&token, error, &context),
         Arc::clone(context),
         context.objects.store(),
         Box::pin(requests),

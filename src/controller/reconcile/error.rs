@@ -1,6 +1,7 @@
 //! Errors of Kubernetes calls: problems for the user, and errors that another try may pass.
 
 use crate::api::names::Reason;
+use crate::controller::cluster::pacing::{Call, CallKind, Held};
 use crate::policy::Problem;
 use crate::text::{first_characters, without_control_characters};
 
@@ -33,6 +34,32 @@ pub(crate) enum Error {
         "failed to finish a reconcile: its task panicked; this is a defect of the operator, please report it"
     )]
     Task,
+}
+
+impl Error {
+    /// The call that failed.
+    pub(crate) fn call(&self) -> Option<Call> {
+        let (kind, namespace) = match self {
+            Self::ReadSecret { namespace, .. } => (CallKind::ReadSecret, namespace),
+            Self::WriteTarget { namespace, .. } => (CallKind::WriteSecret, namespace),
+            Self::WriteStatus { namespace, .. } => (CallKind::WriteStatus, namespace),
+            Self::Task => return None,
+        };
+        Some(Call {
+            kind,
+            namespace: namespace.clone(),
+        })
+    }
+
+    /// The refusal of a call that was not sent because such calls fail.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        match self {
+            Self::ReadSecret { source, .. }
+            | Self::WriteTarget { source, .. }
+            | Self::WriteStatus { source, .. } => Held::of(source),
+            Self::Task => None,
+        }
+    }
 }
 
 /// The problem that a refused write of a target is for the user; `None` where another try may pass.

@@ -10,6 +10,7 @@ use crate::api::names::{self, Reason, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
 use crate::controller::context::Context;
 use crate::error_text::with_causes;
+use crate::policy;
 use crate::text::first_characters;
 
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -52,11 +53,23 @@ pub(crate) fn transitions(old: &VendorTokenStatus, new: &VendorTokenStatus) -> V
             });
         }
     }
+    let tells_of_owners = |status| policy::says_that_owners_stay(status, new.observed_generation);
+    if let Some(ready) = new.condition(condition::READY)
+        && tells_of_owners(new)
+        && !tells_of_owners(old)
+    {
+        transitions.push(Transition {
+            warning: true,
+            reason: Reason::ApiDenied.as_str().to_owned(),
+            note: ready.message.clone(),
+        });
+    }
     let warnings = [
         condition::EXPIRY_ASSUMED,
         condition::CLOCK_SKEW_SUSPECTED,
         condition::TOKEN_NOT_YET_VALID,
         condition::CREDENTIAL_EXPIRING,
+        condition::TARGET_CONTESTED,
     ];
     for kind in warnings {
         let Some(warning) = new.condition(kind) else {

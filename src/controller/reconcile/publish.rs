@@ -4,22 +4,23 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use kube::core::PartialObjectMeta;
 use serde_json::Value;
 
-use crate::api::names::{self, Reason};
+use crate::api::names::Reason;
+use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::remembered::PublishBackoff;
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
 use crate::controller::reconcile::error::{Error, read_problem, withholding, write_problem};
 use crate::controller::reconcile::read_target::read_record;
+use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::snapshot::Snapshot;
-use crate::controller::reconcile::target::{Facts, body, too_large};
+use crate::controller::reconcile::target::{Origin, Owners, body, too_large};
 use crate::policy::ownership::SecretRecord;
-use crate::policy::{Problem, Stored, Target, backoff};
+use crate::policy::{Problem, Target, backoff};
+use crate::seal::{TokenFacts, Verified};
 use crate::template;
 use crate::token::{AccessToken, ExposeSecret, SecretString};
 
@@ -42,24 +43,39 @@ pub(crate) async fn publish(
     let Some(inputs) = snapshot.inputs().cloned() else {
         return Ok(Published::Conflict);
     };
-    let facts = Facts {
+    let origin = Origin {
         inputs,
-        credentials_version: snapshot.credentials_version.clone(),
+        credentials_version: snapshot.credentials_version.as_deref().map(Into::into),
         refresh_handled: handled(snapshot, context),
+        lost_seal: None,
     };
-    apply(snapshot, token, &facts, context).await
+    apply(snapshot, token, &origin, context).await
 }
 
 /// Applies the target with the token that is in it, and takes the answer into `snapshot`: after a restart memory has no token
 /// to write, and the owner or the labels are not as they should be.
 pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result<Published, Error> {
-    let (Some(stored), Ok(checked)) = (snapshot.stored().cloned(), &snapshot.validated) else {
+    let (facts, lost_seal) = match snapshot.verified() {
+        Some(Verified::Sealed(facts)) => (facts.clone(), None),
+        // They are written as they were found, so that they are believed no more than before.
+        Some(Verified::LostKey(facts, seal)) => (facts.clone(), Some(seal)),
+        None => return Ok(Published::Conflict),
+    };
+    let Ok(checked) = &snapshot.validated else {
         return Ok(Published::Conflict);
     };
     let templates = checked.target.data.clone();
-    let (namespace, name) = (snapshot.object.namespace.clone(), snapshot.target_name.clone());
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let found = match api.get_opt(&name).await {
+    let (namespace, name) = (snapshot.object.namespace.clone(), checked.target.name.clone());
+    // Nothing is read for a write that would not be sent.
+    context
+        .pacer
+        .check(CallKind::WriteSecret, &namespace)
+        .map_err(|held| Error::WriteTarget {
+            namespace: namespace.clone(),
+            name: name.to_string(),
+            source: kube::Error::Service(Box::new(held)),
+        })?;
+    let found = match SecretCalls::new(&context.client, &namespace).read(&name).await {
         // A grant brings a token where the target may not be read.
         Err(source) if read_problem(&source, &name).is_some() => {
             snapshot.has_no_readable_token(context);
@@ -67,14 +83,15 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
         }
         found => found.map_err(|source| Error::ReadSecret {
             namespace,
-            name,
+            name: name.to_string(),
             source,
         })?,
     };
     let seen = snapshot.target_version();
     let token = found
         .as_ref()
-        .and_then(|secret| token_in(secret, &templates, &stored));
+        .and_then(|secret| token_in(secret, &templates, &facts))
+        .filter(|token| snapshot.is_sealed(token));
     let record = found.and_then(|mut secret| {
         wipe(&mut secret.data);
         secret_record::read(&secret.metadata)
@@ -87,31 +104,37 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
         snapshot.has_no_readable_token(context);
         return Ok(Published::Conflict);
     };
-    let facts = Facts {
-        // Under a lost key nobody knows whether the present credentials brought it.
+    let origin = Origin {
         inputs: snapshot
             .inputs()
-            .filter(|inputs| inputs.key_id == stored.inputs.key_id)
+            .filter(|_| lost_seal.is_none())
             .cloned()
-            .unwrap_or(stored.inputs),
+            .unwrap_or(facts.inputs),
         credentials_version: snapshot
             .credentials_version
-            .clone()
-            .or(stored.credentials_version),
-        refresh_handled: stored.refresh_handled,
+            .as_deref()
+            .filter(|_| lost_seal.is_none())
+            .map(Into::into)
+            .or(facts.credentials_version),
+        refresh_handled: facts.refresh_handled,
+        lost_seal,
     };
-    apply(snapshot, &token, &facts, context).await
+    apply(snapshot, &token, &origin, context).await
 }
 
 /// The token in a target that was made by these templates.
-fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stored) -> Option<AccessToken> {
+fn token_in(
+    secret: &Secret,
+    templates: &BTreeMap<String, String>,
+    facts: &TokenFacts,
+) -> Option<AccessToken> {
     let facts = AccessToken {
         value: SecretString::from(""),
         // Vendors give no other, at most in other letters: then the data is not what this makes of the templates.
         token_type: "Bearer".to_owned(),
         type_is_unusual: false,
-        issued: stored.issued,
-        expires: stored.expires,
+        issued: facts.issued,
+        expires: facts.expires,
         expiry_assumed: false,
         clock_skew_suspected: false,
         unusually_long: false,
@@ -130,11 +153,11 @@ fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stor
     templates.iter().all(is_made_of_it).then_some(token)
 }
 
-/// Applies the target with `token` and `facts`, and takes the answer into `snapshot`.
+/// Applies the target with `token` and its origin, and takes the answer into `snapshot`.
 async fn apply(
     snapshot: &mut Snapshot,
     token: &AccessToken,
-    facts: &Facts,
+    origin: &Origin,
     context: &Context,
 ) -> Result<Published, Error> {
     let Ok(checked) = &snapshot.validated else {
@@ -144,14 +167,57 @@ async fn apply(
     if let Some(problem) = too_large(&checked.target, token) {
         return Ok(refuse(snapshot, problem, context));
     }
-    let body = body(checked, &snapshot.token, snapshot.record.as_ref(), token, facts);
-    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &namespace);
-    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
-    match api.patch(&name, &parameters, &Patch::Apply(&body)).await {
+    let calls = SecretCalls::new(&context.client, &namespace);
+    let make = |owners| {
+        body(
+            checked,
+            &snapshot.key,
+            &snapshot.token,
+            snapshot.record.as_ref(),
+            owners,
+            token,
+            origin,
+        )
+    };
+    let write = snapshot.target_write(token.issued);
+    let now = context.timeline.now().moment;
+    // Who has undone the writes before shows only until the next one.
+    let manager = if context
+        .remembered
+        .is_repair_too_many(&snapshot.object, write, now)
+    {
+        other_manager(&calls, &name).await
+    } else {
+        None
+    };
+    let mut body = make(if snapshot.keeps_owners(token.issued) {
+        Owners::Standing
+    } else {
+        Owners::Desired
+    });
+    let mut answer = calls.apply(&name, &body).await;
+    let mut owners_stay = snapshot.keeps_owners(token.issued);
+    if let Err(kube::Error::Api(status)) = &answer
+        && status.code == 403
+        && snapshot.has_undesired_owners()
+        && !owners_stay
+    {
+        // To change owner references may ask for a right that to write the token does not.
+        body = make(Owners::Standing);
+        answer = calls.apply(&name, &body).await;
+        owners_stay = answer.is_ok();
+    }
+    match answer {
         Ok(written) => {
-            if let Some(record) = secret_record::read(&written.metadata) {
+            let record = secret_record::read(&written.metadata);
+            let target = &snapshot.object;
+            context
+                .remembered
+                .target_written(target, write, manager, context.timeline.now().moment);
+            if let Some(record) = record {
                 take_record(snapshot, Some(record), context);
             }
+            snapshot.set_owners_stay(owners_stay, context);
             if !matches!(snapshot.target, Target::Ours { as_desired: true, .. }) {
                 return Ok(refuse(snapshot, does_not_keep(&name), context));
             }
@@ -169,21 +235,33 @@ async fn apply(
                 let source = withholding(kube::Error::Api(status), &written(token, &body));
                 return Err(Error::WriteTarget {
                     namespace,
-                    name,
+                    name: name.to_string(),
                     source,
                 });
             }
+            context.remembered.target_written(
+                &snapshot.object,
+                write,
+                manager,
+                context.timeline.now().moment,
+            );
             Ok(Published::Conflict)
         }
         Err(source) => match refused(source, token, &body, &name) {
             Ok(problem) => Ok(refuse(snapshot, problem, context)),
             Err(source) => Err(Error::WriteTarget {
                 namespace,
-                name,
+                name: name.to_string(),
                 source,
             }),
         },
     }
+}
+
+/// The field manager that has written to the Secret last, beside our own apply; `None` where that does not show.
+async fn other_manager(calls: &SecretCalls, name: &SecretName) -> Option<Box<str>> {
+    let secret = calls.read_metadata(name).await.ok()??;
+    secret_record::last_other_manager(&secret.metadata)
 }
 
 /// Takes the present record of the target, `None` where there is none.
@@ -259,12 +337,13 @@ fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
 }
 
 /// The refresh request to be kept on the target: the one that this token serves, or else the present one.
-fn handled(snapshot: &Snapshot, context: &Context) -> Option<String> {
+fn handled(snapshot: &Snapshot, context: &Context) -> Option<Box<str>> {
     let completed = snapshot.observe(context).standing.completed_request;
-    completed.or_else(|| match &snapshot.target {
+    let handled = completed.or_else(|| match &snapshot.target {
         Target::Ours {
             stored: Some(stored), ..
         } => stored.refresh_handled.clone(),
         _ => None,
-    })
+    });
+    handled.map(Into::into)
 }

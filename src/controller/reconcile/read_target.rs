@@ -1,18 +1,18 @@
 //! Reads the metadata of a target that is not watched, and says what a failure means.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::core::PartialObjectMeta;
 
 use crate::api::VendorToken;
 use crate::api::names::Reason;
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::{Error, read_problem};
+use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::error_text::with_causes;
 use crate::policy::Problem;
 use crate::policy::ownership::SecretRecord;
+use crate::times::recorded;
 
 /// The problem of a target whose metadata may not be read.
 pub(crate) fn denied(error: &Error) -> Option<Problem> {
@@ -29,7 +29,10 @@ pub(crate) fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Op
         return None;
     };
     let status = token.status.as_ref()?;
-    let ended = status.expiration_time.as_ref().is_some_and(|time| time.0 <= now);
+    let ended = status
+        .expiration_time
+        .as_ref()
+        .is_some_and(|time| recorded(time.0) <= now);
     ended.then(|| {
         Problem::new(
             Reason::ApiDenied,
@@ -46,13 +49,16 @@ pub(crate) fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Op
 pub(crate) async fn read_record(
     context: &Context,
     namespace: &str,
-    name: &str,
+    name: &SecretName,
 ) -> Result<Option<SecretRecord>, Error> {
-    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
-    let found = api.get_opt(name).await.map_err(|source| Error::ReadSecret {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        source,
-    })?;
+    let calls = SecretCalls::new(&context.client, namespace);
+    let found = calls
+        .read_metadata(name)
+        .await
+        .map_err(|source| Error::ReadSecret {
+            namespace: namespace.to_owned(),
+            name: name.to_string(),
+            source,
+        })?;
     Ok(found.and_then(|secret| secret_record::read(&secret.metadata)))
 }

@@ -1,20 +1,20 @@
 //! Act: empties the former target of a VendorToken whose target was renamed.
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams};
-use kube::core::PartialObjectMeta;
-use kube::{Api, Resource};
 use serde_json::json;
 
 use crate::api::names;
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
 use crate::controller::reconcile::error::{Error, read_problem, write_problem};
 use crate::controller::reconcile::read_target::read_record;
+use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::snapshot::Snapshot;
+use crate::controller::reconcile::target::{sealed_facts, standing_owners};
 use crate::error_text::with_causes;
 use crate::policy::ownership;
+use crate::seal::Place;
 
 /// Empties the former target of a VendorToken whose target was renamed, by an apply without data: the data of others
 /// stays. The operator has no right to delete Secrets; garbage collection deletes it with its owner.
@@ -23,7 +23,11 @@ use crate::policy::ownership;
 /// When the API server could not be asked. A refusal that a person must act on is logged only: the token itself is in
 /// the Secret that the spec names.
 pub(crate) async fn retire(snapshot: &Snapshot, former: &str, context: &Context) -> Result<(), Error> {
-    let refused = match empty(snapshot, former, context).await {
+    let Some(name) = SecretName::new(former) else {
+        // Somebody else wrote it into the status.
+        return Ok(());
+    };
+    let refused = match empty(snapshot, &name, context).await {
         Err(Error::ReadSecret { source, .. }) if read_problem(&source, former).is_some() => source,
         Err(Error::WriteTarget { source, .. }) if write_problem(&source, former).is_some() => source,
         result => return result,
@@ -35,51 +39,55 @@ pub(crate) async fn retire(snapshot: &Snapshot, former: &str, context: &Context)
     Ok(())
 }
 
-async fn empty(snapshot: &Snapshot, former: &str, context: &Context) -> Result<(), Error> {
+async fn empty(snapshot: &Snapshot, former: &SecretName, context: &Context) -> Result<(), Error> {
     let namespace = &snapshot.object.namespace;
     let read_error = |source| Error::ReadSecret {
         namespace: namespace.clone(),
-        name: former.to_owned(),
+        name: former.to_string(),
         source,
     };
     let Some(record) = read_record(context, namespace, former).await? else {
         return Ok(());
     };
-    if ownership::incumbent(&record) != Some(&snapshot.object.name) {
+    if ownership::incumbent(&record) != Some(&*snapshot.object.name) {
         return Ok(());
     }
     // The type cannot be left out of the apply: it would be set back to the default, which is refused.
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let Some(mut secret) = api.get_opt(former).await.map_err(read_error)? else {
+    let calls = SecretCalls::new(&context.client, namespace);
+    let Some(mut secret) = calls.read(former).await.map_err(read_error)? else {
         return Ok(());
     };
     wipe(&mut secret.data);
     let mut metadata =
-        json!({ "name": former, "uid": record.uid, "resourceVersion": record.resource_version });
-    if let (Some(_), Some(mut reference)) = (&record.controller, snapshot.token.controller_owner_ref(&())) {
-        reference.block_owner_deletion = Some(false);
-        metadata["ownerReferences"] = json!([reference]);
+        json!({ "name": &**former, "uid": record.uid, "resourceVersion": record.resource_version });
+    let owners = standing_owners(&record);
+    if !owners.is_empty() {
+        metadata["ownerReferences"] = json!(owners);
     }
-    if record.controller.is_none() && !ownership::is_adopted(Some(&record)) {
+    let place = Place {
+        namespace,
+        secret: former,
+        vendor_token: &snapshot.object.name,
+    };
+    let sealed = sealed_facts(&record, &snapshot.key, place);
+    if record.controller.is_none() && !ownership::is_adopted(Some(&record), &snapshot.object.name, sealed) {
         // Without an owner the label alone shows whose it is: the rename may be undone.
         metadata["labels"] = json!({ names::NAME_LABEL: snapshot.object.name });
     }
     let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret.type_ });
-    let metadata_api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), namespace);
-    let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
-    match metadata_api.patch(former, &parameters, &Patch::Apply(body)).await {
+    match calls.apply(former, &body).await {
         Ok(written) => {
             if let Some(record) = secret_record::read(&written.metadata)
                 && context.secrets.put(namespace, former, record)
             {
                 context.triggers.secret_changed_by(&snapshot.object, former);
             }
-            tracing::info!(object = %snapshot.object, former, "emptied the former target");
+            tracing::info!(object = %snapshot.object, %former, "emptied the former target");
             Ok(())
         }
         Err(source) => Err(Error::WriteTarget {
             namespace: namespace.clone(),
-            name: former.to_owned(),
+            name: former.to_string(),
             source,
         }),
     }

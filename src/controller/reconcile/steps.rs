@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use kube::runtime::controller::Action;
 
 use crate::api::VendorToken;
-use crate::controller::cluster::objects::key_of;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
@@ -16,7 +15,6 @@ use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
 use crate::policy::{self, Decision, decide};
-use crate::text;
 use crate::times::later;
 
 /// The most steps of one reconcile. No object needs more: read, publish, look again, wait.
@@ -41,8 +39,16 @@ pub(crate) async fn reconcile(token: Arc<VendorToken>, context: Arc<Context>) ->
 
 async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Action, Error> {
     match act(snapshot, context).await {
-        Ok(outcome) => record(snapshot, &outcome, context).await,
+        Ok(outcome) => {
+            context.remembered.set_trouble(&snapshot.object, None);
+            let recorded = record(snapshot, &outcome, context).await;
+            if recorded.is_ok() {
+                context.remembered.succeeded(&snapshot.object);
+            }
+            recorded
+        }
         Err(error) => {
+            snapshot.note_trouble(&error, context);
             // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot
             // be read.
             let nothing = Outcome {
@@ -133,22 +139,17 @@ fn due_before(snapshot: &Snapshot, issued: Timestamp) -> Option<Timestamp> {
     (issued > stored.issued).then(|| stored.due(checked.refresh))
 }
 
-/// Logs the error of a reconcile, and gives the time of another try.
-pub(crate) fn after_error(token: &VendorToken, error: &Error) -> Action {
-    let object = key_of(token);
-    tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
-    // By name, so that many objects do not return together after an outage.
-    let spread = text::spread(&object.to_string());
-    Action::requeue(Duration::from_millis(5000 + spread % 5000))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::controller::cluster::objects::key_of;
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
+    use crate::fingerprint::Fingerprint;
+    use crate::seal::TokenFacts;
+    use crate::times::whole_seconds;
 
     /// A token in the target that has just expired, and a status that still calls it ready.
     fn expired(context: &Context) -> Arc<VendorToken> {
@@ -157,45 +158,34 @@ mod tests {
 
     /// A token in the target that ends in as many seconds, and a status that calls it ready.
     fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
-        let now = context.timeline.now().wall();
-        let ended = later(now, ends_in).to_string();
-        let begun = later(now, -3600).to_string();
+        let now = whole_seconds(context.timeline.now().wall());
+        let (begun, ended) = (later(now, -3600), later(now, ends_in));
         let token: VendorToken = serde_json::from_value(json!({
             "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
             "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
             "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "suspend": suspend },
-            "status": { "observedGeneration": 1, "expirationTime": ended, "conditions": [{ "type": "Ready",
-                "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun }] },
+            "status": { "observedGeneration": 1, "expirationTime": ended.to_string(), "conditions": [{ "type": "Ready",
+                "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun.to_string() }] },
         }))
         .unwrap();
-        let inputs = format!(
-            "{}.{}.{}.{}.07",
-            "0".repeat(8),
-            "1".repeat(32),
-            "2".repeat(8),
-            "3".repeat(32)
-        );
-        let secret = |name: &str, rest: Value| {
-            let mut metadata = json!({ "name": name, "namespace": "a", "uid": name, "resourceVersion": "4" });
-            metadata
-                .as_object_mut()
-                .unwrap()
-                .extend(rest.as_object().unwrap().clone());
-            secret_record::read(&serde_json::from_value(metadata).unwrap()).unwrap()
-        };
+        let record =
+            |metadata: Value| secret_record::read(&serde_json::from_value(metadata).unwrap()).unwrap();
+        let credentials = json!({ "name": "c", "namespace": "a", "uid": "c", "resourceVersion": "4" });
         context.secrets.begin_list("");
-        context.secrets.put("a", "c", secret("c", json!({})));
-        let target = json!({
-            "labels": { "vendortoken.io/name": "t" },
-            "annotations": { "vendortoken.io/issued-time": begun, "vendortoken.io/expiration-time": ended,
-                "vendortoken.io/inputs": inputs },
-            "managedFields": [{ "manager": "vendor-token-operator", "operation": "Apply", "apiVersion": "v1",
-                "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": {
-                    "f:labels": { "f:vendortoken.io/name": {} },
-                    "f:annotations": { "f:vendortoken.io/issued-time": {}, "f:vendortoken.io/expiration-time": {},
-                        "f:vendortoken.io/inputs": {} } } } }],
-        });
-        context.secrets.put("a", "t", secret("t", target));
+        context.secrets.put("a", "c", record(credentials));
+        let facts = fake::facts(
+            &fake::key(),
+            &token,
+            Fingerprint::from_bytes([1; 16]),
+            (begun, ended),
+        );
+        let facts = TokenFacts {
+            // The Secret was written since.
+            credentials_version: Some("c/3".into()),
+            ..facts
+        };
+        let target = fake::sealed_by(&fake::key(), "t", &facts);
+        context.secrets.put("a", "t", record(target));
         context.secrets.end_list("");
         context.objects.put(token.clone());
         Arc::new(token)

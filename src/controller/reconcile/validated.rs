@@ -8,8 +8,10 @@ use jiff::Timestamp;
 use crate::api::names::{self, Reason};
 use crate::api::{CheckmarxScaRegion, CheckmarxScaScope, DeletionPolicy, VendorName, VendorToken};
 use crate::controller::cluster::references::target_name;
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record::owned_digest;
-use crate::fingerprint::{Sources, hex};
+use crate::controller::reconcile::fences;
+use crate::fingerprint::{FingerprintKey, KnownInputs, Sources, hex};
 use crate::policy::Problem;
 use crate::policy::schedule::RefreshPolicy;
 use crate::providers::{CheckmarxRegion, Endpoint, Grant, Vendor};
@@ -21,10 +23,10 @@ pub(crate) struct ValidatedSpec {
     pub(crate) grant: Grant,
     /// The vendor's own endpoint, or the administrator's replacement.
     pub(crate) endpoint: Endpoint,
-    pub(crate) credentials_secret: String,
+    pub(crate) credentials_secret: SecretName,
     /// Canonical key to key in the Secret, where they differ.
     pub(crate) keys: BTreeMap<String, String>,
-    pub(crate) certificate_secret: Option<String>,
+    pub(crate) certificate_secret: Option<SecretName>,
     pub(crate) target: DesiredTarget,
     pub(crate) refresh: RefreshPolicy,
     /// The end of the credential itself, where the user stated it.
@@ -34,7 +36,7 @@ pub(crate) struct ValidatedSpec {
 /// The target as the spec describes it.
 #[derive(Clone, Debug)]
 pub(crate) struct DesiredTarget {
-    pub(crate) name: String,
+    pub(crate) name: SecretName,
     pub(crate) type_: String,
     pub(crate) data: BTreeMap<String, String>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -51,6 +53,7 @@ impl ValidatedSpec {
     /// Validates a spec beyond the schema, which may be an older one.
     pub(crate) fn new(token: &VendorToken, endpoints: &BTreeMap<Vendor, Endpoint>) -> Result<Self, Problem> {
         let spec = &token.spec;
+        fences::check(token)?;
         let grant = grant(token)?;
         let endpoint = endpoints
             .get(&grant.vendor())
@@ -61,28 +64,28 @@ impl ValidatedSpec {
             .as_ref()
             .and_then(|spec| spec.client_certificate_secret_ref.as_ref());
         let target = DesiredTarget::new(token)?;
+        let field = "spec.credentialsSecretRef.name";
+        let credentials_secret = fences::secret_name(field, &spec.credentials_secret_ref.name)?;
+        let certificate_field = "spec.sixClicks.clientCertificateSecretRef.name";
+        let certificate_secret = certificate
+            .map(|reference| fences::secret_name(certificate_field, &reference.name))
+            .transpose()?;
         for (secret, field) in [
-            (
-                Some(&spec.credentials_secret_ref.name),
-                "`spec.credentialsSecretRef.name`",
-            ),
-            (
-                certificate.map(|reference| &reference.name),
-                "`spec.sixClicks.clientCertificateSecretRef.name`",
-            ),
+            (Some(&credentials_secret), field),
+            (certificate_secret.as_ref(), certificate_field),
         ] {
             if secret == Some(&target.name) {
                 return Err(invalid(format!(
-                    "the target Secret '{}' is also {field}: set `spec.target.name` to another name",
+                    "the target Secret '{}' is also `{field}`: set `spec.target.name` to another name",
                     target.name
                 )));
             }
         }
         Ok(Self {
             endpoint,
-            credentials_secret: spec.credentials_secret_ref.name.clone(),
+            credentials_secret,
             keys: spec.credentials_secret_ref.keys.clone(),
-            certificate_secret: certificate.map(|reference| reference.name.clone()),
+            certificate_secret,
             target,
             refresh: RefreshPolicy::from_spec(spec.refresh.as_ref()),
             credential_expires: spec
@@ -92,6 +95,11 @@ impl ValidatedSpec {
                 .map(|time| time.0),
             grant,
         })
+    }
+
+    /// The part of the published inputs that needs no Secret to be read.
+    pub(crate) fn known_inputs(&self, key: &FingerprintKey, namespace: &str) -> KnownInputs {
+        key.known_inputs(namespace, &self.endpoint, &self.grant, self.sources())
     }
 
     /// The Secrets and keys of the credentials.
@@ -175,7 +183,7 @@ pub(crate) fn vendor(token: &VendorToken) -> Vendor {
 impl DesiredTarget {
     fn new(token: &VendorToken) -> Result<Self, Problem> {
         let spec = &token.spec.target;
-        let name = target_name(token);
+        let name = fences::secret_name("spec.target.name", &target_name(token))?;
         for (key, value) in &spec.data {
             template::check(value).map_err(|what| {
                 invalid(format!(
@@ -191,6 +199,7 @@ impl DesiredTarget {
             names::INPUTS,
             names::CONTENT,
             names::CREDENTIALS_VERSION,
+            names::SEAL,
         ];
         let keys = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
         let (data, labels, annotations) = (keys(&spec.data), keys(&spec.labels), keys(&spec.annotations));

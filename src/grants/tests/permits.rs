@@ -12,11 +12,7 @@ fn checkmarx(name: &str, number: u8, account: u8) -> Ask {
 
 /// Reserves a request, and gives its permit; `None` where another holds it or waits.
 fn permit(bench: &Bench, ask: &Ask, refresh_request: Option<&str>) -> Option<Box<Permit>> {
-    let (endpoint, inputs) = (ask.grant.endpoint(), inputs());
-    match bench
-        .grants
-        .reserve(&ask.observation(&endpoint, &inputs), refresh_request)
-    {
+    match bench.grants.reserve(&ask.observation(&inputs()), refresh_request) {
         Reservation::Permitted(permit) => Some(permit),
         Reservation::UnderWay(_) | Reservation::Held => None,
     }
@@ -52,7 +48,7 @@ async fn a_request_is_not_sent_for_an_object_that_is_gone() {
     let permit = permit(&bench, &ask, None).unwrap();
     bench.grants.forget(&ask.object);
     let sent = permit.send(VendorCall {
-        endpoint: ask.grant.endpoint(),
+        endpoint: ask.endpoint,
         grant: ask.grant,
         credentials: ask.credentials,
     });

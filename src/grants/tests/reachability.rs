@@ -23,6 +23,27 @@ async fn no_vendor_is_asked_while_the_api_server_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn vendors_are_asked_beside_an_api_server_that_takes_12_s_for_each_answer() {
+    let server = Arc::new(FakeApiServer::default());
+    server.set_answer_time(Some(Duration::from_secs(12)));
+    let bench = bench_beside(&server);
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.pass(13).await;
+    assert_eq!(bench.calls().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_vendor_is_asked_beside_an_api_server_that_is_frozen() {
+    let server = Arc::new(FakeApiServer::default());
+    server.set_answer_time(None);
+    let bench = bench_beside(&server);
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.pass(300).await;
+    assert_eq!(bench.calls().len(), 0);
+    assert!(server.calls() < 80, "{}", server.calls());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_api_server_is_asked_once_a_second() {
     let server = Arc::new(FakeApiServer::default());
     server.set_silent(true);

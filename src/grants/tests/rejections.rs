@@ -228,11 +228,7 @@ async fn the_confirming_attempt_is_recorded_and_counts_against_the_account() {
     bench.ask_for(5, proven).await;
     bench.pass(400).await;
     let shown = || with_failure(proven(), bench.facts("o").failure);
-    let endpoint = proven().grant.endpoint();
-    let Reservation::Permitted(permit) = bench
-        .grants
-        .reserve(&shown().observation(&endpoint, &inputs()), None)
-    else {
+    let Reservation::Permitted(permit) = bench.grants.reserve(&shown().observation(&inputs()), None) else {
         panic!("not permitted");
     };
     let record = permit.attempt_to_record().expect("a record before it is sent");

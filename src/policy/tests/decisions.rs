@@ -121,6 +121,28 @@ use Reason::{ApiDenied, CredentialsNotFound, CredentialsRejected, RateLimited, V
 )]
 #[case::a_target_without_its_facts_asks_the_vendor_where_memory_is_empty(scene().facts_lost().known('a'), ISSUE)]
 #[case::a_deleted_target_is_restored_from_memory(scene().free().known('a').memory(0, EXPIRES), PUBLISH)]
+// Somebody else keeps undoing what is written.
+#[case::a_repair_waits_in_a_contest(
+    scene().not_as_desired().known('a').memory(0, EXPIRES).contested(0, 200), wait(200)
+)]
+#[case::a_deleted_target_waits_in_a_contest(scene().free().known('a').memory(0, EXPIRES).contested(0, 200), wait(200))]
+#[case::a_repair_from_the_target_waits_in_a_contest(
+    scene().readable().not_as_desired().known('a').contested(0, 200), wait(200)
+)]
+#[case::a_repair_is_made_after_the_pause(
+    scene().not_as_desired().known('a').memory(0, EXPIRES).contested(0, 200).at(200), PUBLISH
+)]
+#[case::another_token_waits_for_no_contest(
+    scene().not_as_desired().known('a').memory(50, 3650).contested(0, 200), PUBLISH
+)]
+#[case::a_due_refresh_waits_for_no_contest(
+    scene().not_as_desired().known('a').memory(0, EXPIRES).contested(0, DUE + 200).at(DUE), ISSUE
+)]
+#[case::a_due_refresh_waits_for_no_contest_after_a_restart(
+    scene().readable().not_as_desired().known('a').contested(0, DUE + 200).at(DUE), ISSUE
+)]
+#[case::an_intact_target_is_looked_at_when_the_contest_is_over(scene().known('a').contested(0, 200), wait(260))]
+#[case::a_contest_that_is_over_holds_nothing(scene().known('a').contested(0, 10).at(100), wait(DUE))]
 // States in which nothing is done.
 #[case::deletion_does_nothing(scene().free().known('a').memory(0, EXPIRES).deleting(), Decision::Nothing)]
 #[case::deletion_does_nothing_even_on_request(scene().known('a').requested().deleting(), Decision::Nothing)]

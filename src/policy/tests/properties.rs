@@ -219,6 +219,15 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
                     next_attempt,
                 }),
         ),
+        option::weighted(
+            0.1,
+            (any_time(), any_time(), any_time()).prop_map(|(issued, paused_until, over_at)| Contest {
+                issued,
+                paused_until,
+                over_at,
+                manager: None,
+            }),
+        ),
     );
     (
         any_time(),
@@ -233,7 +242,7 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
     )
         .prop_map(
             |(now, flags, refresh, request, status, target, credentials, grant)| {
-                let (deleting, suspended, spec_problem, publish_block) = flags;
+                let (deleting, suspended, spec_problem, publish_block, contest) = flags;
                 // The book has facts only where the credentials are known, and only of their grant.
                 let mut grant = match credentials {
                     Credentials::Known { .. } => grant,
@@ -258,6 +267,9 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
                     credentials,
                     grant,
                     publish_block,
+                    owners_stay: false,
+                    contest,
+                    api_trouble: None,
                 }
             },
         )
@@ -381,6 +393,7 @@ fn any_ordinary_scene() -> impl Strategy<Value = Scene> {
         scene.suspended = false;
         scene.spec_problem = None;
         scene.publish_block = None;
+        scene.contest = None;
         if matches!(scene.target, Target::Blocked(_)) {
             scene.target = Target::Free;
         }

@@ -118,6 +118,14 @@ use Reason::{
 )]
 #[case::an_invalid_spec(scene().spec_problem(), "False InvalidSpec Stalled")]
 #[case::a_target_of_somebody_else(scene().target_blocked(), "False TargetNotOwned Stalled")]
+#[case::calls_that_fail_hold_a_first_token_up(
+    scene().free().known('a').api_trouble(), "False ApiDenied Reconciling"
+)]
+#[case::calls_that_fail_leave_a_good_token_ready(scene().api_trouble(), "True ApiDenied RefreshFailing")]
+#[case::a_contest_stands_beside_a_good_token(scene().contested(0, 200), "True Published TargetContested")]
+#[case::a_contest_stands_beside_a_missing_token(
+    scene().free().known('a').contested(0, 200), "False Progressing Reconciling TargetContested"
+)]
 #[case::a_refused_write(scene().known('a').publish_blocked(200), "False TargetInvalid Stalled")]
 #[case::an_invalid_spec_comes_before_a_foreign_target(
     scene().spec_problem().target_blocked().publish_blocked(200), "False InvalidSpec Stalled"
@@ -591,30 +599,6 @@ fn a_negative_count_in_the_status_is_read_as_one() {
     assert_eq!(status_of(&scene).failure.unwrap().count, 1);
 }
 
-/// Keeps times where the API server can store them, after the year 0; `ownership::judge` lets no others through.
-fn keep_to_ordinary_times(scene: &mut Scene) {
-    let keep = |time: &mut Timestamp| *time = (*time).clamp(at(-7200), at(14_400));
-    keep(&mut scene.now);
-    if let Target::Ours {
-        stored: Some(stored), ..
-    } = &mut scene.target
-    {
-        keep(&mut stored.issued);
-        keep(&mut stored.expires);
-    }
-    if let Some(failure) = &mut scene.grant.failure {
-        keep(&mut failure.last_attempt);
-        failure.next_attempt.iter_mut().for_each(keep);
-    }
-    if let Some(failure) = &mut scene.status.failure {
-        keep(&mut failure.last_attempt_time.0);
-        failure
-            .next_attempt_time
-            .iter_mut()
-            .for_each(|time| keep(&mut time.0));
-    }
-}
-
 fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
     (
         prop::option::of(-100..4_000_000_i64),
@@ -625,6 +609,28 @@ fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
             (100..9000_i64).prop_map(|until| Progress::Held(at(until))),
         ],
     )
+}
+
+/// All times in a status.
+fn times(status: &VendorTokenStatus) -> Vec<Timestamp> {
+    let failure = status.failure.iter().flat_map(|failure| {
+        [
+            Some(&failure.last_attempt_time),
+            failure.next_attempt_time.as_ref(),
+        ]
+    });
+    [
+        &status.issued_time,
+        &status.expiration_time,
+        &status.next_refresh_time,
+    ]
+    .map(Option::as_ref)
+    .into_iter()
+    .chain(failure)
+    .flatten()
+    .chain(status.conditions.iter().map(|found| &found.last_transition_time))
+    .map(|time| time.0)
+    .collect()
 }
 
 proptest! {
@@ -661,6 +667,9 @@ proptest! {
             prop_assert!(reason.starts_with(|first: char| first.is_ascii_uppercase()));
             prop_assert!(reason.bytes().all(|byte| byte.is_ascii_alphabetic()));
         }
+        for time in times(&status) {
+            prop_assert_eq!(time, crate::times::recorded(time), "the API server refuses others, or stores another");
+        }
         if let Some(failure) = &status.failure {
             prop_assert!(failure.message.chars().count() <= 1024 && failure.count >= 0 && failure.inputs.len() <= 256);
         }
@@ -670,7 +679,7 @@ proptest! {
     fn a_status_stays_equal_while_nothing_changes((scene, (ends, progress)) in (any_scene(), any_context()), millisecond in 0..1000_i64) {
         let context = StatusContext { credential_expires: ends.map(at), progress, ..context() };
         let mut scene = scene;
-        keep_to_ordinary_times(&mut scene);
+        scene.now = scene.now.clamp(at(-7200), at(14_400));
         scene.now += SignedDuration::from_millis(millisecond);
         let first = status(&scene.observed(), &context);
         scene.status = as_the_api_server_keeps_it(&first);

@@ -6,10 +6,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -36,6 +37,7 @@ pub struct Calls {
     resource: Option<&'static str>,
     lists: bool,
     others: bool,
+    writes: bool,
 }
 
 impl Calls {
@@ -45,6 +47,7 @@ impl Calls {
             resource: None,
             lists: true,
             others: true,
+            writes: false,
         }
     }
 
@@ -54,6 +57,17 @@ impl Calls {
             resource: Some(resource),
             lists: true,
             others: false,
+            writes: false,
+        }
+    }
+
+    /// Patches of single objects of a resource (`secrets`), in all namespaces; those of its subresources go through.
+    pub fn patches_of(resource: &'static str) -> Self {
+        Self {
+            resource: Some(resource),
+            lists: false,
+            others: false,
+            writes: true,
         }
     }
 
@@ -66,6 +80,10 @@ impl Calls {
     }
 
     fn include(&self, call: &Call) -> bool {
+        if self.writes {
+            let resource = call.path.rsplit('/').nth(1);
+            return call.method == http::Method::PATCH && resource == self.resource;
+        }
         let resource = self.resource.is_none_or(|resource| {
             call.path.rsplit('/').next() == Some(resource) && call.method == http::Method::GET
         });
@@ -78,6 +96,8 @@ impl Calls {
 pub enum Breakage {
     /// Answered with this HTTP status, as an error of the API server.
     Status(u16),
+    /// Answered with 429 and this `Retry-After`, in seconds.
+    RetryAfter(u32),
     /// The connection is closed without an answer.
     Reset,
     /// Nothing is answered, and the connection stays open.
@@ -88,6 +108,8 @@ pub enum Breakage {
     Told(u16),
     /// A watch is accepted and ends at once, in order. A list goes through.
     End,
+    /// The call goes through after this time.
+    Slow(Duration),
 }
 
 /// What was broken; see [`ApiProxy::break_calls`].
@@ -232,18 +254,23 @@ impl Shared {
             return self.pass_on(call, request).await;
         };
         rule.met.fetch_add(1, Ordering::SeqCst);
+        if let Breakage::Slow(time) = rule.breakage {
+            tokio::time::sleep(time).await;
+            return self.pass_on(call, request).await;
+        }
         let error = |code: u16| {
             json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
                 "reason": if code == 410 { "Expired" } else { "Forbidden" }, "message": "broken on purpose" })
         };
         let (status, text) = match rule.breakage {
             Breakage::Status(code) => (code, error(code).to_string()),
+            Breakage::RetryAfter(_) => (429, error(429).to_string()),
             Breakage::Told(code) => {
                 let event = json!({ "type": "ERROR", "object": error(code) });
                 (200, format!("{event}\n"))
             }
             Breakage::End => (200, String::new()),
-            Breakage::Reset => return Err(cut()),
+            Breakage::Reset | Breakage::Slow(_) => return Err(cut()),
             Breakage::Hang => {
                 let _ = self.broken.changed().await;
                 return Err(cut());
@@ -254,7 +281,11 @@ impl Shared {
                 return respond(200, body);
             }
         };
-        respond(status, Full::from(text).map_err(never).boxed_unsync())
+        let mut answer = respond(status, Full::from(text).map_err(never).boxed_unsync())?;
+        if let Breakage::RetryAfter(seconds) = rule.breakage {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        Ok(answer)
     }
 
     async fn pass_on(self, call: Call, request: Request<Incoming>) -> Result<Answer, AnyError> {
@@ -292,7 +323,7 @@ impl Shared {
                         return;
                     }
                     match self.rule(&call).map(|rule| rule.breakage) {
-                        None => {}
+                        None | Some(Breakage::Slow(_)) => {}
                         Some(Breakage::Silence | Breakage::Hang) => return silent(frames, self.broken).await,
                         Some(_) => {
                             let _ = frames.send(Err(cut())).await;

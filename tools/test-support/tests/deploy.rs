@@ -13,6 +13,8 @@ use tokio::sync::OnceCell;
 
 #[path = "deploy/overlays.rs"]
 mod overlays;
+#[path = "deploy/policies.rs"]
+mod policies;
 
 const OPERATOR: &str = "vendor-token-operator";
 
@@ -280,6 +282,51 @@ async fn the_operators_pod_is_admitted_under_the_restricted_profile() {
     privileged.containers[0].security_context = None;
     let refused = pods.create(&dry_run, &pod(Some(privileged))).await.unwrap_err();
     assert!(refused.to_string().contains("restricted"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_operators_pod_looks_a_vendors_host_up_before_search_domains() {
+    let control_plane = installed().await;
+    let deployments = Api::<Deployment>::namespaced(control_plane.admin().unwrap(), OPERATOR);
+    let pod = deployments
+        .get(OPERATOR)
+        .await
+        .unwrap()
+        .spec
+        .unwrap()
+        .template
+        .spec
+        .unwrap();
+    let options = pod.dns_config.and_then(|dns| dns.options).unwrap_or_default();
+    let ndots = options
+        .iter()
+        .find(|option| option.name.as_deref() == Some("ndots"));
+    assert_eq!(ndots.and_then(|option| option.value.as_deref()), Some("1"));
+}
+
+#[tokio::test]
+async fn the_operators_ports_listen_on_both_families_of_addresses() {
+    let control_plane = installed().await;
+    let deployments = Api::<Deployment>::namespaced(control_plane.admin().unwrap(), OPERATOR);
+    let pod = deployments
+        .get(OPERATOR)
+        .await
+        .unwrap()
+        .spec
+        .unwrap()
+        .template
+        .spec
+        .unwrap();
+    let arguments = pod.containers[0].args.clone().unwrap_or_default();
+    for (flag, port) in [
+        ("--metrics-bind-address", 8080),
+        ("--health-probe-bind-address", 8081),
+    ] {
+        let given = arguments
+            .iter()
+            .find_map(|argument| argument.strip_prefix(&format!("{flag}=")));
+        assert_eq!(given.map(str::to_owned), Some(format!("[::]:{port}")), "{flag}");
+    }
 }
 
 #[tokio::test]
