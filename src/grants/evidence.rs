@@ -16,6 +16,7 @@ impl GrantTable {
         self.count_earlier_attempts(observation, now);
         let leading_since = self.leading_since;
         let grant = self.grants.get_mut(&observation.fingerprint)?;
+        grant.note_evidence(&observation.evidence);
         // A former process has had a token since the failure that this one met in an earlier term.
         grant.failure.take_if(|failure| {
             observation
@@ -44,6 +45,7 @@ impl GrantTable {
         {
             grant.failure = Some(FailedAttempt::rejection_in_status(shown, now));
             grant.failures = shown.count;
+            grant.rejections = shown.count;
         }
         if !from_before || grant.seeded_pause == shown.next_attempt {
             return None;

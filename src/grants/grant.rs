@@ -13,8 +13,8 @@ use crate::clock::{Moment, Now};
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
-use crate::policy::backoff::{Probe, next_attempt};
-use crate::policy::{GrantFacts, GrantToken, PastFailure, Warnings, reason_of, schedule};
+use crate::policy::backoff::{Rejections, next_attempt};
+use crate::policy::{Evidence, GrantFacts, GrantToken, PastFailure, Warnings, reason_of, schedule};
 use crate::providers::{Endpoint, Grant, Vendor};
 use crate::times::{later, whole_seconds};
 use crate::token::{AccessToken, Credentials};
@@ -100,6 +100,8 @@ pub(super) struct GrantRecord {
     pub(super) failure: Option<FailedAttempt>,
     /// The number of failures in a row.
     pub(super) failures: i32,
+    /// The number of rejections among them.
+    pub(super) rejections: i32,
     /// The time at which the last request was sent.
     pub(super) sent: Option<Timestamp>,
     /// The moment at which the last token came, also when it was the same as the one before.
@@ -112,6 +114,10 @@ pub(super) struct GrantRecord {
     pub(super) counted: Option<Moment>,
     /// True when the credentials have brought a token.
     pub(super) proven: bool,
+    /// True when a target shows that they have.
+    proven_by_target: bool,
+    /// True when the credentials have replaced others, and have brought no token yet.
+    is_replacement: bool,
     /// The end of the pause that was taken over from a status.
     pub(super) seeded_pause: Option<Timestamp>,
     /// The moment at which its last user left.
@@ -137,6 +143,13 @@ impl GrantRecord {
     /// Notes that a refresh request overrides a latch or a back-off now.
     pub(super) fn note_override(&mut self, now: Moment) {
         self.overridden = Some(now);
+    }
+
+    /// Notes what the evidence of one VendorToken says of the credentials.
+    pub(super) fn note_evidence(&mut self, evidence: &Evidence) {
+        self.proven_by_target |= evidence.issued.is_some();
+        // A target that holds the token of the credentials before is not written yet.
+        self.is_replacement |= evidence.is_replacement && !self.proven;
     }
 
     /// True while a request is reserved, queued or in flight.
@@ -209,6 +222,8 @@ impl GrantRecord {
         self.failure = None;
         self.proven = true;
         self.failures = 0;
+        self.rejections = 0;
+        self.is_replacement = false;
         self.token_came = Some(now.moment);
         self.succeeded = Some(token.issued);
         // A vendor's cache may give the same token again, which needs no publishing. One that had expired by its former
@@ -237,10 +252,13 @@ impl GrantRecord {
     fn fail(&mut self, vendor: Vendor, fingerprint: Fingerprint, failure: Failure, now: &Now) {
         self.failures = self.failures.saturating_add(1);
         self.succeeded = None;
-        let probe = if vendor.locks_accounts() {
-            Probe::Never
-        } else {
-            Probe::Hourly
+        let is_rejection = failure.class == FailureClass::Rejected;
+        self.rejections = self.rejections.saturating_add(i32::from(is_rejection));
+        let rejections = Rejections {
+            count: self.rejections,
+            locks_accounts: vendor.locks_accounts(),
+            is_proven: self.proven || self.proven_by_target,
+            is_replacement: self.is_replacement,
         };
         // The jitter changes with each attempt, so that grants that failed together do not return together.
         let jitter = fingerprint
@@ -248,7 +266,7 @@ impl GrantRecord {
             .wrapping_add((self.failures as u8).wrapping_mul(97));
         self.failure = Some(FailedAttempt {
             class: failure.class,
-            next_attempt: next_attempt(&failure, self.failures, probe, jitter, now.wall())
+            next_attempt: next_attempt(&failure, self.failures, rejections, jitter, now.wall())
                 .map(|next| now.moment_at(next)),
             message: failure.message,
             sent: whole_seconds(self.sent.unwrap_or(now.wall())),

@@ -9,6 +9,7 @@ use super::grant::{Phase, VendorCall};
 use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use super::observation::Observation;
+use crate::api::names::Reason;
 use crate::clock::Moment;
 use crate::fingerprint::Fingerprint;
 use crate::policy::{ACCOUNT_WINDOW, Hold, PastFailure, backoff};
@@ -76,6 +77,7 @@ impl Grants {
         }
         let earlier = earlier_failures(observation, standing.counts_for_account, now.wall());
         grant.failures = grant.failures.max(earlier);
+        grant.rejections = grant.rejections.max(earlier_rejections(observation));
         let is_held = standing
             .failure
             .as_ref()
@@ -117,6 +119,17 @@ fn earlier_failures(observation: &Observation<'_>, counts_for_account: bool, now
                 || (counts_for_account && is_recent(failure))
         })
         .map_or(0, |failure| failure.count)
+}
+
+/// The number of rejections of these same credentials that the status shows. Where an account could be locked, each
+/// failure before the last one may have been a rejection.
+fn earlier_rejections(observation: &Observation<'_>) -> i32 {
+    let failure = observation.evidence.own_failure();
+    failure.map_or(0, |failure| match failure.reason {
+        Reason::CredentialsRejected => failure.count,
+        _ if observation.vendor.locks_accounts() => failure.count - 1,
+        _ => 0,
+    })
 }
 
 impl Permit {

@@ -156,8 +156,9 @@ impl GrantTable {
         let paused_until = server
             .and_then(|server| self.endpoints.get(server))
             .and_then(|endpoint| endpoint.paused_until(now.moment));
-        let account = grant.account.filter(|_| !grant.proven);
-        let free_at = account.and_then(|account| self.accounts.free_at(account, now.moment));
+        let free_at = grant
+            .account
+            .and_then(|account| self.accounts.free_at(account, now.moment));
         GrantFacts {
             paused_until: paused_until.map(|until| now.wall_at(until)),
             account_free_at: free_at.map(|free_at| now.wall_at(free_at)),

@@ -8,6 +8,7 @@ mod limits;
 mod offline;
 mod permits;
 mod reachability;
+mod rejections;
 mod schedules;
 mod standby;
 mod terms;

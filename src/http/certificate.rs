@@ -1,9 +1,12 @@
 //! Client certificates for mutual TLS: reading and checking the content of a `kubernetes.io/tls` Secret.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -98,8 +101,50 @@ impl Identity {
         Ok(Self { key, not_after })
     }
 
-    pub(super) fn resolver(self) -> Arc<SingleCertAndKey> {
-        Arc::new(SingleCertAndKey::from(self.key))
+    /// Presents the certificate to each server that asks for it in a handshake, and notes that in `seen`.
+    pub(super) fn resolver(self, seen: Arc<Seen>) -> Arc<dyn ResolvesClientCert> {
+        Arc::new(Presenter {
+            certificate: SingleCertAndKey::from(self.key),
+            seen,
+        })
+    }
+}
+
+/// What the servers have done that a client certificate was used with. One that asks for it only after the request, by
+/// a renegotiation (RFC 5246 section 7.4.1.1) or by post-handshake authentication (RFC 8446 section 4.6.2), cannot be
+/// served by rustls: it closes the connection, and has neither asked nor answered.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    asked: AtomicBool,
+    answered: AtomicBool,
+}
+
+impl Seen {
+    /// Notes a complete head of an answer.
+    pub(super) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// True when no server has asked for the certificate, or answered.
+    pub(super) fn nothing(&self) -> bool {
+        !self.asked.load(Ordering::Relaxed) && !self.answered.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Presenter {
+    certificate: SingleCertAndKey,
+    seen: Arc<Seen>,
+}
+
+impl ResolvesClientCert for Presenter {
+    fn resolve(&self, issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.seen.asked.store(true, Ordering::Relaxed);
+        ResolvesClientCert::resolve(&self.certificate, issuers, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        ResolvesClientCert::has_certs(&self.certificate)
     }
 }
 

@@ -38,15 +38,9 @@ pub(super) fn too_large(host: &str, limit: usize) -> Failure {
 /// Classifies an error of sending a request to `host`, or of reading its response. `proxy` is the one on the way.
 pub(super) fn exchange(error: &reqwest::Error, host: &str, proxy: Option<&Proxy>) -> Failure {
     let chain = chain(error);
-    let find_io = |wanted: &[io::ErrorKind]| {
-        chain.iter().any(|e| {
-            e.downcast_ref::<io::Error>()
-                .is_some_and(|e| wanted.contains(&e.kind()))
-        })
-    };
     let hyper = chain.iter().find_map(|e| e.downcast_ref::<hyper::Error>());
     let tls = chain.iter().find_map(|e| e.downcast_ref::<rustls::Error>());
-    let refused_connection = find_io(&[io::ErrorKind::ConnectionRefused]);
+    let refused_connection = has_io_error(&chain, &[io::ErrorKind::ConnectionRefused]);
 
     if let Some(proxy) = proxy
         && let Some(tunnel) = tunnel_error(&chain)
@@ -95,7 +89,10 @@ pub(super) fn exchange(error: &reqwest::Error, host: &str, proxy: Option<&Proxy>
     if refused_connection {
         return transient(format!("{host} refused the connection"));
     }
-    if find_io(&[io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable]) {
+    if has_io_error(
+        &chain,
+        &[io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable],
+    ) {
         return transient(format!(
             "no route to {host}: check the network, its egress policy and the proxy"
         ));
@@ -103,15 +100,7 @@ pub(super) fn exchange(error: &reqwest::Error, host: &str, proxy: Option<&Proxy>
     if hyper.is_some_and(|e| e.is_parse() || e.is_parse_too_large()) {
         return malformed(format!("{host} answered with something that is not HTTP"));
     }
-    let cut_off = hyper.is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled())
-        || find_io(&[
-            io::ErrorKind::ConnectionReset,
-            io::ErrorKind::ConnectionAborted,
-            io::ErrorKind::BrokenPipe,
-            io::ErrorKind::UnexpectedEof,
-            io::ErrorKind::NotConnected,
-        ]);
-    if cut_off {
+    if is_cut_off(&chain) {
         return transient(if error.is_connect() {
             format!("{host} (or a proxy before it) closed the connection during the TLS handshake")
         } else {
@@ -123,6 +112,46 @@ pub(super) fn exchange(error: &reqwest::Error, host: &str, proxy: Option<&Proxy>
     } else {
         format!("failed to get an answer from {host}{through}")
     })
+}
+
+fn has_io_error(chain: &[&(dyn Error + 'static)], wanted: &[io::ErrorKind]) -> bool {
+    chain.iter().any(|e| {
+        e.downcast_ref::<io::Error>()
+            .is_some_and(|e| wanted.contains(&e.kind()))
+    })
+}
+
+/// True where the other side closed the connection before it had answered.
+fn is_cut_off(chain: &[&(dyn Error + 'static)]) -> bool {
+    let hyper = chain.iter().find_map(|e| e.downcast_ref::<hyper::Error>());
+    hyper.is_some_and(|e| e.is_incomplete_message() || e.is_closed() || e.is_canceled())
+        || has_io_error(
+            chain,
+            &[
+                io::ErrorKind::ConnectionReset,
+                io::ErrorKind::ConnectionAborted,
+                io::ErrorKind::BrokenPipe,
+                io::ErrorKind::UnexpectedEof,
+                io::ErrorKind::NotConnected,
+            ],
+        )
+}
+
+/// True where a server ended the connection after the handshake instead of an answer: it closed it, or sent a TLS alert.
+pub(super) fn is_end_after_request(error: &reqwest::Error) -> bool {
+    let chain = chain(error);
+    let has_alert = chain
+        .iter()
+        .any(|e| matches!(e.downcast_ref(), Some(rustls::Error::AlertReceived(_))));
+    !error.is_connect() && (has_alert || is_cut_off(&chain))
+}
+
+/// The failure of a request with a client certificate whose server has never asked for it, and has never answered.
+pub(super) fn asks_for_the_certificate_late(host: &str) -> Failure {
+    refused(format!(
+        "{host} ended the connection, and had not asked for the client certificate in the TLS handshake: a server that \
+         asks for it only after the request cannot be served; ask the vendor to ask in the handshake"
+    ))
 }
 
 /// A fault between this process and the proxy, before there is a tunnel.
@@ -267,7 +296,8 @@ mod tests {
             CertificateError::InvalidPurpose,
         ];
         let reasons = reasons.iter().map(|reason| certificate_message(reason, host));
-        for message in alerts.chain(reasons) {
+        let late = [asks_for_the_certificate_late(host).message];
+        for message in alerts.chain(reasons).chain(late) {
             assert!(message.chars().count() < 256, "{message}");
         }
     }

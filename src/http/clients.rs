@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use rustls::ClientConfig;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
 use tokio::time::Instant;
 
-use super::certificate::{Identity, fingerprint};
+use super::certificate::{Identity, Seen, fingerprint};
 use super::{HttpTransportOptions, ProxySetting, TransportError};
 use crate::failure::{Failure, FailureClass};
 use crate::proxy::Proxy;
@@ -38,6 +39,7 @@ struct Trusting {
 
 struct CertificateClient {
     client: reqwest::Client,
+    seen: Arc<Seen>,
     not_after: Timestamp,
     last_used: Instant,
 }
@@ -81,25 +83,27 @@ impl Clients {
         self.without_idle().plain.clone()
     }
 
-    /// The client for `certificate`, built at its first use.
+    /// The client for `certificate`, built at its first use, and what it has seen of its servers.
     pub(super) fn with_certificate(
         &self,
         certificate: &ClientCertificate,
         now: Timestamp,
-    ) -> Result<reqwest::Client, Failure> {
+    ) -> Result<(reqwest::Client, Arc<Seen>), Failure> {
         let key = fingerprint(certificate);
         let mut trusting = self.without_idle();
         if let Some(entry) = trusting.by_certificate.get_mut(&key)
             && now < entry.not_after
         {
             entry.last_used = Instant::now();
-            return Ok(entry.client.clone());
+            return Ok((entry.client.clone(), Arc::clone(&entry.seen)));
         }
         let refused = |text: String| Failure::new(FailureClass::Refused, &text);
         let identity =
             Identity::read(certificate, &self.provider, now).map_err(|error| refused(error.to_string()))?;
         let not_after = identity.not_after;
-        let tls = tls_config(&self.provider, &trusting.verifier, Some(identity));
+        let seen = Arc::new(Seen::default());
+        let certificate = identity.resolver(Arc::clone(&seen));
+        let tls = tls_config(&self.provider, &trusting.verifier, Some(certificate));
         let client = tls
             .ok()
             .and_then(|tls| client(&self.options, tls).ok())
@@ -123,11 +127,12 @@ impl Clients {
             key,
             CertificateClient {
                 client: client.clone(),
+                seen: Arc::clone(&seen),
                 not_after,
                 last_used: Instant::now(),
             },
         );
-        Ok(client)
+        Ok((client, seen))
     }
 
     /// Drops the clients of certificates that were not used for the idle timeout.
@@ -174,16 +179,16 @@ fn authorities(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, TransportE
 fn tls_config(
     provider: &Arc<CryptoProvider>,
     verifier: &Arc<Verifier>,
-    identity: Option<Identity>,
+    certificate: Option<Arc<dyn ResolvesClientCert>>,
 ) -> Result<ClientConfig, rustls::Error> {
     // rustls calls each verifier dangerous that is not built in; this one is the platform's.
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>);
-    let mut config = match identity {
+    let mut config = match certificate {
         None => builder.with_no_client_auth(),
-        Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
+        Some(certificate) => builder.with_client_cert_resolver(certificate),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)

@@ -162,11 +162,13 @@ impl Transport for HttpTransport {
 
 impl Inner {
     async fn send(&self, request: TokenRequest) -> Result<TokenResponse, Failure> {
-        let client = match &request.client_certificate {
-            None => self.clients.plain(),
-            Some(certificate) => self
-                .clients
-                .with_certificate(certificate, self.timeline.now().wall())?,
+        let (client, seen) = match &request.client_certificate {
+            None => (self.clients.plain(), None),
+            Some(certificate) => {
+                let now = self.timeline.now().wall();
+                let (client, seen) = self.clients.with_certificate(certificate, now)?;
+                (client, Some(seen))
+            }
         };
         let (request, host) = into_reqwest(request)?;
         let proxy = request
@@ -175,10 +177,17 @@ impl Inner {
             .and_then(|host| self.clients.proxy_to(host));
         let sent = self.timeline.now();
         let exchange = async {
-            let mut response = client
-                .execute(request)
-                .await
-                .map_err(|error| classify::exchange(&error, &host, proxy))?;
+            let mut response = client.execute(request).await.map_err(|error| {
+                let is_unknown = seen.as_ref().is_some_and(|seen| seen.nothing());
+                if is_unknown && classify::is_end_after_request(&error) {
+                    classify::asks_for_the_certificate_late(&host)
+                } else {
+                    classify::exchange(&error, &host, proxy)
+                }
+            })?;
+            if let Some(seen) = &seen {
+                seen.note_answer();
+            }
             let received = self.timeline.now().wall();
             let body = self.read_body(&mut response, &host, proxy).await?;
             Ok(TokenResponse {

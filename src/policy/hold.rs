@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 
-use super::backoff;
 use super::past_failure::PastFailure;
 use super::token_facts::{GrantToken, Stored};
 use crate::api::VendorTokenStatus;
@@ -79,6 +78,10 @@ pub struct Evidence {
     pub failure: Option<PastFailure>,
     /// True when that failure is of the present credentials.
     pub is_same_credential: bool,
+    /// True when the present credentials have replaced others: those that brought the token in the target, or those of
+    /// the rejection in the status. Also while the status shows an early attempt after such a change. A first grant is
+    /// no change.
+    pub is_replacement: bool,
     /// The issue time of the token in the target, where the present credentials brought it.
     pub issued: Option<Timestamp>,
     /// The expiry of the token in the target, where the present credentials brought it, while it is valid.
@@ -92,7 +95,13 @@ impl Evidence {
         let failure = status.failure.as_ref().and_then(PastFailure::parse);
         let stored = stored.filter(|stored| stored.is_sealed_by(&inputs.key_id));
         let own = stored.filter(|stored| inputs.is_same_credential(&stored.inputs));
+        let replaces = |others: &Inputs| others.key_id == inputs.key_id && !inputs.is_same_credential(others);
+        let rejection = failure
+            .as_ref()
+            .filter(|failure| failure.reason == Reason::CredentialsRejected);
         Self {
+            is_replacement: stored.is_some_and(|stored| replaces(&stored.inputs))
+                || rejection.is_some_and(|rejection| replaces(&rejection.inputs) || rejection.is_early()),
             is_same_credential: failure
                 .as_ref()
                 .is_some_and(|failure| inputs.is_same_credential(&failure.inputs)),
@@ -137,14 +146,18 @@ pub struct Standing {
 impl Standing {
     /// Merges the facts that this process knows with the evidence of the status and the target.
     pub fn new(facts: GrantFacts, evidence: &Evidence, now: Timestamp) -> Self {
-        let is_proven = facts.is_proven || evidence.issued.is_some();
+        let failure = newest_failure(&facts, evidence, now);
+        // A proven password that was rejected since is in doubt: the attempt that confirms the rejection counts against
+        // its account as one with an unproven password, and so does one whose answer a crash lost.
+        let is_in_doubt = failure
+            .as_ref()
+            .is_some_and(|failure| failure.reason == Reason::CredentialsRejected || failure.is_unanswered());
+        let is_proven = (facts.is_proven || evidence.issued.is_some()) && !is_in_doubt;
         let account_free_at = facts
             .account_free_at
             .filter(|_| !is_proven)
             .map(whole_seconds_up)
             .filter(|free_at| *free_at > now);
-        let token_issued = facts.token.as_ref().map(|token| token.issued);
-        let failure = newest_failure(facts.failure, evidence, facts.succeeded, token_issued, now);
         let hold = |requested: bool| {
             let may_override = requested && facts.may_override;
             if let Some(held) = failure
@@ -201,43 +214,42 @@ pub const fn reason_of(class: FailureClass) -> Reason {
 }
 
 /// The hold that a failure puts on its grant; `None` where it has ended. A refresh request overrides a back-off or a
-/// latch, but never the vendor's own deadline.
+/// latch, but never the vendor's own deadline, nor the lock of an account.
 fn held_by(failure: &PastFailure, may_override: bool, now: Timestamp) -> Option<Hold> {
-    let is_throttled = failure.reason == Reason::RateLimited;
-    if may_override && !is_throttled {
+    let is_vendors_own = failure.reason == Reason::RateLimited || failure.is_lock();
+    if may_override && !is_vendors_own {
         return None;
     }
     match failure.next_attempt {
         None => Some(Hold::Latched),
-        Some(time) if backoff::holds(time, now) => Some(Hold::Until(time)),
+        Some(time) if failure.holds(now) => Some(Hold::Until(time)),
         Some(_) => None,
     }
 }
 
 /// The newest failure of the present credentials that no success followed.
-fn newest_failure(
-    in_memory: Option<PastFailure>,
-    evidence: &Evidence,
-    succeeded: Option<Timestamp>,
-    token_issued: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<PastFailure> {
+fn newest_failure(facts: &GrantFacts, evidence: &Evidence, now: Timestamp) -> Option<PastFailure> {
+    let succeeded = facts.succeeded;
+    let token_issued = facts.token.as_ref().map(|token| token.issued);
     // A failure known from the status of another VendorToken alone does not count against credentials that brought a
     // token.
-    let in_memory =
-        in_memory.filter(|failure| !(failure.only_from_other_status && evidence.issued.is_some()));
+    let in_memory = facts
+        .failure
+        .as_ref()
+        .filter(|failure| !(failure.only_from_other_status && evidence.issued.is_some()));
     let newest = match (in_memory, evidence.own_failure()) {
-        // The failure in the status replaces an older one in memory, with two exceptions: one with a time in the future
-        // was written by a wrong clock or by somebody else, and one that ends sooner must not shorten a hold of this
-        // process.
+        // The failure in the status replaces an older one in memory, with three exceptions: one with a time in the
+        // future was written by a wrong clock or by somebody else, one that ends sooner must not shorten a hold of this
+        // process, and the record of an attempt that is under way is no failure yet.
         (Some(memory), Some(status))
             if status.last_attempt > memory.last_attempt
                 && status.last_attempt <= now
-                && !(memory.holds(now) && ends_sooner(status, &memory)) =>
+                && !(memory.holds(now) && ends_sooner(status, memory))
+                && !(facts.under_way && status.is_unanswered()) =>
         {
             status.clone()
         }
-        (Some(memory), _) => memory,
+        (Some(memory), _) => memory.clone(),
         // The last attempt of this process succeeded: a failure in the future was written by a clock that was ahead, or
         // by somebody else.
         (None, Some(status)) if status.last_attempt > now && succeeded.is_some() => return None,
@@ -275,6 +287,7 @@ fn ends_sooner(one: &PastFailure, other: &PastFailure) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use rstest::rstest;
 
     use super::*;
@@ -302,6 +315,13 @@ mod tests {
             next_attempt: next_attempt.map(at),
             inputs: inputs(),
             only_from_other_status: false,
+        }
+    }
+
+    fn lock(last_attempt: i64, next_attempt: i64) -> PastFailure {
+        PastFailure {
+            message: format!("the account locked: {}", crate::failure::LOCKED_UNTIL),
+            ..failure(CredentialsRejected, last_attempt, Some(next_attempt))
         }
     }
 
@@ -409,6 +429,40 @@ mod tests {
         }),
         Hold::Free, Hold::Free
     )]
+    #[case::an_account_and_a_proven_password_that_was_rejected_since(
+        known(|facts, evidence| {
+            facts.failure = Some(failure(CredentialsRejected, 90, Some(100)));
+            facts.account_free_at = Some(at(500));
+            facts.is_proven = true;
+            evidence.issued = Some(at(50));
+        }),
+        until(500), until(500)
+    )]
+    #[case::an_account_and_a_proven_password_that_a_crash_left_without_an_answer(
+        known(|facts, evidence| {
+            evidence.failure = Some(PastFailure::about_to_be_sent(2, at(90), Some(at(95)), inputs()));
+            facts.account_free_at = Some(at(500));
+            evidence.issued = Some(at(50));
+        }),
+        until(500), until(500)
+    )]
+    #[case::the_lock_of_an_account_is_never_overridden(
+        known(|_, evidence| evidence.failure = Some(lock(90, 1900))), until(1900), until(1900)
+    )]
+    #[case::a_lock_of_a_day(
+        known(|_, evidence| evidence.failure = Some(lock(90, 86_490))), until(86_490), until(86_490)
+    )]
+    #[case::a_lock_that_is_over(
+        known(|_, evidence| evidence.failure = Some(lock(50, 100))), Hold::Free, Hold::Free
+    )]
+    #[case::a_record_of_an_attempt_under_way_hides_no_failure(
+        known(|facts, evidence| {
+            facts.failure = Some(failure(CredentialsRejected, 50, None));
+            facts.under_way = true;
+            evidence.failure = Some(PastFailure::about_to_be_sent(2, at(90), Some(at(95)), inputs()));
+        }),
+        Hold::Latched, Hold::Free
+    )]
     #[case::the_least_gap(
         known(|facts, _| {
             facts.gap_ends = Some(at(400));
@@ -435,5 +489,75 @@ mod tests {
         let standing = Standing::new(facts, &evidence, at(100));
         assert_eq!(standing.hold(false), because_due);
         assert_eq!(standing.hold(true), on_request);
+    }
+
+    fn shows(failure: PastFailure) -> VendorTokenStatus {
+        VendorTokenStatus {
+            failure: Some(crate::api::FailureStatus {
+                reason: failure.reason.as_str().to_owned(),
+                message: failure.message,
+                count: failure.count,
+                last_attempt_time: Time(failure.last_attempt),
+                next_attempt_time: failure.next_attempt.map(Time),
+                inputs: failure.inputs.to_string(),
+            }),
+            ..VendorTokenStatus::default()
+        }
+    }
+
+    fn others() -> Inputs {
+        Inputs {
+            fingerprint: "4".repeat(32),
+            ..inputs()
+        }
+    }
+
+    fn of_another_key() -> Inputs {
+        Inputs {
+            key_id: "9".repeat(8),
+            ..others()
+        }
+    }
+
+    fn rejection(of: Inputs, next_attempt: Option<i64>) -> Option<PastFailure> {
+        Some(PastFailure {
+            inputs: of,
+            ..failure(CredentialsRejected, 0, next_attempt)
+        })
+    }
+
+    // edge case 1
+    #[rstest]
+    #[case::first_grant(None, None, false)]
+    #[case::token_of_these(Some(inputs()), None, false)]
+    #[case::token_of_others(Some(others()), None, true)]
+    #[case::token_of_others_by_a_lost_key(Some(of_another_key()), None, false)]
+    #[case::rejection_of_others(None, rejection(others(), None), true)]
+    #[case::rejection_of_others_by_a_lost_key(None, rejection(of_another_key(), None), false)]
+    #[case::trouble_with_others(
+        None, Some(PastFailure { inputs: others(), ..failure(VendorUnavailable, 0, Some(5)) }), false
+    )]
+    #[case::rejection_of_these(None, rejection(inputs(), Some(3600)), false)]
+    #[case::early_rejection_of_these(None, rejection(inputs(), Some(60)), true)]
+    #[case::last_early_rejection_of_these(None, rejection(inputs(), Some(504)), true)]
+    #[case::latch_of_these(None, rejection(inputs(), None), false)]
+    #[case::lock_of_these(None, Some(lock(0, 60)), false)]
+    #[case::trouble_with_these(None, Some(failure(VendorUnavailable, 0, Some(5))), false)]
+    fn credentials_are_a_replacement_where_others_came_before_them(
+        #[case] stored: Option<Inputs>,
+        #[case] failure: Option<PastFailure>,
+        #[case] expected: bool,
+    ) {
+        let stored = stored.map(|inputs| Stored {
+            issued: at(0),
+            expires: at(3600),
+            inputs,
+            credentials_version: None,
+            refresh_handled: None,
+            is_readable: true,
+        });
+        let status = failure.map(shows).unwrap_or_default();
+        let evidence = Evidence::new(&status, stored.as_ref(), &inputs(), at(100));
+        assert_eq!(evidence.is_replacement, expected);
     }
 }

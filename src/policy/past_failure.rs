@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::backoff;
 use crate::api::FailureStatus;
 use crate::api::names::Reason;
+use crate::failure::LOCKED_UNTIL;
 use crate::inputs::Inputs;
 use crate::times::{recorded, whole_seconds};
 
@@ -52,7 +53,25 @@ impl PastFailure {
 
     /// True while no other attempt may follow.
     pub fn holds(&self, now: Timestamp) -> bool {
-        self.next_attempt.is_none_or(|next| backoff::holds(next, now))
+        let holds = if self.is_lock() {
+            backoff::lock_holds
+        } else {
+            backoff::holds
+        };
+        self.next_attempt.is_none_or(|next| holds(next, now))
+    }
+
+    /// True when the vendor has locked the account, and has told until when.
+    pub fn is_lock(&self) -> bool {
+        self.reason == Reason::CredentialsRejected && self.message.contains(LOCKED_UNTIL)
+    }
+
+    /// True when it is a rejection that one of the early attempts follows, as after a change of the credential.
+    pub fn is_early(&self) -> bool {
+        let is_early = |next| backoff::is_early(self.last_attempt, next);
+        self.reason == Reason::CredentialsRejected
+            && !self.is_lock()
+            && self.next_attempt.is_some_and(is_early)
     }
 
     /// True when it was recorded before it was sent, and no answer has been recorded since.

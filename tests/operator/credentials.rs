@@ -79,7 +79,7 @@ async fn credentials_that_return_unchanged_cost_no_vendor_call() {
 async fn credentials_that_cannot_be_used_make_no_request() {
     let world = &World::new("unusable").await;
     let operator = world.operator().await;
-    // "bad\nsecret", "bad\0secret", and bytes that are not UTF-8, in base64.
+    // "bad\nsecret", "bad\0secret", bytes that are not UTF-8, and "bad" behind U+200B and before U+00A0, in base64.
     let cases = [
         ("missing", Value::Null),
         ("empty", json!("")),
@@ -87,6 +87,8 @@ async fn credentials_that_cannot_be_used_make_no_request() {
         ("inner-newline", json!("YmFkCnNlY3JldA==")),
         ("inner-null", json!("YmFkAHNlY3JldA==")),
         ("not-text", json!("/////w==")),
+        ("zero-width", json!("4oCLYmFk")),
+        ("no-break-space", json!("YmFkwqA=")),
     ];
     for_every_vendor(async |vendor, object| {
         for (case, value) in &cases {

@@ -247,14 +247,14 @@ async fn refreshed_when_due_and_not_before(world: &World, operator: &Operator, c
         values
     };
     let (calls, before) = (world.simulator.calls().len(), values().await);
-    world.clock.pass(2_600);
+    world.pass_everywhere(2_600);
     settle_all(world, operator, count).await;
     assert_eq!(
         world.simulator.calls().len(),
         calls,
         "asked before the token was due"
     );
-    world.clock.pass(300);
+    world.pass_everywhere(300);
     settle_all(world, operator, count).await;
     wait_for("all tokens to be new", PATIENCE, || async {
         let now = values().await;

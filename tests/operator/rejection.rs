@@ -197,3 +197,110 @@ async fn an_edit_of_the_grant_ends_a_rejection() {
     world.ready("sca", "True Published").await;
     assert_eq!(world.calls(vendor), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_credential_that_its_vendor_knows_late_is_used_within_minutes() {
+    let world = &World::new("late").await;
+    let operator = world.operator().await;
+    for_every_vendor(async |vendor, object| {
+        world.published(vendor, &object).await;
+        world.store(vendor, &object, "late").await;
+        world
+            .ready(&object, "True CredentialsRejected +RefreshFailing")
+            .await;
+        world.settle(&object, &operator).await;
+    })
+    .await;
+    assert_eq!(world.calls_by_vendor(), [2; 5]);
+
+    // A restart in between forgets neither the change nor the time of the next attempt.
+    operator.stop().await;
+    let operator = world.operator().await;
+    for_every_vendor(async |_, object| world.settle(&object, &operator).await).await;
+    assert_eq!(world.calls_by_vendor(), [2; 5]);
+
+    // A minute, and up to a fifth of it to keep attempts apart.
+    world.clock.pass(75);
+    for_every_vendor(async |vendor, object| {
+        world.settle(&object, &operator).await;
+        let expected = if vendor == Vendor::CheckmarxSca { 2 } else { 3 };
+        assert_eq!(world.calls(vendor), expected, "{vendor}");
+    })
+    .await;
+    world.register_at_vendors("late").await;
+    world.clock.pass(150);
+    for_every_vendor(async |vendor, object| {
+        world.settle(&object, &operator).await;
+        if vendor == Vendor::CheckmarxSca {
+            assert_eq!(
+                world.calls(vendor),
+                2,
+                "a new password that is rejected may lock its account"
+            );
+        } else {
+            // The world's clock has gone ahead of the vendor's.
+            world.ready(&object, "True Published +ClockSkewSuspected").await;
+            assert_eq!(world.calls(vendor), 4, "{vendor}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rejection_of_a_proven_password_is_confirmed_once_before_it_latches() {
+    let world = World::new("confirmed").await;
+    let operator = world.operator().await;
+    let vendor = Vendor::CheckmarxSca;
+    let calls = |object: &str| {
+        let ledger_id = vendors::credential(vendor, object, "").ledger_id();
+        world.simulator.credential_counts(vendor, &ledger_id).calls
+    };
+    let rejection = || Effect::Answer {
+        status: 400,
+        headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+        body: r#"{"error":"invalid_grant","error_description":"invalid_username_or_password"}"#.to_owned(),
+    };
+    for (object, times) in [("mistaken", 1), ("revoked", 2)] {
+        world.published(vendor, object).await;
+        let ledger_id = vendors::credential(vendor, object, "").ledger_id();
+        let fault = Fault::new(vendor, rejection()).credential(ledger_id);
+        world.simulator.add_fault(fault.times(times));
+    }
+    // The refresh is due at 80 % of an hour, and 5 minutes later the token is valid still.
+    world.clock.pass(2_900);
+    for object in ["mistaken", "revoked"] {
+        world.settle(object, &operator).await;
+        world
+            .ready(object, "True CredentialsRejected +RefreshFailing")
+            .await;
+        world.settle(object, &operator).await;
+        assert_eq!(calls(object), 2, "{object}");
+    }
+
+    operator.stop().await;
+    let operator = world.operator().await;
+    world.clock.pass(290);
+    for object in ["mistaken", "revoked"] {
+        world.settle(object, &operator).await;
+        assert_eq!(calls(object), 2, "{object}: not before 5 minutes have passed");
+    }
+    world.clock.pass(90);
+    world
+        .ready("mistaken", "True Published +ClockSkewSuspected")
+        .await;
+    world.settle("revoked", &operator).await;
+    assert_eq!((calls("mistaken"), calls("revoked")), (3, 3));
+    let failure = world.token("revoked").await.status.unwrap().failure.unwrap();
+    assert_eq!(
+        (failure.reason.as_str(), failure.count, failure.next_attempt_time),
+        ("CredentialsRejected", 2, None)
+    );
+
+    // The vendor would take it by now, and is not asked: neither after another restart nor after a day.
+    operator.stop().await;
+    let operator = world.operator().await;
+    world.clock.pass(24 * 3600);
+    world.settle("revoked", &operator).await;
+    world.ready("revoked", REJECTED).await;
+    assert_eq!(calls("revoked"), 3);
+}

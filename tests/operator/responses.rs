@@ -34,6 +34,16 @@ fn answers() -> Vec<(&'static str, Effect, &'static str)> {
         ("closed", Effect::Close, "VendorUnavailable"),
         ("gateway", answer(502, "text/html", html), "VendorUnavailable"),
         ("blocked", answer(403, "text/html", html), "VendorUnavailable"),
+        (
+            "blocked-in-words",
+            answer(403, "text/plain", "error code: 1010"),
+            "VendorUnavailable",
+        ),
+        (
+            "denied-by-a-server-error",
+            answer(500, "application/json", r#"{"error":"access_denied"}"#),
+            "VendorUnavailable",
+        ),
     ]
 }
 

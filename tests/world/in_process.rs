@@ -45,6 +45,22 @@ impl TestClock {
     }
 }
 
+impl World {
+    /// Lets time pass for the operator and for the vendors: their clocks agree after it. Replaces all faults.
+    pub(crate) fn pass_everywhere(&self, seconds: i64) {
+        self.clock.pass(seconds);
+        self.simulator.clear_faults();
+        for vendor in vendor_simulator::Vendor::ALL {
+            let ahead = vendor_simulator::Effect::ClockSkew {
+                seconds: self.clock.passed.load(Ordering::SeqCst),
+                header_only: false,
+            };
+            self.simulator
+                .add_fault(vendor_simulator::Fault::new(vendor, ahead));
+        }
+    }
+}
+
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         let ahead = self.stepped.load(Ordering::SeqCst) + self.passed.load(Ordering::SeqCst);

@@ -3,7 +3,7 @@
 use proptest::option;
 use proptest::prelude::*;
 
-use super::super::backoff::{Probe, after_transient, holds, next_attempt};
+use super::super::backoff::{Rejections, after_transient, holds, lock_holds, next_attempt};
 use super::super::schedule::{self, due, least_gap};
 use super::*;
 use crate::failure::{Failure, FailureClass};
@@ -116,16 +116,26 @@ proptest! {
     #[test]
     fn every_deadline_lies_ahead_and_holds(
         class in any_class(), deadline in option::of(any_time()), count in any::<i32>(), jitter in any::<u8>(),
-        never in any::<bool>(), now in any_time()
+        (rejections, locks_accounts, is_proven, is_replacement) in any::<(i32, bool, bool, bool)>(), now in any_time()
     ) {
         let failure = Failure::new(class, "").with_deadline(deadline);
-        let probe = if never { Probe::Never } else { Probe::Hourly };
-        let next = next_attempt(&failure, count, probe, jitter, now);
-        prop_assert_eq!(next.is_none(), class == FailureClass::Rejected && never);
-        for next in [next, after_transient(count, jitter, now)].into_iter().flatten() {
+        let is_lock = class == FailureClass::Rejected && deadline.is_some();
+        let rejections = Rejections { count: rejections, locks_accounts, is_proven, is_replacement };
+        let next = next_attempt(&failure, count, rejections, jitter, now);
+        let is_confirmed = !is_proven || rejections.count > 1;
+        prop_assert_eq!(
+            next.is_none(), class == FailureClass::Rejected && !is_lock && locks_accounts && is_confirmed
+        );
+        for (next, is_lock) in [(next, is_lock), (after_transient(count, jitter, now), false)] {
+            let Some(next) = next else { continue };
             // No time is later than the last one.
             prop_assert!(next > now || now >= later(Timestamp::MAX, -1), "{next} at {now}");
-            prop_assert!(holds(next, now) || now >= later(Timestamp::MAX, -1), "{next} at {now}");
+            let holds = if is_lock { lock_holds(next, now) } else { holds(next, now) };
+            prop_assert!(holds || now >= later(Timestamp::MAX, -1), "{next} at {now}");
+            let lock_end = deadline.filter(|_| is_lock).map(|end| end.min(later(now, 86_400)));
+            prop_assert!(
+                lock_end.is_none_or(|end| next >= end) || now >= later(Timestamp::MAX, -1), "{next} at {now}"
+            );
         }
     }
 
