@@ -110,8 +110,6 @@ struct Gates {
     answered: Option<Moment>,
     /// The objects that wait.
     waiting: HashSet<ObjectKey>,
-    /// The number of looks that were put off since the last failure.
-    put_off: u32,
 }
 
 /// The gates of all calls. See the module.
@@ -193,15 +191,20 @@ impl Pacer {
         self.enter(call).map(drop)
     }
 
-    /// Has `object` wait until the gate opens, and gives the time of its next look: the objects that wait look one
-    /// after the other.
-    pub(crate) fn wait_at(&self, call: &Call, wait: Duration, object: &ObjectKey) -> Duration {
+    /// Has `object` wait until the gate opens, and gives the time of its next look: however many wait, their looks are
+    /// [`SPACING`] apart.
+    pub(crate) fn wait_at(&self, held: &Held, object: &ObjectKey) -> Duration {
         let mut all = lock(&self.gates);
-        let gates = all.entry(call.kind).or_default();
-        gates.waiting.insert(object.clone());
-        let rank = gates.put_off;
-        gates.put_off = gates.put_off.saturating_add(1);
-        (wait + SPACING.saturating_mul(rank)).min(LONGEST_WAIT)
+        let waiting = &mut all.entry(held.call.kind).or_default().waiting;
+        waiting.insert(object.clone());
+        let others = u32::try_from(waiting.len() - 1).unwrap_or(u32::MAX);
+        (held.wait + SPACING.saturating_mul(others)).min(LONGEST_WAIT)
+    }
+
+    /// Has `object`, whose `call` has failed, go on when the gate opens.
+    pub(crate) fn wake_at_opening(&self, call: &Call, object: &ObjectKey) {
+        let mut all = lock(&self.gates);
+        all.entry(call.kind).or_default().waiting.insert(object.clone());
     }
 
     /// The wait for the next try of a call that has failed; `None` where the gate is open.
@@ -293,9 +296,7 @@ impl Gates {
         let pause = |failures| backoff::after_server_error(failures, retry_after);
         self.namespaces.retain(|_, gate| !gate.is_stale(now, RETENTION));
         let gate = self.namespaces.entry(namespace.clone()).or_default();
-        if gate.close(pass.namespace, now, pause) {
-            self.put_off = 0;
-        }
+        gate.close(pass.namespace, now, pause);
         if gate.reminds(now, REMINDER) {
             tracing::warn!(
                 calls = kind.words(),
@@ -311,10 +312,8 @@ impl Gates {
             .namespaces
             .values()
             .filter(|gate| gate.has_failed_since(answered));
-        if (of_server || !self.server.is_open() || failing.count() > 1)
-            && self.server.close(pass.server, now, pause)
-        {
-            self.put_off = 0;
+        if of_server || !self.server.is_open() || failing.count() > 1 {
+            self.server.close(pass.server, now, pause);
             if self.server.reminds(now, REMINDER) {
                 tracing::warn!(
                     calls = kind.words(),
