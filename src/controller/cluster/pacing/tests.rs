@@ -166,14 +166,38 @@ async fn two_namespaces_that_fail_hold_up_a_third_for_a_second_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_without_an_answer_is_tried_by_one_namespace_for_all() {
-    let (pacer, _woken) = pacer();
+async fn an_api_server_that_does_not_answer_is_tried_with_one_call_for_all() {
+    let (pacer, mut woken) = pacer();
     assert!(send(&pacer, "a", Outcome::Unanswered));
-    assert!(!send(&pacer, "b", Outcome::Unanswered));
+    for (kind, namespace) in [
+        (KIND, "b"),
+        (CallKind::ReadSecret, "a"),
+        (CallKind::WriteStatus, "c"),
+    ] {
+        let held = pacer.enter(call(kind, namespace)).unwrap_err();
+        let (namespace, name) = (namespace.to_owned(), "t".to_owned());
+        pacer.wait_at(&held, &ObjectKey { namespace, name });
+    }
     pass_time(1).await;
-    // Another namespace than the one that has failed is first.
-    assert!(!send(&pacer, "a", Outcome::Unanswered));
-    assert!(send(&pacer, "b", Outcome::Answered));
+    assert!(send(&pacer, "b", Outcome::Unanswered));
+    pass_time(1).await;
+    assert!(!send(&pacer, "a", Outcome::Answered), "the pause grows");
+    pass_time(1).await;
+    // A refusal or a server error is an answer.
+    assert!(send(&pacer, "d", FAILED));
+    assert!(send(&pacer, "a", Outcome::Answered));
+    let woken: Vec<_> = std::iter::from_fn(|| woken.try_recv().ok()).collect();
+    assert_eq!(woken.len(), 3, "{woken:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_failing_namespaces_another_than_the_last_one_is_tried_first() {
+    let (pacer, _woken) = pacer();
+    assert!(send(&pacer, "a", FAILED));
+    assert!(send(&pacer, "b", FAILED));
+    pass_time(1).await;
+    assert!(!send(&pacer, "a", Outcome::Answered));
+    assert!(send(&pacer, "c", Outcome::Answered));
     assert!(send(&pacer, "a", Outcome::Answered));
 }
 
@@ -213,6 +237,7 @@ async fn an_outage_is_told_at_once_and_then_once_a_minute() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&told);
     let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
         .with_writer(move || Lines(Arc::clone(&sink)))
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
@@ -225,7 +250,7 @@ async fn an_outage_is_told_at_once_and_then_once_a_minute() {
     let lines: Vec<_> = told.lines().collect();
     assert_eq!(lines.len(), 5, "{told}");
     assert!(
-        lines[0].contains("writes of Secrets") && lines[0].contains("HTTP 500"),
+        lines[0].contains("writes of Secrets") && lines[0].contains("code=500"),
         "{told}"
     );
     assert!(lines.iter().all(|line| line.contains("WARN")), "{told}");
