@@ -24,7 +24,7 @@ fn secrets_are_asked_for_by_checked_names_only() {
                 .iter()
                 .any(|api| text.contains(api))
         })
-        .map(|file| shown(file).to_string())
+        .map(|file| shown(file))
         .collect();
     found.sort_unstable();
     assert_eq!(found, ALLOWED);
