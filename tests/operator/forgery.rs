@@ -8,8 +8,9 @@ use vendor_simulator::{Options, Vendor};
 use vendor_token_operator::api::names;
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
+use crate::world::installation::has_secret_watch;
 use crate::world::vendors;
-use crate::world::{Running as _, World};
+use crate::world::{Running as _, World, counts};
 
 const VENDOR: Vendor = Vendor::SixMap;
 const FAR: &str = "2027-10-01T00:00:00Z";
@@ -149,6 +150,31 @@ async fn a_prepared_target_with_a_strangers_token_is_not_published() {
         world.settle(name, &operator).await;
     }
     assert_eq!(world.calls(VENDOR), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_exchanged_under_the_managers_name_is_put_back() {
+    let world = World::new("put-back").await;
+    let operator = world.operator().await;
+    let first = world.published(VENDOR, "sixmap").await;
+    let mut forged = world.secret("sixmap").await;
+    put(&mut forged, "exchanged");
+    world.forge_secret("sixmap", forged).await;
+    world.until_data("sixmap", "token", |value| value == first).await;
+
+    // What others write beside it costs one read, and no write.
+    let mark = world.mark().await;
+    let label = json!({ "metadata": { "labels": { "theirs": "1" } } });
+    world.edit_secret("sixmap", label).await;
+    world.settle("sixmap", &operator).await;
+    let asked = world.acts_since(mark).await;
+    let read: &[&str] = if has_secret_watch() {
+        &["1 get secrets"]
+    } else {
+        &[]
+    };
+    assert_eq!(counts(&asked), read);
+    assert_eq!(world.calls(VENDOR), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -236,7 +236,9 @@ mod tests {
         context.secrets.end_list("");
         let token = token(status);
         let checked = ValidatedSpec::new(&token, &BTreeMap::new()).unwrap();
-        let requests = last_requests(&token, &checked, &fake::key(), &context, now()).await;
+        // Facts under a lost key are older than this one.
+        let key = fake::key().made_at(now());
+        let requests = last_requests(&token, &checked, &key, &context, now()).await;
         requests
             .iter()
             .map(|(_, sent)| now().duration_since(*sent).as_secs())

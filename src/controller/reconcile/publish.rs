@@ -90,14 +90,18 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
     let seen = snapshot.target_version();
     let token = found
         .as_ref()
-        .and_then(|secret| token_in(secret, &templates, &facts))
-        .filter(|token| snapshot.is_sealed(token));
+        .and_then(|secret| token_in(secret, &templates, &facts));
+    let is_sealed = token.as_ref().is_none_or(|token| snapshot.is_sealed(token));
     let record = found.and_then(|mut secret| {
         wipe(&mut secret.data);
         secret_record::read(&secret.metadata)
     });
     take_record(snapshot, record, context);
     if snapshot.target_version() != seen {
+        return Ok(Published::Conflict);
+    }
+    if !is_sealed {
+        snapshot.token_was_exchanged(context);
         return Ok(Published::Conflict);
     }
     let Some(token) = token else {
@@ -123,7 +127,7 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
 }
 
 /// The token in a target that was made by these templates.
-fn token_in(
+pub(crate) fn token_in(
     secret: &Secret,
     templates: &BTreeMap<String, String>,
     facts: &TokenFacts,
@@ -221,6 +225,9 @@ async fn apply(
             }
             context.remembered.set_publish_backoff(&snapshot.object, None);
             snapshot.block = None;
+            if let Some(version) = snapshot.target_version() {
+                context.remembered.set_known_target(&snapshot.object, &version);
+            }
             Ok(Published::Written)
         }
         Err(kube::Error::Api(status)) if status.is_conflict() => {
@@ -263,7 +270,7 @@ async fn other_manager(calls: &SecretCalls, name: &SecretName) -> Option<Box<str
 }
 
 /// Takes the present record of the target, `None` where there is none.
-fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
+pub(crate) fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
     let (namespace, name) = (&snapshot.object.namespace, &snapshot.target_name);
     match &record {
         Some(record) => {

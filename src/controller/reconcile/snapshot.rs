@@ -41,6 +41,8 @@ pub(crate) struct Snapshot {
     target_denied: Option<Problem>,
     /// The token could not be read from the target in this reconcile.
     target_is_unreadable: bool,
+    /// The version of the target that holds another token than the sealed one.
+    exchanged: Option<String>,
     pub(crate) target: Target,
     pub(crate) credentials: Credentials,
     pub(crate) fingerprint: Option<Fingerprint>,
@@ -111,6 +113,7 @@ impl Snapshot {
             record,
             target_denied,
             target_is_unreadable: false,
+            exchanged: None,
             target: Target::Free,
             credentials: Credentials::Unread { version: None },
             fingerprint: None,
@@ -238,6 +241,12 @@ impl Snapshot {
         self.judge_target(context);
     }
 
+    /// The target holds another token than the sealed one: there is none that counts.
+    pub(crate) fn token_was_exchanged(&mut self, context: &Context) {
+        self.exchanged = self.target_version();
+        self.judge_target(context);
+    }
+
     /// Judges the target anew, after [`Self::record`] has changed.
     pub(crate) fn judge_target(&mut self, context: &Context) {
         if let Some(problem) = &self.target_denied {
@@ -257,7 +266,8 @@ impl Snapshot {
             created: self.token.creation_timestamp().map(|time| time.0),
         };
         let desired = self.desired();
-        let stored = self.verified().map(|verified| {
+        let is_exchanged = self.exchanged.is_some() && self.exchanged == self.target_version();
+        let stored = self.verified().filter(|_| !is_exchanged).map(|verified| {
             let life = validated::vendor(&self.token).default_life();
             Stored::new(
                 verified,

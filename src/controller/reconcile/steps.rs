@@ -10,6 +10,7 @@ use crate::api::VendorToken;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::exchanged::verify_token;
 use crate::controller::reconcile::publish::{Published, publish, repair};
 use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::snapshot::Snapshot;
@@ -64,6 +65,7 @@ async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<A
 }
 
 async fn act(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Outcome, Error> {
+    verify_token(snapshot, context).await?;
     for _ in 0..MOST_STEPS {
         let decision = decide(&snapshot.observe(context));
         tracing::trace!(object = %snapshot.object, ?decision, "decided");

@@ -556,6 +556,43 @@ fn an_unreadable_failure_in_the_status_is_dropped() {
 }
 
 #[test]
+fn facts_under_a_lost_key_take_no_failure_out_of_the_status() {
+    let present = Inputs {
+        key_id: OTHER_KEY.to_owned(),
+        ..inputs('a')
+    };
+    let scene = scene()
+        .key_lost()
+        .failed_in_status(CredentialsRejected, 50, None, &present);
+    assert!(status_of(&scene).failure.is_some());
+}
+
+#[test]
+fn a_failure_publishes_no_jitter() {
+    let mut scene = scene().free().known('a').failed(CredentialsRejected, 50, None);
+    scene.grant.failure.as_mut().unwrap().inputs.jitter = 7;
+    let failure = status_of(&scene).failure.unwrap();
+    assert_eq!(Inputs::parse(&failure.inputs), Some(inputs('a')));
+}
+
+#[test]
+fn times_in_the_status_that_nobody_can_have_written_here_are_taken_for_others() {
+    let mut scene = scene()
+        .free()
+        .known('a')
+        .failed_in_status(CredentialsRejected, 50, None, &inputs('a'));
+    let failure = scene.status.failure.as_mut().unwrap();
+    for (written, read) in [
+        ("0001-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("2026-05-04T10:00:00.75Z", "2026-05-04T10:00:00Z"),
+    ] {
+        failure.last_attempt_time = Time(written.parse().unwrap());
+        let failure = PastFailure::parse(failure).unwrap();
+        assert_eq!(failure.last_attempt, read.parse::<Timestamp>().unwrap());
+    }
+}
+
+#[test]
 fn a_negative_count_in_the_status_is_read_as_one() {
     let mut scene = scene()
         .free()
