@@ -53,7 +53,7 @@ pub(crate) fn after_error(token: &VendorToken, error: &Error, context: &Context)
 fn wait_after_error(object: &ObjectKey, error: &Error, context: &Context) -> Duration {
     if let Some(held) = error.held() {
         tracing::debug!(%object, error = with_causes(error), "a reconcile waits");
-        return context.pacer.wait_at(&held.call, held.wait, object);
+        return context.pacer.wait_at(held, object);
     }
     tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
     let before = context
@@ -64,7 +64,11 @@ fn wait_after_error(object: &ObjectKey, error: &Error, context: &Context) -> Dur
         .and_then(|call| Some((context.pacer.wait_after(&call)?, call)));
     let fails_alone = |kind| before.is_some_and(|before| context.pacer.was_answered_since(kind, before));
     match gate {
-        Some((wait, call)) if !fails_alone(call.kind) => context.pacer.wait_at(&call, wait, object),
+        Some((wait, call)) if !fails_alone(call.kind) => {
+            // It is the one that tries the gate.
+            context.pacer.wake_at_opening(&call, object);
+            wait
+        }
         _ => {
             let wait = backoff::after_own_error(context.remembered.count_error(object));
             // By name, so that many objects do not return together.
