@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::clock::Timeline;
 use crate::controller::context::{Context, Parts, Settings};
 use crate::controller::leading::{self, Next};
+use crate::controller::reconcile::ask::QueuedCalls;
 use crate::controller::reconcile::events::reporter;
 use crate::election::Leadership;
 use crate::failure::FailureClass;
@@ -78,7 +79,7 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
     }));
     let mut background = JoinSet::new();
     background.spawn(leading::key::obtain_and_keep(Arc::clone(&context), key_sender));
-    background.spawn(Arc::clone(&grants).run());
+    background.spawn(Arc::clone(&grants).run(Arc::new(QueuedCalls(Arc::clone(&context)))));
     let shutdown = shutdown.shared();
     while leading::stand_by(&context, &mut leadership, shutdown.clone()).await == Next::Lead {
         context.metrics.leader(true);
