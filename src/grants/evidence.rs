@@ -77,8 +77,9 @@ impl GrantTable {
             Fingerprint::of_published(&failure.inputs)
         };
         let last = now.moment_at(failure.last_attempt).min(now.moment);
+        let namespace = &observation.object.namespace;
         self.accounts
-            .count_earlier(account, password, last, failure.count);
+            .count_earlier(account, password, namespace, last, failure.count);
     }
 }
 

@@ -88,7 +88,7 @@ impl Grants {
         grant.phase = Phase::Reserved(table.permits);
         let account = grant.account.filter(|_| standing.counts_for_account);
         if let Some(account) = account {
-            table.count_attempt(fingerprint, account, &now);
+            table.count_attempt(fingerprint, account, &object.namespace, &now);
             table.note_attempted(std::iter::once(object));
         }
         Reservation::Permitted(Box::new(Permit {

@@ -214,6 +214,11 @@ impl Grants {
                 .as_ref()
                 .and_then(|server| table.endpoints.get_mut(server));
             let succeeded = result.is_ok();
+            if let Some(account) = grant.account.filter(|_| succeeded) {
+                for user in &grant.users {
+                    table.accounts.proven(account, &user.namespace, now.moment);
+                }
+            }
             let class = result.as_ref().err().map(|failure| failure.class);
             let woken = grant.finish(vendor, fingerprint, result, &now);
             if let Some(endpoint) = endpoint {

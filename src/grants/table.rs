@@ -163,7 +163,8 @@ impl GrantTable {
             .and_then(|server| self.endpoints.get(server))
             .and_then(|endpoint| endpoint.paused_until(now.moment));
         let account = grant.account.filter(|_| !grant.proven);
-        let free_at = account.and_then(|account| self.accounts.free_at(account, now.moment));
+        let free_at =
+            account.and_then(|account| self.accounts.free_at(account, &object.namespace, now.moment));
         GrantFacts {
             paused_until: paused_until.map(|until| now.wall_at(until)),
             account_free_at: free_at.map(|free_at| now.wall_at(free_at)),
@@ -172,9 +173,15 @@ impl GrantTable {
     }
 
     /// Counts the attempt that is reserved now against its account.
-    pub(super) fn count_attempt(&mut self, fingerprint: Fingerprint, account: Account, now: &Now) {
+    pub(super) fn count_attempt(
+        &mut self,
+        fingerprint: Fingerprint,
+        account: Account,
+        namespace: &str,
+        now: &Now,
+    ) {
         let counted = whole_second(now);
-        self.accounts.count(account, fingerprint, counted);
+        self.accounts.count(account, fingerprint, namespace, counted);
         if let Some(grant) = self.grants.get_mut(&fingerprint) {
             grant.counted = Some(counted);
         }

@@ -1,6 +1,7 @@
 //! The book of grants with a paused clock and a scripted transport: no network, no Kubernetes, and a minute takes no
 //! time.
 
+mod accounts;
 mod failures;
 mod flight;
 mod lifecycle;
