@@ -79,8 +79,9 @@ impl GrantTable {
             Fingerprint::stand_in(&failure.inputs)
         };
         let last = now.moment_at(failure.last_attempt).min(now.moment);
+        let namespace = &observation.object.namespace;
         self.accounts
-            .count_earlier(account, password, last, failure.count);
+            .count_earlier(account, password, namespace, last, failure.count);
     }
 }
 

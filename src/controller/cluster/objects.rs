@@ -26,8 +26,8 @@ pub(crate) fn key_of(token: &VendorToken) -> ObjectKey {
     }
 }
 
-/// A reference for kube's stores and queues.
-pub(crate) fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
+/// A reference for kube's stores.
+fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
     ObjectRef::new(&key.name).within(&key.namespace)
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct Change {
 
 /// All known VendorTokens. Scopes are those of [`Mirror`].
 pub(crate) struct Objects {
-    /// The objects that can be read. kube's applier takes them from a store of its own kind and from no other.
+    /// The objects that can be read.
     store: Store<VendorToken>,
     inner: Mutex<Inner>,
     metrics: Metrics,
@@ -150,11 +150,6 @@ impl Objects {
     /// Finds an object; `None` for one that cannot be read.
     pub(crate) fn get(&self, object: &ObjectKey) -> Option<Arc<VendorToken>> {
         self.store.get(&object_ref(object))
-    }
-
-    /// The store, for kube's applier.
-    pub(crate) fn store(&self) -> Store<VendorToken> {
-        self.store.clone()
     }
 
     /// Forgets everything.

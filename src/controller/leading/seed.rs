@@ -22,8 +22,8 @@ use crate::error_text::with_causes;
 use crate::fingerprint::FingerprintKey;
 use crate::grants::{COUNTED_FOR, requests_before};
 use crate::inputs::Inputs;
+use crate::policy::Stored;
 use crate::policy::ownership::is_credible;
-use crate::policy::{PastFailure, Stored};
 use crate::providers::{Endpoint, Vendor};
 use crate::seal::{Place, Verified};
 use crate::times::recorded;
@@ -112,8 +112,9 @@ fn is_recent(token: &VendorToken, now: Timestamp) -> bool {
     issued.is_some_and(|issued| now.duration_since(recorded(issued.0)) < COUNTED_FOR)
 }
 
-/// The times of this VendorToken's last requests by its target and its status, each with the name of its grant. A token
-/// that lives less than a minute has had several in that minute.
+/// The times of this VendorToken's last requests by its target, each with the name of its grant. A token that lives less
+/// than a minute has had several in that minute. A failed attempt in a status counts for nothing: a status has no seal,
+/// and times in it would keep everybody waiting for a minute.
 async fn last_requests(
     token: &VendorToken,
     checked: &ValidatedSpec,
@@ -127,14 +128,11 @@ async fn last_requests(
         .unwrap_or(now)
         .max(created.unwrap_or(now));
     let last = last_token(token, checked, key, context, now).await;
-    let issued = last.into_iter().flat_map(|last| {
-        requests_before(last.issued, last.refreshed_after, oldest).map(move |sent| (last.grant.clone(), sent))
-    });
-    let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
-    let failure = failure.and_then(PastFailure::parse);
-    let failure = failure.map(|failure| (grant_name(&failure.inputs), failure.last_attempt));
-    issued
-        .chain(failure)
+    last.into_iter()
+        .flat_map(|last| {
+            requests_before(last.issued, last.refreshed_after, oldest)
+                .map(move |sent| (last.grant.clone(), sent))
+        })
         .filter(|(_, sent)| (SignedDuration::ZERO..COUNTED_FOR).contains(&now.duration_since(*sent)))
         .collect()
 }
@@ -202,6 +200,7 @@ mod tests {
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
     use crate::fingerprint::Fingerprint;
+    use crate::policy::PastFailure;
 
     fn now() -> Timestamp {
         "2026-05-04T10:01:00Z".parse().unwrap()
@@ -271,9 +270,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_status_alone_shows_no_request_that_brought_a_token() {
-        let status =
-            json!({ "issuedTime": "2026-05-04T10:00:50Z", "expirationTime": "2026-05-04T10:01:30Z" });
+    async fn a_status_fills_no_budget() {
+        let inputs = format!(
+            "{}.{}.{}.{}.07",
+            "0".repeat(8),
+            "1".repeat(32),
+            "2".repeat(8),
+            "3".repeat(32)
+        );
+        let status = json!({ "issuedTime": "2026-05-04T10:00:50Z", "expirationTime": "2026-05-04T10:01:30Z",
+            "failure": { "reason": "CredentialsRejected", "message": "m", "count": 1, "inputs": inputs,
+                "lastAttemptTime": "2026-05-04T10:00:55Z" } });
+        let failure = token(status.clone()).status.unwrap().failure.unwrap();
+        assert!(PastFailure::parse(&failure).is_some(), "it could be read back");
         assert_eq!(read_back(None, status).await, Vec::<i64>::new());
     }
 

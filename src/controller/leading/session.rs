@@ -4,12 +4,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
 use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::controller::Config;
-use kube::runtime::{applier, controller::ReconcileRequest};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -17,10 +16,11 @@ use tokio::time::Instant;
 
 use crate::api::VendorToken;
 use crate::controller::cluster::list_watch;
-use crate::controller::cluster::objects::{key_of, object_ref};
+use crate::controller::cluster::objects::key_of;
 use crate::controller::cluster::sinks::{Guarded, ObjectSink, SecretSink};
 use crate::controller::context::Context;
 use crate::controller::leading::key::SECRET_NAME;
+use crate::controller::leading::queue::{Cause, ReconcileQueue};
 use crate::controller::leading::seed::seed;
 use crate::controller::leading::stand_by::{HEARTBEAT, Next};
 use crate::controller::reconcile;
@@ -39,15 +39,24 @@ const LAST_CONCURRENCY: usize = 32;
 /// before a timer says so.
 const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 
+/// The VendorTokens that are to be reconciled.
+#[derive(Debug)]
+pub(crate) struct Triggered {
+    /// Those that a change concerns.
+    pub(crate) looks: mpsc::UnboundedReceiver<ObjectKey>,
+    /// Those that an ended attempt concerns.
+    pub(crate) outcomes: mpsc::UnboundedReceiver<ObjectKey>,
+}
+
 /// Leads until the leadership is lost or `shutdown` completes.
 pub(crate) async fn run(
     context: &Arc<Context>,
-    queue: &mut mpsc::UnboundedReceiver<ObjectKey>,
+    triggered: &mut Triggered,
     leadership: &mut Leadership,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Next {
     let mut watches = start_leading(context);
-    let reconciling = reconcile_all(context, queue);
+    let reconciling = reconcile_all(context, triggered);
     tokio::pin!(reconciling);
     let stopping = tokio::select! {
         () = &mut reconciling => false,
@@ -148,42 +157,42 @@ where
     }
 }
 
-/// Reconciles the objects of `queue`, for ever.
-async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiver<ObjectKey>) {
+/// Reconciles the objects that are triggered, and those whose next look is due, for ever.
+async fn reconcile_all(context: &Arc<Context>, triggered: &mut Triggered) {
     initial_lists(context).await;
     context
         .remembered
         .forget_unless(|object| context.objects.get(object).is_some());
     fingerprint_key(context).await;
     seed(context).await;
-    let requests = stream::poll_fn(|task| queue.poll_recv(task))
-        .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))));
-    let concurrency = context.settings.concurrency;
-    let health = context.health.clone();
-    let outcomes = applier(
-        |token: Arc<VendorToken>, context: Arc<Context>| {
-            // On a task of its own: the applier polls all reconciles on one, and a panic ends one reconcile only.
-            let started = Instant::now();
-            let metrics = context.metrics.clone();
-            let task = tokio::spawn(reconcile::reconcile(token, context));
-            Box::pin(async move {
-                let result = task.await.map_err(|_| Error::Task).flatten();
-                metrics.reconciled(if result.is_ok() { "ok" } else { "error" }, started.elapsed());
-                result
-            })
-        },
-        |token, error, context| reconcile::after_error(&token, error, &context),
-        Arc::clone(context),
-        context.objects.store(),
-        Box::pin(requests),
-        Config::default().concurrency(concurrency),
-    );
-    tokio::pin!(outcomes);
+    let mut queue = ReconcileQueue::default();
+    let mut running = FuturesUnordered::new();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let (mut wall, mut timer) = (context.timeline.now().wall(), Instant::now());
     loop {
+        queue.pass_to(Instant::now());
+        while running.len() < usize::from(context.settings.concurrency)
+            && let Some(object) = queue.next()
+        {
+            match context.objects.get(&object) {
+                Some(token) => running.push(reconcile_one(context, object, token)),
+                None => queue.done(&object, None),
+            }
+        }
+        let next_look = queue.next_look();
         tokio::select! {
-            outcome = outcomes.next() => if outcome.is_none() { return },
+            object = triggered.outcomes.recv() => match object {
+                Some(object) => queue.trigger(object, Cause::Outcome),
+                None => return,
+            },
+            object = triggered.looks.recv() => match object {
+                Some(object) => queue.trigger(object, Cause::Look),
+                None => return,
+            },
+            Some((object, wait)) = running.next() => {
+                queue.done(&object, wait.map(|wait| Instant::now() + wait));
+            }
+            () = tokio::time::sleep_until(next_look.unwrap_or_else(Instant::now)), if next_look.is_some() => {}
             _ = heartbeat.tick() => {
                 let went_on = context.timeline.now().wall().duration_since(wall);
                 let waited = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
@@ -196,8 +205,31 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
                 (wall, timer) = (context.timeline.now().wall(), Instant::now());
             }
         }
-        health.tick();
+        // All that have come take their turns, not only the first.
+        while let Ok(object) = triggered.outcomes.try_recv() {
+            queue.trigger(object, Cause::Outcome);
+        }
+        while let Ok(object) = triggered.looks.try_recv() {
+            queue.trigger(object, Cause::Look);
+        }
+        context.health.tick();
     }
+}
+
+/// Reconciles one object, and gives the wait until its next look; `None` where only a change brings one.
+async fn reconcile_one(
+    context: &Arc<Context>,
+    object: Arc<ObjectKey>,
+    token: Arc<VendorToken>,
+) -> (Arc<ObjectKey>, Option<Duration>) {
+    let started = Instant::now();
+    // On a task of its own: a panic ends one reconcile only.
+    let task = tokio::spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
+    let result = task.await.map_err(|_| Error::Task).flatten();
+    let told = if result.is_ok() { "ok" } else { "error" };
+    context.metrics.reconciled(told, started.elapsed());
+    let wait = result.unwrap_or_else(|error| Some(reconcile::after_error(&token, &error, context)));
+    (object, wait)
 }
 
 /// Waits for the fingerprint key, without which nothing can be judged.
@@ -268,10 +300,12 @@ mod tests {
         let leases = Api::namespaced(context.client.clone(), "operator");
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::clone(&context.timeline));
-        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        let (_triggers, looks) = mpsc::unbounded_channel();
+        let (_wake, outcomes) = mpsc::unbounded_channel();
+        let mut triggered = Triggered { looks, outcomes };
         let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());
-        run(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        run(&context, &mut triggered, &mut leadership, std::future::pending()).await;
         assert_eq!(context.grants.waits_since(&object), None);
     }
 
@@ -281,12 +315,14 @@ mod tests {
         let leases = Api::namespaced(context.client.clone(), "operator");
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::clone(&context.timeline));
-        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        let (_triggers, looks) = mpsc::unbounded_channel();
+        let (_wake, outcomes) = mpsc::unbounded_channel();
+        let mut triggered = Triggered { looks, outcomes };
         let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());
         context.health.watch_alive(ObjectSink::WATCH, "");
         context.health.watch_alive(SecretSink::WATCH, "");
-        let next = run(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        let next = run(&context, &mut triggered, &mut leadership, std::future::pending()).await;
         assert_eq!(next, Next::StandBy);
         assert_eq!(
             context.grants.waits_since(&object),

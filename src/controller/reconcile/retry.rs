@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use kube::runtime::controller::Action;
-
 use crate::api::VendorToken;
 use crate::api::names::Reason;
 use crate::controller::cluster::objects::key_of;
@@ -44,10 +42,10 @@ impl Snapshot {
     }
 }
 
-/// Logs the error of a reconcile, and gives the time of another try. Objects whose calls fail as those of others do wait
+/// Logs the error of a reconcile, and gives the wait until another try. Objects whose calls fail as those of others do wait
 /// together, and go on when the API server answers; one that fails alone has waits of its own, which grow.
-pub(crate) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Action {
-    Action::requeue(wait_after_error(&key_of(token), error, context))
+pub(crate) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Duration {
+    wait_after_error(&key_of(token), error, context)
 }
 
 fn wait_after_error(object: &ObjectKey, error: &Error, context: &Context) -> Duration {

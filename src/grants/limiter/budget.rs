@@ -126,6 +126,11 @@ impl Budget {
         }
     }
 
+    /// Counts no more a request that was not sent after all.
+    pub(crate) fn not_sent(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
     /// Counts a request until 60 s from now, the moment of its end: the vendor may have counted it until now.
     pub(crate) fn ended(&mut self, now: Moment) {
         if self.per_minute.is_some() {

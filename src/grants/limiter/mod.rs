@@ -87,6 +87,12 @@ impl EndpointState {
             && self.budget.is_unused(now)
     }
 
+    /// True while requests are sent as soon as others have ended: neither the budget nor a pause holds them back.
+    pub(super) fn is_open(&mut self, now: Moment) -> bool {
+        let has_slot = self.budget.next_slot(now).is_some_and(|slot| slot <= now);
+        has_slot && self.paused_until(now).is_none() && self.suspicion.is_none()
+    }
+
     /// Takes the next grant to be sent now out of the queue. Without one, gives the moment of the next look, `None` where
     /// an event will bring it.
     pub(super) fn next(&mut self, now: Moment) -> Result<Served, Option<Moment>> {
@@ -140,6 +146,14 @@ impl EndpointState {
         match throttled {
             Some(until) => self.throttled(fingerprint, &namespace, until),
             None => self.answered(fingerprint, succeeded),
+        }
+    }
+
+    /// Notes that the request of `fingerprint` was not sent after all.
+    pub(super) fn not_sent(&mut self, fingerprint: Fingerprint) {
+        if self.in_flight.remove(&fingerprint).is_some() {
+            self.budget.not_sent();
+            self.answered(fingerprint, false);
         }
     }
 

@@ -71,6 +71,12 @@ impl Queue {
         self.places.is_empty()
     }
 
+    /// The end of the live token that ends first.
+    pub(crate) fn first_end(&self) -> Option<Moment> {
+        let heads = self.lines.values().filter_map(|line| line.live.first());
+        heads.map(|(end, _, _)| *end).min()
+    }
+
     /// Adds a grant of `namespace`, with the end of its stored token where that token is live. A grant that waits there
     /// already stays where it is, or moves forward.
     pub(crate) fn push(&mut self, fingerprint: Fingerprint, live_until: Option<Moment>, namespace: &str) {

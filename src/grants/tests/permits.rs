@@ -47,11 +47,7 @@ async fn a_request_is_not_sent_for_an_object_that_is_gone() {
     let ask = ask("o", 1, Grant::Mapiq);
     let permit = permit(&bench, &ask, None).unwrap();
     bench.grants.forget(&ask.object);
-    let sent = permit.send(VendorCall {
-        endpoint: ask.endpoint,
-        grant: ask.grant,
-        credentials: ask.credentials,
-    });
+    let sent = permit.send(Some(ask.call()));
     assert_eq!(sent, None);
     bench.settle().await;
     assert_eq!(bench.calls().len(), 0);

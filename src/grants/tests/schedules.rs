@@ -141,6 +141,7 @@ struct Driver {
     vendor: Arc<LimitedVendor>,
     clock: Arc<TokioClock>,
     grants: Arc<Grants>,
+    secrets: Arc<Secrets>,
     wakes: mpsc::UnboundedReceiver<ObjectKey>,
     running: tokio::task::JoinHandle<()>,
     stored: Vec<Option<Stored>>,
@@ -159,6 +160,7 @@ fn inputs_of(number: usize, need: Need) -> Inputs {
 
 fn grants(
     vendor: &Arc<LimitedVendor>,
+    secrets: &Arc<Secrets>,
 ) -> (
     Arc<Grants>,
     mpsc::UnboundedReceiver<ObjectKey>,
@@ -176,7 +178,7 @@ fn grants(
         wake,
         Leadership::always(),
     );
-    let running = tokio::spawn(Arc::clone(&grants).run());
+    let running = tokio::spawn(Arc::clone(&grants).run(Arc::new(Arc::clone(secrets))));
     (grants, wakes, running)
 }
 
@@ -190,13 +192,15 @@ impl Driver {
             latency,
             state: Mutex::default(),
         });
-        let (grants, wakes, running) = grants(&vendor);
+        let secrets = Arc::new(Secrets::default());
+        let (grants, wakes, running) = grants(&vendor, &secrets);
         let first = |need: &Need| Some(start() + SignedDuration::from_secs(need.from));
         Self {
             needs: needs.to_vec(),
             vendor,
             clock,
             grants,
+            secrets,
             wakes,
             running,
             stored: vec![None; needs.len()],
@@ -302,7 +306,7 @@ impl Driver {
                     });
                 }
                 Decision::Issue => {
-                    let asked = reserve_and_send(&self.grants, asks(evidence), &inputs);
+                    let asked = reserve_and_send(&self.grants, &self.secrets, asks(evidence), &inputs);
                     if asked.is_some() {
                         // Its end wakes the object.
                         self.next[number] = live_until;
@@ -362,7 +366,7 @@ impl Driver {
                 },
                 ..ask(&format!("{HOSTILE}/{round}-{number}"), u8::MAX, Grant::Mapiq)
             };
-            reserve_and_send(&self.grants, junk, &inputs());
+            reserve_and_send(&self.grants, &self.secrets, junk, &inputs());
         }
     }
 
@@ -376,7 +380,7 @@ impl Driver {
         }
         self.running.abort();
         tokio::time::sleep(Duration::from_secs(away)).await;
-        (self.grants, self.wakes, self.running) = grants(&self.vendor);
+        (self.grants, self.wakes, self.running) = grants(&self.vendor, &self.secrets);
         self.grants.start_leading();
         let now = self.clock.now();
         let counts = |sent: &Timestamp| now.duration_since(*sent) < crate::grants::COUNTED_FOR;
