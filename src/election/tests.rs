@@ -235,11 +235,11 @@ async fn no_two_lead_however_slow_the_api_server_becomes() {
     let contenders = [Contender::on(&server, "one"), Contender::on(&server, "two")];
     let mut changes = 0;
     let mut last = None;
-    for round in 0_u64..100 {
+    for round in 0_u64..200 {
         // Freezes between answers of all speeds.
         server.set(match round % 6 {
             0 | 4 => after(5),
-            1 => after(3_000 + round * 80),
+            1 => after(3_000 + round % 100 * 80),
             2 => after(12_000),
             3 => Answers::EverySecond,
             _ => Answers::Never,
