@@ -55,9 +55,12 @@ pub struct ElectionOptions {
     pub second_call_after: Duration,
 }
 
-/// The Lease's duration is this many times as long as the API server's last answer took: two renewals fit into two
-/// thirds of it, with half an answer to spare.
+/// The Lease's duration is this many times as long as the API server takes for an answer: two renewals in a row fit into
+/// two thirds of it.
 const ANSWERS_IN_A_LEASE: u32 = 4;
+/// A long answer is remembered: each later one that is shorter takes this share off it. From 12 s to those of a usual
+/// Lease it takes 18 answers, about half a minute.
+const FORGOTTEN_WITH_EACH_ANSWER: f64 = 1.0 / 16.0;
 /// The longest duration of a Lease, for any answer time.
 const LONGEST_LEASE: Duration = Duration::from_secs(80);
 /// Timeout of each of the two calls that give the Lease back at the end of the process.
@@ -76,7 +79,7 @@ impl ElectionOptions {
         }
     }
 
-    /// The duration of a Lease on an API server whose last answer took `answer_time`, and the deadline for its renewal.
+    /// The duration of a Lease on an API server that takes `answer_time`, and the deadline for its renewal.
     fn lease_for(&self, answer_time: Duration) -> (Duration, Duration) {
         let wanted = (answer_time * ANSWERS_IN_A_LEASE).min(LONGEST_LEASE);
         // In whole seconds, as the Lease has them.
@@ -98,7 +101,7 @@ pub struct Elector {
     term: SharedTerm,
     leading: watch::Sender<bool>,
     seen: Option<Seen>,
-    /// The time of the last call to its answer, or to its end without one.
+    /// The time that the API server takes for an answer, by the longest of late.
     answer_time: Duration,
 }
 
@@ -400,25 +403,28 @@ impl Elector {
         self.written(released)
     }
 
-    /// Makes a call, and once more where its answer takes long; the first answer counts. The second of two writes
+    /// Makes a call, and once more where its answer takes long; the first success counts. The second of two writes
     /// carries the same `resourceVersion`, so that one of them does nothing.
     async fn call<T, F>(&mut self, verb: &'static str, call: impl Fn() -> F) -> Result<T, ElectionError>
     where
         F: Future<Output = Result<T, kube::Error>>,
     {
         let (began, limit) = (Instant::now(), self.options.call_timeout);
-        let second = async {
-            tokio::time::sleep(self.options.second_call_after).await;
-            call().await
-        };
-        let answer = tokio::time::timeout(limit, async {
-            tokio::select! {
-                answer = call() => answer,
-                answer = second => answer,
+        let calls = async {
+            let mut first = std::pin::pin!(call());
+            if let Ok(answer) = tokio::time::timeout(self.options.second_call_after, &mut first).await {
+                return answer;
             }
-        })
-        .await;
-        self.answer_time = began.elapsed();
+            let second = std::pin::pin!(call());
+            let (answer, other) = futures::future::select(first, second).await.factor_first();
+            match answer {
+                Ok(value) => Ok(value),
+                Err(error) => other.await.map_err(|_| error),
+            }
+        };
+        let answer = tokio::time::timeout(limit, calls).await;
+        let remembered = self.answer_time.mul_f64(1.0 - FORGOTTEN_WITH_EACH_ANSWER);
+        self.answer_time = remembered.max(began.elapsed());
         match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(source)) => Err(ElectionError::Call {
