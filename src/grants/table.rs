@@ -47,7 +47,8 @@ pub(super) struct ObjectRecord {
 #[derive(Debug)]
 pub(super) struct GrantTable {
     pub(super) options: GrantsOptions,
-    pub(super) grants: HashMap<Fingerprint, GrantRecord>,
+    /// Boxed, because half of the places in a hash map may be empty.
+    pub(super) grants: HashMap<Fingerprint, Box<GrantRecord>>,
     pub(super) endpoints: BTreeMap<Endpoint, EndpointState>,
     pub(super) objects: HashMap<ObjectKey, ObjectRecord>,
     pub(super) accounts: Accounts,
@@ -90,7 +91,8 @@ impl GrantTable {
 
     /// The grant that `object` uses.
     pub(super) fn grant_of(&self, object: &ObjectKey) -> Option<&GrantRecord> {
-        self.grants.get(&self.objects.get(object)?.fingerprint?)
+        let grant = self.grants.get(&self.objects.get(object)?.fingerprint?)?;
+        Some(grant)
     }
 
     /// The state of an endpoint, made where it is missing.

@@ -12,6 +12,7 @@
 mod budget;
 mod ledger;
 mod lifetimes;
+mod memory;
 mod outage;
 mod watches;
 mod witness;

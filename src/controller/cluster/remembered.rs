@@ -1,6 +1,7 @@
 //! The memory of each VendorToken between reconciles.
 
 use std::collections::HashMap;
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,10 +28,18 @@ pub(crate) struct GrantIdentity {
 #[derive(Clone, Debug)]
 pub(crate) struct KnownCredentials {
     /// `uid/resourceVersion` of the Secrets that were read.
-    pub(crate) version: String,
-    pub(crate) known: KnownInputs,
+    pub(crate) version: Box<str>,
+    /// A number of what was known before they were read: another one after an edit of the spec.
+    pub(crate) known: u64,
     /// The grant that they make, or the reason why they make none.
     pub(crate) found: Result<GrantIdentity, Problem>,
+}
+
+/// A number of `known` for [`KnownCredentials::known`].
+pub(crate) fn number_of(known: &KnownInputs) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (&known.parameters, &known.sources).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The client certificate that a VendorToken was last seen to have.
@@ -156,20 +165,21 @@ pub(crate) struct OwnersStay {
 /// The record of one VendorToken.
 #[derive(Debug, Default)]
 struct Record {
-    owners_stay: Option<OwnersStay>,
+    owners_stay: Option<Box<OwnersStay>>,
     repairs: Repairs,
     trouble: Option<Trouble>,
     errors: Errors,
     first_look: Option<FirstLook>,
     credentials: Option<KnownCredentials>,
     certificate: Option<Box<KnownCertificate>>,
-    publish_backoff: Option<PublishBackoff>,
+    publish_backoff: Option<Box<PublishBackoff>>,
 }
 
 /// The records of all VendorTokens. They outlast a change of the leader. To forget an object drops its record here, its
 /// part in the book of grants, and its metrics.
 pub(crate) struct Remembered {
-    records: Mutex<HashMap<ObjectKey, Record>>,
+    /// Boxed, because half of the places in a hash map may be empty.
+    records: Mutex<HashMap<ObjectKey, Box<Record>>>,
     grants: Arc<Grants>,
     metrics: Metrics,
 }
@@ -210,20 +220,24 @@ impl Remembered {
     }
 
     pub(crate) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
-        lock(&self.records).get(object)?.publish_backoff.clone()
+        lock(&self.records)
+            .get(object)?
+            .publish_backoff
+            .as_deref()
+            .cloned()
     }
 
     pub(crate) fn set_publish_backoff(&self, object: &ObjectKey, backoff: Option<PublishBackoff>) {
-        self.record(object, |record| record.publish_backoff = backoff);
+        self.record(object, |record| record.publish_backoff = backoff.map(Box::new));
     }
 
     /// The target whose owner references may not be changed.
     pub(crate) fn owners_stay(&self, object: &ObjectKey) -> Option<OwnersStay> {
-        lock(&self.records).get(object)?.owners_stay.clone()
+        lock(&self.records).get(object)?.owners_stay.as_deref().cloned()
     }
 
     pub(crate) fn set_owners_stay(&self, object: &ObjectKey, owners_stay: Option<OwnersStay>) {
-        self.record(object, |record| record.owners_stay = owners_stay);
+        self.record(object, |record| record.owners_stay = owners_stay.map(Box::new));
     }
 
     /// True where a pause would follow this write of the target, because somebody else keeps undoing such writes.
@@ -446,11 +460,8 @@ mod tests {
         let (context, _, _) = fake::context(|sent| sent);
         let object = fake::object();
         let credentials = KnownCredentials {
-            version: "v".to_owned(),
-            known: KnownInputs {
-                parameters: String::new(),
-                sources: String::new(),
-            },
+            version: "v".into(),
+            known: 0,
             found: Ok(GrantIdentity {
                 fingerprint: Fingerprint::from_bytes([1; 16]),
                 account: None,

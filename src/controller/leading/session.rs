@@ -4,12 +4,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::StreamExt;
+use futures::stream::{self, FuturesUnordered};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::controller::Config;
-use kube::runtime::{applier, controller::ReconcileRequest};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -17,13 +16,14 @@ use tokio::time::Instant;
 
 use crate::api::VendorToken;
 use crate::controller::cluster::list_watch;
-use crate::controller::cluster::objects::{key_of, object_ref};
 use crate::controller::cluster::sinks::{Guarded, ObjectSink, SecretSink};
 use crate::controller::context::Context;
 use crate::controller::leading::key::SECRET_NAME;
 use crate::controller::leading::seed::seed;
 use crate::controller::leading::stand_by::{HEARTBEAT, Next};
+use crate::controller::leading::turns::Turns;
 use crate::controller::reconcile;
+use crate::controller::reconcile::Action;
 use crate::controller::reconcile::error::Error;
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
@@ -78,15 +78,13 @@ pub(crate) async fn run(
 /// Reconciles each object whose grant has ended once more, without the scheduler, which drops reconciles that have not
 /// begun.
 async fn publish_what_is_left(context: &Arc<Context>) {
-    let tokens = context
-        .grants
-        .objects_with_outcome()
-        .into_iter()
-        .filter_map(|object| context.objects.get(&object));
-    stream::iter(tokens)
-        .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
-            if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
-                reconcile::after_error(&token, &error, context);
+    stream::iter(context.grants.objects_with_outcome())
+        .for_each_concurrent(LAST_CONCURRENCY, |object| async move {
+            let Some(token) = context.objects.get(&object) else {
+                return;
+            };
+            if let Err(error) = reconcile::reconcile(token, Arc::clone(context)).await {
+                reconcile::after_error(&object, &error, context);
             }
         })
         .await;
@@ -152,51 +150,65 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
     initial_lists(context).await;
     context
         .remembered
-        .forget_unless(|object| context.objects.get(object).is_some());
+        .forget_unless(|object| context.objects.has(object));
     fingerprint_key(context).await;
     seed(context).await;
-    let requests = stream::poll_fn(|task| queue.poll_recv(task))
-        .map(|object| Ok::<_, std::convert::Infallible>(ReconcileRequest::from(object_ref(&object))));
-    let concurrency = context.settings.concurrency;
-    let health = context.health.clone();
-    let outcomes = applier(
-        |token: Arc<VendorToken>, context: Arc<Context>| {
-            // On a task of its own: the applier polls all reconciles on one, and a panic ends one reconcile only.
-            let started = Instant::now();
-            let metrics = context.metrics.clone();
-            let task = tokio::spawn(reconcile::reconcile(token, context));
-            Box::pin(async move {
-                let result = task.await.map_err(|_| Error::Task).flatten();
-                metrics.reconciled(if result.is_ok() { "ok" } else { "error" }, started.elapsed());
-                result
-            })
-        },
-        |token, error, context| reconcile::after_error(&token, error, &context),
-        Arc::clone(context),
-        context.objects.store(),
-        Box::pin(requests),
-        Config::default().concurrency(concurrency),
-    );
-    tokio::pin!(outcomes);
+    let mut turns = Turns::default();
+    let mut running = FuturesUnordered::new();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let (mut wall, mut timer) = (context.timeline.now().wall(), Instant::now());
     loop {
+        while running.len() < usize::from(context.settings.concurrency)
+            && let Some(object) = turns.next(Instant::now())
+        {
+            running.push(look_at(Arc::clone(context), object));
+        }
+        let is_full = running.len() >= usize::from(context.settings.concurrency);
+        let due = turns.next_due().filter(|_| !is_full);
         tokio::select! {
-            outcome = outcomes.next() => if outcome.is_none() { return },
+            Some(object) = queue.recv() => turns.trigger(object),
+            Some((object, action)) = running.next() => {
+                turns.ended(object, action.after.map(|wait| Instant::now() + wait));
+            }
+            () = at(due) => {}
             _ = heartbeat.tick() => {
                 let went_on = context.timeline.now().wall().duration_since(wall);
                 let waited = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
                 if went_on.saturating_sub(waited) > SLEEP_DETECTION_THRESHOLD {
                     tracing::warn!("the clock was set ahead, or this machine slept: every VendorToken is looked at");
-                    for token in context.objects.all() {
-                        context.triggers.trigger(key_of(&token));
+                    for object in context.objects.keys() {
+                        context.triggers.trigger(object);
                     }
                 }
                 (wall, timer) = (context.timeline.now().wall(), Instant::now());
             }
         }
-        health.tick();
+        context.health.tick();
     }
+}
+
+/// Completes at that time, and never for `None`.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reconciles one object, and gives it back with its next look.
+async fn look_at(context: Arc<Context>, object: Arc<ObjectKey>) -> (Arc<ObjectKey>, Action) {
+    let Some(token) = context.objects.get(&object) else {
+        // It is gone, or cannot be read.
+        return (object, Action::await_change());
+    };
+    let started = Instant::now();
+    // On a task of its own: all reconciles are polled on one otherwise, and a panic ends one reconcile only.
+    let task = tokio::spawn(reconcile::reconcile(token, Arc::clone(&context)));
+    let result = task.await.map_err(|_| Error::Task).flatten();
+    let outcome = if result.is_ok() { "ok" } else { "error" };
+    context.metrics.reconciled(outcome, started.elapsed());
+    let action = result.unwrap_or_else(|error| reconcile::after_error(&object, &error, &context));
+    (object, action)
 }
 
 /// Waits for the fingerprint key, without which nothing can be judged.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::runtime::controller::Action;
 
 use crate::api::VendorTokenStatus;
 use crate::api::names::condition;
 use crate::clock::Moment;
 use crate::controller::context::Context;
+use crate::controller::reconcile::action::Action;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::retire::retire;
 use crate::controller::reconcile::snapshot::Snapshot;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::runtime::controller::Action;
 
 use crate::api::VendorToken;
 use crate::controller::context::Context;
+use crate::controller::reconcile::action::Action;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::publish::{Published, publish, repair};
@@ -30,7 +30,7 @@ pub(crate) async fn reconcile(token: Arc<VendorToken>, context: Arc<Context>) ->
     };
     let mut snapshot = Snapshot::gather(token, key, &context).await?;
     let result = go_through(&mut snapshot, &context).await;
-    if context.objects.get(&snapshot.object).is_none() {
+    if !context.objects.has(&snapshot.object) {
         // It was deleted meanwhile.
         context.remembered.forget(&snapshot.object);
     }
