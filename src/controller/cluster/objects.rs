@@ -18,6 +18,28 @@ use crate::sync::lock;
 /// The longest refresh request that is echoed in a status, in bytes.
 pub(crate) const LONGEST_REQUEST: usize = 256;
 
+/// A VendorToken with more bytes of JSON is kept without its templates, which may have 256 KiB.
+const LARGE: usize = 8 * 1024;
+
+/// True for an object that is kept without the templates of its target: they are read when they are needed. The schema
+/// asks for one at least.
+pub(crate) fn lacks_templates(token: &VendorToken) -> bool {
+    token.spec.target.data.is_empty()
+}
+
+fn json_of(token: &VendorToken) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(token).ok()?;
+    if json.len() <= LARGE {
+        return Some(json);
+    }
+    let mut token = token.clone();
+    let target = &mut token.spec.target;
+    target.data.clear();
+    target.labels.clear();
+    target.annotations.clear();
+    serde_json::to_vec(&token).ok()
+}
+
 /// The namespace and name of an object.
 pub(crate) fn key_of(token: &VendorToken) -> ObjectKey {
     ObjectKey {
@@ -58,7 +80,7 @@ impl Known {
         Some(Self {
             uid: token.uid().unwrap_or_default().into(),
             resource_version: token.resource_version().unwrap_or_default().into(),
-            json: Some(pack(&serde_json::to_vec(token).ok()?)),
+            json: Some(pack(&json_of(token)?)),
             references: Some(Arc::new(References::of(token))),
         })
     }
@@ -160,7 +182,7 @@ impl Objects {
         readable.map(key).collect()
     }
 
-    /// Finds an object; `None` for one that cannot be read.
+    /// Finds an object; `None` for one that cannot be read. A large one [lacks its templates](lacks_templates).
     pub(crate) fn get(&self, object: &ObjectKey) -> Option<Arc<VendorToken>> {
         let inner = lock(&self.inner);
         inner.mirror.get(&object.namespace, &object.name)?.parsed()
@@ -427,5 +449,43 @@ mod tests {
         objects.begin_list("a");
         objects.end_list("a");
         assert_eq!(undecodable(&objects).as_deref(), Some("0"));
+    }
+
+    // C3
+    #[test]
+    fn a_spec_with_full_templates_is_kept_without_them() {
+        let data: std::collections::BTreeMap<String, String> = (0..16)
+            .map(|number| (format!("key-{number}"), "\u{20ac}".repeat(4096)))
+            .collect();
+        let mut large = token("x", "1");
+        large.spec.target.data = data;
+        let whole = serde_json::to_vec(&large).unwrap().len();
+        let objects = Objects::new(Metrics::new());
+        objects.put(large);
+        let kept = objects.get(&key("x")).unwrap();
+        assert!(lacks_templates(&kept) && !lacks_templates(&token("y", "1")));
+        assert_eq!(kept.spec.credentials_secret_ref.name, "c");
+        let inner = lock(&objects.inner);
+        let bytes = inner.mirror.get("a", "x").unwrap().json.as_deref().unwrap().len();
+        println!("{bytes} bytes are kept of a VendorToken of {whole}");
+        assert!(bytes < 1024, "{bytes}");
+    }
+
+    // C4
+    #[test]
+    fn of_many_rivals_for_a_target_two_are_looked_at() {
+        let objects = Objects::new(Metrics::new());
+        for number in 0..1000 {
+            objects.put(token(&format!("x{number:03}"), "1"));
+        }
+        let names = |me: &str, incumbent: Option<&str>| -> Vec<String> {
+            let rivals = objects.strongest_rivals(&key(me), "t", incumbent);
+            rivals.into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(names("x500", None), ["x000"]);
+        assert_eq!(names("x000", Some("x700")), ["x001", "x700"]);
+        assert_eq!(names("x000", Some("x000")), ["x001"]);
+        assert_eq!(names("x000", Some("somebody-else")), ["x001"]);
+        assert_eq!(objects.reader_of(&key("x000"), "c").as_deref(), Some("x001"));
     }
 }
