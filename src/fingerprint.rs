@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::hmac;
+use icu_casemap::CaseMapper;
+use icu_normalizer::ComposingNormalizerBorrowed;
 
 use crate::inputs::Inputs;
 use crate::providers::{Endpoint, Grant};
@@ -171,8 +173,7 @@ impl FingerprintKey {
     /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA).
     /// `None` at a vendor that locks no accounts.
     pub fn account(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Account> {
-        // The vendor ignores case in names: two spellings are one account.
-        let [tenant, user] = grant.account(credentials)?.map(|name| name.to_lowercase());
+        let [tenant, user] = grant.account(credentials)?.map(|name| same_name(&name));
         let mut context = Fields::new(&self.key, "account");
         context.field(&endpoint.origin).field(&tenant).field(&user);
         Some(Account(context.finish()))
@@ -248,6 +249,21 @@ impl Fields {
     }
 }
 
+/// The one spelling of all that a directory takes for the same name: without white space around it, in one
+/// normalisation form and without case (Unicode 16, section 3.13, compatibility caseless matching). It is compared only;
+/// what is sent to a vendor stays as it is.
+fn same_name(name: &str) -> String {
+    let compatible = ComposingNormalizerBorrowed::new_nfkc();
+    let folded = CaseMapper::new()
+        .fold_string(&compatible.normalize(name))
+        .into_owned();
+    // Folding may undo the form, and a letter may fold to one that has another compatible form.
+    let folded = CaseMapper::new()
+        .fold_string(&compatible.normalize(&folded))
+        .into_owned();
+    compatible.normalize(&folded).trim().to_owned()
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
@@ -262,7 +278,11 @@ pub fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
     use super::*;
+    use crate::providers::CheckmarxRegion;
     use crate::token::SecretString;
 
     fn key(seed: u8) -> FingerprintKey {
@@ -302,6 +322,42 @@ mod tests {
     #[test]
     fn another_key_changes_the_fingerprint() {
         assert_ne!(fingerprint(1, "a"), fingerprint(2, "a"));
+    }
+
+    #[rstest]
+    #[case::a_blank_after_it("robot", "robot ")]
+    #[case::white_space_around_it("robot", "\t\u{a0}robot\u{3000}")]
+    #[case::another_case("robot", "ROBOT")]
+    #[case::a_letter_that_folds_to_two("stra\u{df}e", "STRASSE")]
+    #[case::a_letter_and_its_accent_apart("andr\u{e9}", "ANDRE\u{301}")]
+    #[case::letters_of_full_width("robot", "\u{ff32}\u{ff2f}\u{ff22}\u{ff2f}\u{ff34}")]
+    #[case::a_ligature("office", "o\u{fb03}ce")]
+    #[case::a_sign_for_a_letter("\u{3c9}", "\u{2126}")]
+    #[case::a_final_sigma("\u{3c3}\u{3bf}\u{3c3}", "\u{3a3}\u{39f}\u{3c2}")]
+    fn an_account_is_one_in_each_spelling_of_its_user(#[case] one: &str, #[case] other: &str) {
+        let account = |user: &str| {
+            let credentials = Credentials {
+                values: BTreeMap::from([("username", SecretString::from(user))]),
+                client_certificate: None,
+            };
+            let grant =
+                Grant::checkmarx_sca(CheckmarxRegion::Eu, "acme", vec!["sca_api".to_owned()]).unwrap();
+            key(1).account(&endpoint(), &grant, &credentials)
+        };
+        assert!(account(one).is_some());
+        assert_eq!(account(one), account(other));
+        assert_ne!(account(one), account(&format!("{one}2")));
+    }
+
+    proptest! {
+        #[test]
+        fn a_spelling_that_stands_for_a_name_stands_for_itself(name in "\\PC{0,12}") {
+            let same = same_name(&name);
+            prop_assert_eq!(same_name(&same), same.clone());
+            prop_assert_eq!(same_name(&format!(" {name} ")), same.clone());
+            let decomposed = icu_normalizer::DecomposingNormalizerBorrowed::new_nfkd().normalize(&name).into_owned();
+            prop_assert_eq!(same_name(&decomposed), same);
+        }
     }
 
     #[test]

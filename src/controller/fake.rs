@@ -24,14 +24,13 @@ use crate::controller::reconcile::events::reporter;
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Fingerprint, FingerprintKey};
-use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Reservation, VendorCall};
+use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Reservation};
 use crate::http::Transport;
 use crate::inputs::Inputs;
 use crate::metrics::Metrics;
 use crate::policy::Evidence;
 use crate::providers::{Grant, TokenRequest, TokenResponse, Vendor};
 use crate::server::Health;
-use crate::token::Credentials;
 
 struct NoVendor;
 
@@ -76,14 +75,7 @@ pub(crate) fn ask(context: &Context, object: &ObjectKey) -> Option<Moment> {
         evidence: Evidence::default(),
     };
     match context.grants.reserve(&observation, None) {
-        Reservation::Permitted(permit) => permit.send(VendorCall {
-            grant: Grant::Mapiq,
-            endpoint: endpoint.clone(),
-            credentials: Credentials {
-                values: Default::default(),
-                client_certificate: None,
-            },
-        }),
+        Reservation::Permitted(permit) => permit.send(None),
         Reservation::UnderWay(since) => Some(since),
         Reservation::Held => None,
     }

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::clock::Timeline;
 use crate::controller::context::{Context, Parts, Settings};
-use crate::controller::leading::{self, Next};
+use crate::controller::leading::{self, Next, Triggered};
+use crate::controller::reconcile::ask::QueuedCalls;
 use crate::controller::reconcile::events::reporter;
 use crate::election::Leadership;
 use crate::failure::FailureClass;
@@ -50,7 +51,9 @@ impl std::fmt::Debug for Parameters {
 /// Works while this process leads. Otherwise it stands by: no vendor calls, no writes, no watches; tokens in memory
 /// are kept.
 pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Send + 'static) {
-    let (queue, mut triggered) = mpsc::unbounded_channel::<ObjectKey>();
+    let (queue, looks) = mpsc::unbounded_channel::<ObjectKey>();
+    let (wake, outcomes) = mpsc::unbounded_channel::<ObjectKey>();
+    let mut triggered = Triggered { looks, outcomes };
     let mut leadership = parameters.leadership;
     for vendor in Vendor::ALL {
         let allowed = parameters.grants.per_minute.get(&vendor).copied();
@@ -61,7 +64,7 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
         parameters.transport,
         Arc::clone(&parameters.timeline),
         Arc::new(GrantMetrics(parameters.metrics.clone())),
-        queue.clone(),
+        wake,
         leadership.clone(),
     );
     let (key_sender, key) = watch::channel(None);
@@ -78,7 +81,7 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
     }));
     let mut background = JoinSet::new();
     background.spawn(leading::key::obtain_and_keep(Arc::clone(&context), key_sender));
-    background.spawn(Arc::clone(&grants).run());
+    background.spawn(Arc::clone(&grants).run(Arc::new(QueuedCalls(Arc::clone(&context)))));
     let shutdown = shutdown.shared();
     while leading::stand_by(&context, &mut leadership, shutdown.clone()).await == Next::Lead {
         context.metrics.leader(true);

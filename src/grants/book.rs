@@ -13,7 +13,7 @@ use super::table::GrantTable;
 use crate::clock::{Moment, Timeline};
 use crate::election::Leadership;
 use crate::http::Transport;
-use crate::policy::Standing;
+use crate::policy::{Hold, Standing};
 use crate::sync::lock;
 use crate::token::AccessToken;
 
@@ -84,7 +84,16 @@ impl Grants {
             self.observer
                 .throttled_until(observation.vendor, now.wall_at(until));
         }
-        table.standing(observation, &now)
+        let standing = table.standing(observation, &now);
+        if let Some(account) = observation.account {
+            let namespace = &observation.object.namespace;
+            if !standing.counts_for_account {
+                table.accounts.proven(account, namespace, now.moment);
+            } else if standing.account_free_at.map(Hold::Until) == Some(standing.hold) {
+                table.accounts.waits(account, namespace, now.moment);
+            }
+        }
+        standing
     }
 
     /// Ends the use of its grant by `object`, whose credentials cannot be used: no token leaves memory for it.

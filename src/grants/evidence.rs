@@ -50,9 +50,13 @@ impl GrantTable {
         }
         let until = pause_in_status(shown, now)?;
         grant.seeded_pause = shown.next_attempt;
-        grant.endpoint = Some(observation.endpoint.clone());
-        self.endpoint(observation.endpoint, observation.vendor, now.moment)
-            .throttled(observation.fingerprint, until);
+        let server = observation.server();
+        grant.server = Some(server.clone());
+        self.endpoint(&server, now.moment).throttled(
+            observation.fingerprint,
+            &observation.object.namespace,
+            until,
+        );
         Some(until)
     }
 
@@ -73,8 +77,9 @@ impl GrantTable {
             Fingerprint::of_published(&failure.inputs)
         };
         let last = now.moment_at(failure.last_attempt).min(now.moment);
+        let namespace = &observation.object.namespace;
         self.accounts
-            .count_earlier(account, password, last, failure.count);
+            .count_earlier(account, password, namespace, last, failure.count);
     }
 }
 

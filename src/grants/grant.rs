@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
+use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use crate::clock::{Moment, Now};
 use crate::failure::{Failure, FailureClass};
@@ -14,23 +15,14 @@ use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
 use crate::policy::backoff::{Probe, next_attempt};
 use crate::policy::{GrantFacts, GrantToken, PastFailure, Warnings, reason_of, schedule};
-use crate::providers::{Endpoint, Grant, Vendor};
+use crate::providers::Vendor;
 use crate::times::{later, whole_seconds};
-use crate::token::{AccessToken, Credentials};
+use crate::token::AccessToken;
 
 /// A refresh request overrides a latch or a back-off at most once in this time.
 const OVERRIDE_EVERY: Duration = Duration::from_secs(15 * 60);
 /// A refresh request waits at most this long after the last token.
 const GAP_ON_REQUEST: Duration = Duration::from_secs(30);
-
-/// Everything that is needed to ask a vendor once.
-#[derive(Debug)]
-pub struct VendorCall {
-    pub grant: Grant,
-    pub endpoint: Endpoint,
-    /// Kept until the request is sent, then wiped.
-    pub credentials: Credentials,
-}
 
 /// The progress of an attempt.
 #[derive(Debug, Default)]
@@ -40,8 +32,8 @@ pub(super) enum Phase {
     /// The permit with this number is given out, and the request is not queued yet.
     Reserved(u64),
     /// The request waits for its slot.
-    Queued(Box<VendorCall>),
-    /// The request was sent, and has not ended.
+    Queued,
+    /// Its slot has come: the credentials are read, or the request was sent and has not ended.
     InFlight,
 }
 
@@ -92,7 +84,8 @@ pub(super) struct GrantRecord {
     pub(super) waiters: HashMap<ObjectKey, Waiter>,
     /// The refresh request that the last attempt served, by object.
     pub(super) completed: HashMap<ObjectKey, String>,
-    pub(super) endpoint: Option<Endpoint>,
+    /// The vendor's endpoint that the last request was queued for.
+    pub(super) server: Option<VendorEndpoint>,
     pub(super) phase: Phase,
     pub(super) token: Option<HeldToken>,
     pub(super) failure: Option<FailedAttempt>,
@@ -201,6 +194,12 @@ impl GrantRecord {
         }
         self.release_waiters();
         self.users.iter().cloned().collect()
+    }
+
+    /// Ends an attempt that was not sent, and gives the objects that waited for it.
+    pub(super) fn give_up(&mut self) -> Vec<ObjectKey> {
+        self.phase = Phase::Idle;
+        self.waiters.drain().map(|(object, _)| object).collect()
     }
 
     fn succeed(&mut self, token: AccessToken, now: &Now) {

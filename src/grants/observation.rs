@@ -1,5 +1,6 @@
 //! What was observed of one VendorToken and its grant.
 
+use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
@@ -18,4 +19,11 @@ pub struct Observation<'a> {
     /// The published inputs of the grant, in the object's namespace.
     pub inputs: &'a Inputs,
     pub evidence: Evidence,
+}
+
+impl Observation<'_> {
+    /// The vendor at its endpoint.
+    pub(super) fn server(&self) -> VendorEndpoint {
+        VendorEndpoint::new(self.vendor, self.endpoint)
+    }
 }

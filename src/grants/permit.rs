@@ -5,7 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::book::Grants;
-use super::grant::{Phase, VendorCall};
+use super::call::VendorCall;
+use super::grant::Phase;
+use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use super::observation::Observation;
 use crate::clock::Moment;
@@ -33,6 +35,7 @@ pub struct Permit {
     object: ObjectKey,
     since: Moment,
     live_until: Option<Moment>,
+    server: VendorEndpoint,
     attempt: Option<PastFailure>,
     /// True when the attempt serves a refresh request that overrides a hold.
     overrides: bool,
@@ -62,10 +65,10 @@ impl Grants {
             Phase::Reserved(_) | Phase::InFlight => {
                 return Reservation::UnderWay(grant.wait(object, refresh_request, now.moment));
             }
-            Phase::Queued(_) => {
+            Phase::Queued => {
                 let since = grant.wait(object, refresh_request, now.moment);
-                if let Some(endpoint) = table.endpoints.get_mut(observation.endpoint) {
-                    endpoint.queue.promote(fingerprint, live_until);
+                if let Some(endpoint) = table.endpoints.get_mut(&observation.server()) {
+                    endpoint.queue.push(fingerprint, live_until, &object.namespace);
                 }
                 return Reservation::UnderWay(since);
             }
@@ -85,7 +88,7 @@ impl Grants {
         grant.phase = Phase::Reserved(table.permits);
         let account = grant.account.filter(|_| standing.counts_for_account);
         if let Some(account) = account {
-            table.count_attempt(fingerprint, account, &now);
+            table.count_attempt(fingerprint, account, &object.namespace, &now);
             table.note_attempted(std::iter::once(object));
         }
         Reservation::Permitted(Box::new(Permit {
@@ -95,6 +98,7 @@ impl Grants {
             object: object.clone(),
             since,
             live_until,
+            server: observation.server(),
             attempt: account.map(|_| {
                 let next = backoff::after_transient(count, observation.inputs.jitter, now.wall());
                 PastFailure::about_to_be_sent(count, now.wall(), next, observation.inputs.clone())
@@ -125,13 +129,13 @@ impl Permit {
         self.attempt.as_ref()
     }
 
-    /// Queues the request. Gives the moment since which the object waits; `None` where this process has stopped leading
-    /// since the reservation, or the object is gone.
-    pub fn send(mut self, call: VendorCall) -> Option<Moment> {
+    /// Queues the request. Its credentials are read when its turn has come; where that is in a moment, those of `call`
+    /// are used. Gives the moment since which the object waits; `None` where this process has stopped leading since the
+    /// reservation, or the object is gone.
+    pub fn send(mut self, call: Option<VendorCall>) -> Option<Moment> {
         let grants = Arc::clone(&self.grants);
         let now = grants.timeline.now();
         let mut table = grants.lock();
-        let vendor = call.grant.vendor();
         let grant = table.grants.get_mut(&self.fingerprint)?;
         let is_reserved = matches!(grant.phase, Phase::Reserved(number) if number == self.number);
         // An object that was deleted meanwhile waits no more.
@@ -142,14 +146,16 @@ impl Permit {
         if self.overrides {
             grant.note_override(now.moment);
         }
-        grant.endpoint = Some(call.endpoint.clone());
-        let endpoint = call.endpoint.clone();
-        grant.phase = Phase::Queued(Box::new(call));
-        table.endpoint(&endpoint, vendor, now.moment).queue.push(
-            self.fingerprint,
-            self.live_until,
-            &self.object.namespace,
-        );
+        grant.server = Some(self.server.clone());
+        grant.phase = Phase::Queued;
+        let endpoint = table.endpoint(&self.server, now.moment);
+        let is_open = endpoint.is_open(now.moment);
+        endpoint
+            .queue
+            .push(self.fingerprint, self.live_until, &self.object.namespace);
+        if let Some(call) = call.filter(|_| is_open) {
+            table.in_hand.keep(self.fingerprint, call, now.moment);
+        }
         drop(table);
         grants.changed.notify_one();
         Some(self.since)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::book::Grants;
+use super::limiter::VendorEndpoint;
 use crate::providers::{Endpoint, Vendor};
 
 /// The answer to an earlier request came within this time of the second in which a target or a status shows the
@@ -29,12 +30,13 @@ impl Grants {
         table.start_leading(self.timeline.now().moment);
     }
 
-    /// Counts the requests to `endpoint` that were sent before this process led, by the whole seconds that targets and
+    /// Counts the requests to `vendor` at `endpoint` that were sent before this process led, by the whole seconds that targets and
     /// statuses show. Times in the future are left out.
     pub fn count_earlier_requests(&self, endpoint: &Endpoint, vendor: Vendor, sent: &[Timestamp]) {
         let mut table = self.lock();
         let now = self.timeline.now();
-        let state = table.endpoint(endpoint, vendor, now.moment);
+        let server = VendorEndpoint::new(vendor, endpoint);
+        let state = table.endpoint(&server, now.moment);
         for sent in sent.iter().filter(|sent| **sent <= now.wall()) {
             state.budget.count_earlier(now.moment_at(*sent) + LATEST_ANSWER);
         }

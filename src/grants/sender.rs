@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::book::Grants;
+use super::call::CallSource;
 use super::table::{LONGEST_SLEEP, SendJob};
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
@@ -22,16 +23,30 @@ struct CompletionGuard<'a> {
     vendor: Vendor,
     account: Option<Account>,
     started: Instant,
-    result: Option<Result<AccessToken, Failure>>,
+    outcome: Option<Outcome>,
+}
+
+/// The outcome of an attempt.
+enum Outcome {
+    /// The credentials are others by now or cannot be read, or this process sends no more.
+    NotSent,
+    Ended(Result<AccessToken, Failure>),
 }
 
 impl Drop for CompletionGuard<'_> {
     fn drop(&mut self) {
-        let result = self.result.take().unwrap_or_else(|| {
-            let message = "the attempt was broken off inside the operator, before the vendor's answer was read: if this \
-                           goes on, report it with the operator's log";
-            Err(Failure::new(FailureClass::Transient, message))
-        });
+        let result = match self.outcome.take() {
+            Some(Outcome::NotSent) => {
+                self.grants.not_sent(self.fingerprint, self.vendor);
+                return;
+            }
+            Some(Outcome::Ended(result)) => result,
+            None => Err(Failure::new(
+                FailureClass::Transient,
+                "the attempt was broken off inside the operator, before the vendor's answer was read: if this goes on, report \
+                 it with the operator's log",
+            )),
+        };
         let outcome = result.as_ref().map(|_| ()).map_err(|failure| failure.class);
         self.grants
             .observer
@@ -42,9 +57,9 @@ impl Drop for CompletionGuard<'_> {
 }
 
 impl Grants {
-    /// Sends the requests that may be sent, until [`Self::drain`] is called. Sends none while this process does not
-    /// lead, or while the API server does not answer.
-    pub async fn run(self: Arc<Self>) {
+    /// Sends the requests that may be sent, with credentials from `source`, until [`Self::drain`] is called. Sends none
+    /// while this process does not lead, or while the API server does not answer.
+    pub async fn run(self: Arc<Self>, source: Arc<dyn CallSource>) {
         loop {
             let silent = self
                 .leadership
@@ -75,7 +90,7 @@ impl Grants {
                 }
             };
             for job in jobs {
-                tokio::spawn(Arc::clone(&self).perform(job));
+                tokio::spawn(Arc::clone(&self).perform(job, Arc::clone(&source)));
             }
             tokio::select! {
                 () = self.changed.notified() => {}
@@ -100,21 +115,35 @@ impl Grants {
         }
     }
 
-    async fn perform(self: Arc<Self>, job: SendJob) {
+    async fn perform(self: Arc<Self>, job: SendJob, source: Arc<dyn CallSource>) {
         let SendJob {
             fingerprint,
+            vendor,
+            object,
             call,
-            account,
         } = job;
-        let vendor = call.grant.vendor();
         let mut completion = CompletionGuard {
             grants: &self,
             fingerprint,
             vendor,
-            account,
+            account: None,
             started: Instant::now(),
-            result: None,
+            outcome: None,
         };
+        let call = match call {
+            Some(call) => Some(call),
+            None => {
+                let read = source.call(object).await;
+                read.and_then(|(read, call)| (read == fingerprint).then_some(call))
+            }
+        };
+        let Some(call) = call.filter(|_| self.may_send()) else {
+            tracing::debug!(%vendor, ?fingerprint, "a request is not sent: its credentials are others by now");
+            completion.outcome = Some(Outcome::NotSent);
+            return;
+        };
+        completion.account = self.lock().begin(fingerprint, &self.timeline.now());
+        completion.started = Instant::now();
         let result = match call.grant.request(&call.endpoint, &call.credentials) {
             Ok(request) => match self.transport.send(request).await {
                 Ok(response) => call.grant.read(&response),
@@ -133,7 +162,36 @@ impl Grants {
                 request_id = failure.request_id.as_deref(), "the vendor issued no token"
             ),
         }
-        completion.result = Some(result);
+        completion.outcome = Some(Outcome::Ended(result));
+    }
+
+    /// True while this process may send. The read of the credentials took some time.
+    fn may_send(&self) -> bool {
+        let table = self.lock();
+        !table.draining && !table.standing_by && self.leadership.holds()
+    }
+
+    /// Takes back the request that was about to be sent, and wakes those who waited for it: they are decided anew. An
+    /// attempt that was recorded stays counted against its account.
+    fn not_sent(&self, fingerprint: Fingerprint, vendor: Vendor) {
+        let mut table = self.lock();
+        let table = &mut *table;
+        let now = self.timeline.now();
+        table.in_flight.give_back(vendor);
+        if let Some(grant) = table.grants.get_mut(&fingerprint) {
+            let server = grant.server.as_ref();
+            if let Some(endpoint) = server.and_then(|server| table.endpoints.get_mut(server)) {
+                endpoint.not_sent(fingerprint);
+            }
+            grant.counted = None;
+            for object in grant.give_up() {
+                self.wake(object);
+            }
+            if grant.users.is_empty() {
+                table.give_back(fingerprint, &now);
+            }
+        }
+        self.changed.notify_one();
     }
 
     fn finish(
@@ -152,22 +210,24 @@ impl Grants {
         }
         if let Some(grant) = table.grants.get_mut(&fingerprint) {
             let endpoint = grant
-                .endpoint
+                .server
                 .as_ref()
-                .and_then(|endpoint| table.endpoints.get_mut(endpoint));
+                .and_then(|server| table.endpoints.get_mut(server));
             let succeeded = result.is_ok();
+            if let Some(account) = grant.account.filter(|_| succeeded) {
+                for user in &grant.users {
+                    table.accounts.proven(account, &user.namespace, now.moment);
+                }
+            }
             let class = result.as_ref().err().map(|failure| failure.class);
             let woken = grant.finish(vendor, fingerprint, result, &now);
             if let Some(endpoint) = endpoint {
-                endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
-                endpoint.budget.ended(now.moment);
-                match grant.failure.as_ref().and_then(|failure| failure.next_attempt) {
-                    Some(until) if class == Some(FailureClass::Throttled) => {
-                        self.observer.throttled_until(vendor, now.wall_at(until));
-                        endpoint.throttled(fingerprint, until);
-                    }
-                    _ => endpoint.answered(fingerprint, succeeded),
+                let next = grant.failure.as_ref().and_then(|failure| failure.next_attempt);
+                let throttled = next.filter(|_| class == Some(FailureClass::Throttled));
+                if let Some(until) = throttled {
+                    self.observer.throttled_until(vendor, now.wall_at(until));
                 }
+                endpoint.ended(fingerprint, throttled, succeeded, now.moment);
             }
             if grant.users.is_empty() {
                 table.give_back(fingerprint, &now);

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::accounts::Accounts;
-use super::grant::{GrantRecord, Phase, VendorCall};
-use super::limiter::{Budget, EndpointState, InFlightLimiter};
+use super::call::{CallsInHand, VendorCall};
+use super::grant::{GrantRecord, Phase};
+use super::limiter::{Budget, EndpointState, InFlightLimiter, VendorEndpoint};
 use super::object::ObjectKey;
 use super::observation::Observation;
 use super::options::GrantsOptions;
@@ -14,7 +15,7 @@ use crate::clock::{Moment, Now};
 use crate::fingerprint::{Account, Fingerprint};
 use crate::inputs::Inputs;
 use crate::policy::{GrantFacts, Standing};
-use crate::providers::{Endpoint, Vendor};
+use crate::providers::Vendor;
 use crate::times::whole_seconds;
 
 /// Above this number, an endpoint is kept only while it has requests or a pause: a tenant may name any region of
@@ -23,12 +24,14 @@ pub(super) const MOST_IDLE_ENDPOINTS: usize = 64;
 /// The longest wait between two looks at the queues: timers stand still while the machine sleeps.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// A request that may be sent now.
+/// A request whose slot has come.
 pub(super) struct SendJob {
     pub(super) fingerprint: Fingerprint,
-    pub(super) call: VendorCall,
-    /// The account that a failed attempt counts against; `None` where it counts against none.
-    pub(super) account: Option<Account>,
+    pub(super) vendor: Vendor,
+    /// One of the objects that wait for it: the credentials are read for this one.
+    pub(super) object: ObjectKey,
+    /// The request itself, where its credentials were just read.
+    pub(super) call: Option<VendorCall>,
 }
 
 /// One VendorToken, as the book of grants knows it.
@@ -49,9 +52,10 @@ pub(super) struct GrantTable {
     pub(super) options: GrantsOptions,
     /// Boxed, because half of the places in a hash map may be empty.
     pub(super) grants: HashMap<Fingerprint, Box<GrantRecord>>,
-    pub(super) endpoints: BTreeMap<Endpoint, EndpointState>,
+    pub(super) endpoints: BTreeMap<VendorEndpoint, EndpointState>,
     pub(super) objects: HashMap<ObjectKey, ObjectRecord>,
     pub(super) accounts: Accounts,
+    pub(super) in_hand: CallsInHand,
     /// Grants without a user that are kept for a latch, a back-off or a new token, in the order in which their last
     /// users left.
     pub(super) kept: VecDeque<Fingerprint>,
@@ -78,6 +82,7 @@ impl GrantTable {
             endpoints: BTreeMap::new(),
             objects: HashMap::new(),
             accounts: Accounts::default(),
+            in_hand: CallsInHand::default(),
             kept: VecDeque::new(),
             in_flight: InFlightLimiter::default(),
             leading_since: now,
@@ -95,22 +100,17 @@ impl GrantTable {
         Some(grant)
     }
 
-    /// The state of an endpoint, made where it is missing.
-    pub(super) fn endpoint(
-        &mut self,
-        endpoint: &Endpoint,
-        vendor: Vendor,
-        now: Moment,
-    ) -> &mut EndpointState {
+    /// The state of a vendor's endpoint, made where it is missing.
+    pub(super) fn endpoint(&mut self, server: &VendorEndpoint, now: Moment) -> &mut EndpointState {
         if self.endpoints.len() >= MOST_IDLE_ENDPOINTS {
             self.endpoints.retain(|_, state| !state.is_idle(now));
         }
         let options = &self.options;
         let leading_since = self.leading_since;
-        self.endpoints.entry(endpoint.clone()).or_insert_with(|| {
-            let per_minute = options.per_minute.get(&vendor).copied();
+        self.endpoints.entry(server.clone()).or_insert_with(|| {
+            let per_minute = options.per_minute.get(&server.vendor).copied();
             let budget = Budget::new(per_minute, options.max_concurrent, leading_since, now);
-            EndpointState::new(vendor, budget)
+            EndpointState::new(server.vendor, budget)
         })
     }
 
@@ -143,29 +143,30 @@ impl GrantTable {
             observation.fingerprint,
             observation.object,
             observation.inputs,
-            Some(observation.endpoint),
+            Some(&observation.server()),
             now,
         );
         Standing::new(facts, &observation.evidence, now.wall())
     }
 
-    /// The facts of a grant at this endpoint for `object`, whose published inputs are `inputs`.
+    /// The facts of a grant of this vendor for `object`, whose published inputs are `inputs`.
     pub(super) fn facts(
         &self,
         fingerprint: Fingerprint,
         object: &ObjectKey,
         inputs: &Inputs,
-        endpoint: Option<&Endpoint>,
+        server: Option<&VendorEndpoint>,
         now: &Now,
     ) -> GrantFacts {
         let Some(grant) = self.grants.get(&fingerprint) else {
             return GrantFacts::default();
         };
-        let paused_until = endpoint
-            .and_then(|endpoint| self.endpoints.get(endpoint))
+        let paused_until = server
+            .and_then(|server| self.endpoints.get(server))
             .and_then(|endpoint| endpoint.paused_until(now.moment));
         let account = grant.account.filter(|_| !grant.proven);
-        let free_at = account.and_then(|account| self.accounts.free_at(account, now.moment));
+        let free_at =
+            account.and_then(|account| self.accounts.free_at(account, &object.namespace, now.moment));
         GrantFacts {
             paused_until: paused_until.map(|until| now.wall_at(until)),
             account_free_at: free_at.map(|free_at| now.wall_at(free_at)),
@@ -174,9 +175,15 @@ impl GrantTable {
     }
 
     /// Counts the attempt that is reserved now against its account.
-    pub(super) fn count_attempt(&mut self, fingerprint: Fingerprint, account: Account, now: &Now) {
+    pub(super) fn count_attempt(
+        &mut self,
+        fingerprint: Fingerprint,
+        account: Account,
+        namespace: &str,
+        now: &Now,
+    ) {
         let counted = whole_second(now);
-        self.accounts.count(account, fingerprint, counted);
+        self.accounts.count(account, fingerprint, namespace, counted);
         if let Some(grant) = self.grants.get_mut(&fingerprint) {
             grant.counted = Some(counted);
         }
@@ -202,7 +209,7 @@ impl GrantTable {
             return;
         };
         grant.waiters.remove(object);
-        if grant.waiters.is_empty() && matches!(grant.phase, Phase::Queued(_)) {
+        if grant.waiters.is_empty() && matches!(grant.phase, Phase::Queued) {
             self.cancel(fingerprint);
         }
     }
@@ -213,13 +220,14 @@ impl GrantTable {
             return;
         };
         grant.phase = Phase::Idle;
+        self.in_hand.take(fingerprint);
         if let (Some(account), Some(counted)) = (grant.account, grant.counted.take()) {
             self.accounts.withdraw(account, fingerprint, counted);
         }
         if let Some(endpoint) = grant
-            .endpoint
+            .server
             .as_ref()
-            .and_then(|endpoint| self.endpoints.get_mut(endpoint))
+            .and_then(|server| self.endpoints.get_mut(server))
         {
             endpoint.queue.remove(fingerprint);
         }
@@ -230,7 +238,7 @@ impl GrantTable {
         let waiting: Vec<_> = self
             .grants
             .iter()
-            .filter(|(_, grant)| matches!(grant.phase, Phase::Queued(_) | Phase::Reserved(_)))
+            .filter(|(_, grant)| matches!(grant.phase, Phase::Queued | Phase::Reserved(_)))
             .map(|(fingerprint, _)| *fingerprint)
             .collect();
         for fingerprint in waiting {
@@ -241,62 +249,68 @@ impl GrantTable {
         }
     }
 
-    /// Takes the requests that may be sent now out of the queues, and gives the wait until the next.
+    /// Takes the requests whose slot has come out of the queues, and gives the wait until the next.
     pub(super) fn ready(&mut self, now: &Now) -> (Vec<SendJob>, Duration) {
         let mut jobs = Vec::new();
         let mut wait = LONGEST_SLEEP;
+        self.in_hand.drop_old(now.moment);
         // The first endpoint changes with each call, so that endpoints that hang do not keep all the places in flight.
-        let count = self.endpoints.len().max(1);
-        self.first_endpoint = (self.first_endpoint + 1) % count;
-        let (first, last): (Vec<_>, Vec<_>) = self
-            .endpoints
-            .values_mut()
-            .enumerate()
-            .partition(|(index, _)| *index >= self.first_endpoint);
-        for (_, endpoint) in first.into_iter().chain(last) {
-            while !endpoint.queue.is_empty() {
-                if endpoint.in_flight >= endpoint.budget.most_in_flight()
-                    || !self
-                        .in_flight
-                        .has_one_for(endpoint.vendor, self.options.max_concurrent)
-                {
-                    break;
-                }
-                match endpoint.budget.next_slot(now.moment) {
-                    Some(slot) if slot <= now.moment => {}
-                    Some(slot) => {
-                        wait = wait.min(slot.since(now.moment));
+        // Those with a live token come before: no endpoint that does not exist has brought one.
+        let first = (self.first_endpoint + 1) % self.endpoints.len().max(1);
+        self.first_endpoint = first;
+        let mut endpoints: Vec<_> = self.endpoints.values_mut().collect();
+        endpoints.rotate_left(first);
+        endpoints.retain(|endpoint| !endpoint.queue.is_empty());
+        endpoints.sort_by_cached_key(|endpoint| {
+            let end = endpoint.queue.first_end();
+            (end.is_none(), end)
+        });
+        for endpoint in endpoints {
+            let vendor = endpoint.vendor;
+            while !endpoint.queue.is_empty()
+                && self.in_flight.has_one_for(vendor, self.options.max_concurrent)
+            {
+                let served = match endpoint.next(now.moment) {
+                    Ok(served) => served,
+                    Err(next) => {
+                        wait = next.map_or(wait, |next| wait.min(next.since(now.moment)));
                         break;
                     }
-                    None => break,
-                }
-                let Some(fingerprint) = endpoint.next(now.moment) else {
-                    wait = wait.min(endpoint.pause_left(now.moment));
-                    break;
                 };
+                let fingerprint = served.fingerprint;
                 let Some(grant) = self.grants.get_mut(&fingerprint) else {
                     continue;
                 };
-                if let Phase::Queued(call) = std::mem::replace(&mut grant.phase, Phase::InFlight) {
-                    let counted = grant.account.zip(grant.counted.take());
-                    if let Some((account, counted)) = counted {
-                        self.accounts
-                            .sent(account, fingerprint, counted, whole_second(now));
-                    }
-                    endpoint.budget.sent();
-                    endpoint.in_flight += 1;
-                    self.in_flight.take(endpoint.vendor);
-                    grant.sent = Some(now.wall());
-                    jobs.push(SendJob {
-                        fingerprint,
-                        call: *call,
-                        account: counted.map(|(account, _)| account),
-                    });
-                }
+                let waiters = || grant.waiters.keys();
+                let of_turn = waiters().find(|object| *object.namespace == *served.namespace);
+                let Some(object) = of_turn.or_else(|| waiters().next()).cloned() else {
+                    grant.phase = Phase::Idle;
+                    continue;
+                };
+                grant.phase = Phase::InFlight;
+                endpoint.sent(served, now.moment);
+                self.in_flight.take(vendor);
+                jobs.push(SendJob {
+                    fingerprint,
+                    vendor,
+                    object,
+                    call: self.in_hand.take(fingerprint),
+                });
             }
         }
         // At least a millisecond, so that a deadline that has just passed makes no busy loop.
         (jobs, wait.max(Duration::from_millis(1)))
+    }
+
+    /// Notes that the request of `fingerprint` is sent now, and gives the account that a failed attempt counts against;
+    /// `None` where it counts against none.
+    pub(super) fn begin(&mut self, fingerprint: Fingerprint, now: &Now) -> Option<Account> {
+        let grant = self.grants.get_mut(&fingerprint)?;
+        grant.sent = Some(now.wall());
+        let (account, counted) = grant.account.zip(grant.counted.take())?;
+        self.accounts
+            .sent(account, fingerprint, counted, whole_second(now));
+        Some(account)
     }
 }
 

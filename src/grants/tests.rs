@@ -1,6 +1,7 @@
 //! The book of grants with a paused clock and a scripted transport: no network, no Kubernetes, and a minute takes no
 //! time.
 
+mod accounts;
 mod failures;
 mod flight;
 mod lifecycle;
@@ -9,10 +10,11 @@ mod offline;
 mod permits;
 mod reachability;
 mod schedules;
+mod slots;
 mod standby;
 mod terms;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +25,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Permit, Reservation, VendorCall};
+use super::{
+    CallSource, GrantObserver, Grants, GrantsOptions, ObjectKey, Observation, Permit, Reservation, VendorCall,
+};
 use crate::api::names::Reason;
 use crate::clock::{Clock, Moment, Timeline, TokioClock};
 use crate::election::Leadership;
@@ -199,6 +203,7 @@ impl GrantObserver for Heard {
 
 struct Bench {
     grants: Arc<Grants>,
+    secrets: Arc<Secrets>,
     vendor: Arc<ScriptedVendor>,
     clock: Arc<TokioClock>,
     heard: Arc<Heard>,
@@ -248,9 +253,11 @@ fn bench_led(
         wake,
         leadership(own),
     );
-    let running = tokio::spawn(Arc::clone(&grants).run());
+    let secrets = Arc::new(Secrets::default());
+    let running = tokio::spawn(Arc::clone(&grants).run(Arc::new(Arc::clone(&secrets))));
     Bench {
         grants,
+        secrets,
         vendor,
         clock,
         heard,
@@ -287,25 +294,20 @@ struct Ask {
     fingerprint: Fingerprint,
     account: Option<Account>,
     grant: Grant,
-    credentials: Credentials,
+    endpoint: Endpoint,
+    /// The number of the grant, which is in its credentials.
+    number: u8,
     evidence: Evidence,
     refresh_request: Option<String>,
 }
 
 fn ask(name: &str, number: u8, grant: Grant) -> Ask {
-    let values = grant
-        .credential_keys()
-        .iter()
-        .map(|key| (*key, SecretString::from(format!("hush{number}-{key}"))))
-        .collect();
     Ask {
         fingerprint: fingerprint(number),
         account: None,
+        endpoint: grant.endpoint(),
         grant,
-        credentials: Credentials {
-            values,
-            client_certificate: None,
-        },
+        number,
         object: object(name),
         evidence: Evidence::default(),
         refresh_request: None,
@@ -313,12 +315,29 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
 }
 
 impl Ask {
-    fn observation<'a>(&'a self, endpoint: &'a Endpoint, inputs: &'a Inputs) -> Observation<'a> {
+    fn call(&self) -> VendorCall {
+        let values = self
+            .grant
+            .credential_keys()
+            .iter()
+            .map(|key| (*key, SecretString::from(format!("hush{}-{key}", self.number))))
+            .collect();
+        VendorCall {
+            grant: self.grant.clone(),
+            endpoint: self.endpoint.clone(),
+            credentials: Credentials {
+                values,
+                client_certificate: None,
+            },
+        }
+    }
+
+    fn observation<'a>(&'a self, inputs: &'a Inputs) -> Observation<'a> {
         Observation {
             object: &self.object,
             fingerprint: self.fingerprint,
             account: self.account,
-            endpoint,
+            endpoint: &self.endpoint,
             vendor: self.grant.vendor(),
             inputs,
             evidence: self.evidence.clone(),
@@ -327,24 +346,60 @@ impl Ask {
 }
 
 fn observe(grants: &Grants, ask: &Ask, inputs: &Inputs) -> Standing {
-    grants.observe(&ask.observation(&ask.grant.endpoint(), inputs))
+    grants.observe(&ask.observation(inputs))
 }
 
-/// Gives the moment since which the object waits; `None` where the grant is held.
-fn reserve_and_send(grants: &Arc<Grants>, ask: Ask, inputs: &Inputs) -> Option<Moment> {
-    let endpoint = ask.grant.endpoint();
-    let reservation = grants.reserve(
-        &ask.observation(&endpoint, inputs),
-        ask.refresh_request.as_deref(),
-    );
+/// Gives the moment since which the object waits; `None` where the grant is held. Its credentials were read just before.
+fn reserve_and_send(grants: &Arc<Grants>, secrets: &Secrets, ask: Ask, inputs: &Inputs) -> Option<Moment> {
+    let reservation = grants.reserve(&ask.observation(inputs), ask.refresh_request.as_deref());
     match reservation {
         Reservation::UnderWay(since) => Some(since),
         Reservation::Held => None,
-        Reservation::Permitted(permit) => permit.send(VendorCall {
-            grant: ask.grant,
-            endpoint,
-            credentials: ask.credentials,
-        }),
+        Reservation::Permitted(permit) => {
+            let call = ask.call();
+            secrets.put(ask);
+            permit.send(Some(call))
+        }
+    }
+}
+
+/// The credentials Secrets of the objects, and the objects for which they were read.
+#[derive(Default)]
+struct Secrets {
+    by_object: Mutex<HashMap<ObjectKey, Ask>>,
+    read: Mutex<Vec<String>>,
+    /// The time that each read takes.
+    delay: Mutex<Duration>,
+}
+
+impl Secrets {
+    /// Stores the credentials that an object asks with.
+    fn put(&self, ask: Ask) {
+        self.by_object.lock().unwrap().insert(ask.object.clone(), ask);
+    }
+
+    fn remove(&self, name: &str) {
+        self.by_object.lock().unwrap().remove(&object(name));
+    }
+
+    /// The objects for which credentials were read, in order.
+    fn read(&self) -> Vec<String> {
+        self.read.lock().unwrap().clone()
+    }
+}
+
+impl CallSource for Arc<Secrets> {
+    fn call(&self, object: ObjectKey) -> BoxFuture<'static, Option<(Fingerprint, VendorCall)>> {
+        let secrets = Arc::clone(self);
+        async move {
+            secrets.read.lock().unwrap().push(object.to_string());
+            let delay = *secrets.delay.lock().unwrap();
+            tokio::time::sleep(delay).await;
+            let known = secrets.by_object.lock().unwrap();
+            let ask = known.get(&object)?;
+            Some((ask.fingerprint, ask.call()))
+        }
+        .boxed()
     }
 }
 
@@ -383,9 +438,20 @@ fn inputs() -> Inputs {
 }
 
 impl Bench {
+    /// Asks for a token with credentials that are known, and are not at hand.
+    fn ask_by_reference(&self, ask: Ask) {
+        match self.grants.reserve(&ask.observation(&inputs()), None) {
+            Reservation::Permitted(permit) => {
+                self.secrets.put(ask);
+                permit.send(None);
+            }
+            Reservation::UnderWay(_) | Reservation::Held => {}
+        }
+    }
+
     /// Asks for a token, and gives the moment since which the object waits; `None` where the grant is held.
     fn ask_as(&self, ask: Ask) -> Option<Moment> {
-        reserve_and_send(&self.grants, ask, &inputs())
+        reserve_and_send(&self.grants, &self.secrets, ask, &inputs())
     }
 
     /// Takes in the observation of an object, and gives the standing of its grant.
@@ -458,8 +524,8 @@ impl Bench {
         let Some(fingerprint) = used else {
             return GrantFacts::default();
         };
-        let endpoint = table.grant_of(&object).and_then(|grant| grant.endpoint.as_ref());
-        table.facts(fingerprint, &object, &inputs(), endpoint, &now)
+        let server = table.grant_of(&object).and_then(|grant| grant.server.as_ref());
+        table.facts(fingerprint, &object, &inputs(), server, &now)
     }
 
     fn token(&self, name: &str) -> Option<String> {

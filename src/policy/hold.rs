@@ -81,7 +81,7 @@ pub struct Evidence {
     pub is_same_credential: bool,
     /// The issue time of the token in the target, where the present credentials brought it.
     pub issued: Option<Timestamp>,
-    /// The expiry of the token in the target, whichever credential brought it, while it is valid.
+    /// The expiry of the token in the target, where the present credentials brought it, while it is valid.
     pub live_until: Option<Timestamp>,
 }
 
@@ -90,15 +90,14 @@ impl Evidence {
     /// cannot be read counts as none.
     pub fn new(status: &VendorTokenStatus, stored: Option<&Stored>, inputs: &Inputs, now: Timestamp) -> Self {
         let failure = status.failure.as_ref().and_then(PastFailure::parse);
+        let own = stored.filter(|stored| inputs.is_same_credential(&stored.inputs));
         Self {
             is_same_credential: failure
                 .as_ref()
                 .is_some_and(|failure| inputs.is_same_credential(&failure.inputs)),
             failure,
-            issued: stored
-                .filter(|stored| inputs.is_same_credential(&stored.inputs))
-                .map(|stored| stored.issued),
-            live_until: stored
+            issued: own.map(|stored| stored.issued),
+            live_until: own
                 .filter(|stored| stored.is_valid(now))
                 .map(|stored| stored.expires),
         }
@@ -303,6 +302,31 @@ mod tests {
             inputs: inputs(),
             only_from_other_status: false,
         }
+    }
+
+    #[test]
+    fn only_a_token_that_the_present_credentials_brought_is_live() {
+        let stored = |fingerprint: &str, expires| Stored {
+            issued: at(0),
+            expires: at(expires),
+            inputs: Inputs {
+                fingerprint: fingerprint.repeat(32),
+                ..inputs()
+            },
+            credentials_version: None,
+            refresh_handled: None,
+            is_readable: true,
+        };
+        let live_until = |stored: &Stored| {
+            Evidence::new(&VendorTokenStatus::default(), Some(stored), &inputs(), at(100)).live_until
+        };
+        assert_eq!(live_until(&stored("3", 300)), Some(at(300)));
+        assert_eq!(live_until(&stored("3", 100)), None, "it has ended");
+        assert_eq!(
+            live_until(&stored("4", 300)),
+            None,
+            "another credential brought it"
+        );
     }
 
     /// The facts and the evidence at second 100, by default empty.

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::{self, FuturesUnordered};
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -19,11 +19,10 @@ use crate::controller::cluster::list_watch;
 use crate::controller::cluster::sinks::{Guarded, ObjectSink, SecretSink};
 use crate::controller::context::Context;
 use crate::controller::leading::key::SECRET_NAME;
+use crate::controller::leading::queue::{Cause, ReconcileQueue};
 use crate::controller::leading::seed::seed;
 use crate::controller::leading::stand_by::{HEARTBEAT, Next};
-use crate::controller::leading::turns::Turns;
 use crate::controller::reconcile;
-use crate::controller::reconcile::Action;
 use crate::controller::reconcile::error::Error;
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
@@ -39,15 +38,24 @@ const LAST_CONCURRENCY: usize = 32;
 /// before a timer says so.
 const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 
+/// The VendorTokens that are to be reconciled.
+#[derive(Debug)]
+pub(crate) struct Triggered {
+    /// Those that a change concerns.
+    pub(crate) looks: mpsc::UnboundedReceiver<ObjectKey>,
+    /// Those that an ended attempt concerns.
+    pub(crate) outcomes: mpsc::UnboundedReceiver<ObjectKey>,
+}
+
 /// Leads until the leadership is lost or `shutdown` completes.
 pub(crate) async fn run(
     context: &Arc<Context>,
-    queue: &mut mpsc::UnboundedReceiver<ObjectKey>,
+    triggered: &mut Triggered,
     leadership: &mut Leadership,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Next {
     let mut watches = start_leading(context);
-    let reconciling = reconcile_all(context, queue);
+    let reconciling = reconcile_all(context, triggered);
     tokio::pin!(reconciling);
     let stopping = tokio::select! {
         () = &mut reconciling => false,
@@ -78,13 +86,15 @@ pub(crate) async fn run(
 /// Reconciles each object whose grant has ended once more, without the scheduler, which drops reconciles that have not
 /// begun.
 async fn publish_what_is_left(context: &Arc<Context>) {
-    stream::iter(context.grants.objects_with_outcome())
-        .for_each_concurrent(LAST_CONCURRENCY, |object| async move {
-            let Some(token) = context.objects.get(&object) else {
-                return;
-            };
-            if let Err(error) = reconcile::reconcile(token, Arc::clone(context)).await {
-                reconcile::after_error(&object, &error, context);
+    let tokens = context
+        .grants
+        .objects_with_outcome()
+        .into_iter()
+        .filter_map(|object| context.objects.get(&object));
+    stream::iter(tokens)
+        .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
+            if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
+                reconcile::after_error(&token, &error, context);
             }
         })
         .await;
@@ -145,32 +155,42 @@ where
     }
 }
 
-/// Reconciles the objects of `queue`, for ever.
-async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiver<ObjectKey>) {
+/// Reconciles the objects that are triggered, and those whose next look is due, for ever.
+async fn reconcile_all(context: &Arc<Context>, triggered: &mut Triggered) {
     initial_lists(context).await;
     context
         .remembered
         .forget_unless(|object| context.objects.has(object));
     fingerprint_key(context).await;
     seed(context).await;
-    let mut turns = Turns::default();
+    let mut queue = ReconcileQueue::default();
     let mut running = FuturesUnordered::new();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let (mut wall, mut timer) = (context.timeline.now().wall(), Instant::now());
     loop {
+        queue.pass_to(Instant::now());
         while running.len() < usize::from(context.settings.concurrency)
-            && let Some(object) = turns.next(Instant::now())
+            && let Some(object) = queue.next()
         {
-            running.push(look_at(Arc::clone(context), object));
-        }
-        let is_full = running.len() >= usize::from(context.settings.concurrency);
-        let due = turns.next_due().filter(|_| !is_full);
-        tokio::select! {
-            Some(object) = queue.recv() => turns.trigger(object),
-            Some((object, action)) = running.next() => {
-                turns.ended(object, action.after.map(|wait| Instant::now() + wait));
+            match context.objects.get(&object) {
+                Some(token) => running.push(reconcile_one(context, object, token)),
+                None => queue.done(&object, None),
             }
-            () = at(due) => {}
+        }
+        let next_look = queue.next_look();
+        tokio::select! {
+            object = triggered.outcomes.recv() => match object {
+                Some(object) => queue.trigger(object, Cause::Outcome),
+                None => return,
+            },
+            object = triggered.looks.recv() => match object {
+                Some(object) => queue.trigger(object, Cause::Look),
+                None => return,
+            },
+            Some((object, wait)) = running.next() => {
+                queue.done(&object, wait.map(|wait| Instant::now() + wait));
+            }
+            () = tokio::time::sleep_until(next_look.unwrap_or_else(Instant::now)), if next_look.is_some() => {}
             _ = heartbeat.tick() => {
                 let went_on = context.timeline.now().wall().duration_since(wall);
                 let waited = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
@@ -183,32 +203,31 @@ async fn reconcile_all(context: &Arc<Context>, queue: &mut mpsc::UnboundedReceiv
                 (wall, timer) = (context.timeline.now().wall(), Instant::now());
             }
         }
+        // All that have come take their turns, not only the first.
+        while let Ok(object) = triggered.outcomes.try_recv() {
+            queue.trigger(object, Cause::Outcome);
+        }
+        while let Ok(object) = triggered.looks.try_recv() {
+            queue.trigger(object, Cause::Look);
+        }
         context.health.tick();
     }
 }
 
-/// Completes at that time, and never for `None`.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Reconciles one object, and gives it back with its next look.
-async fn look_at(context: Arc<Context>, object: Arc<ObjectKey>) -> (Arc<ObjectKey>, Action) {
-    let Some(token) = context.objects.get(&object) else {
-        // It is gone, or cannot be read.
-        return (object, Action::await_change());
-    };
+/// Reconciles one object, and gives the wait until its next look; `None` where only a change brings one.
+async fn reconcile_one(
+    context: &Arc<Context>,
+    object: Arc<ObjectKey>,
+    token: Arc<VendorToken>,
+) -> (Arc<ObjectKey>, Option<Duration>) {
     let started = Instant::now();
-    // On a task of its own: all reconciles are polled on one otherwise, and a panic ends one reconcile only.
-    let task = tokio::spawn(reconcile::reconcile(token, Arc::clone(&context)));
+    // On a task of its own: a panic ends one reconcile only.
+    let task = tokio::spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
     let result = task.await.map_err(|_| Error::Task).flatten();
-    let outcome = if result.is_ok() { "ok" } else { "error" };
-    context.metrics.reconciled(outcome, started.elapsed());
-    let action = result.unwrap_or_else(|error| reconcile::after_error(&object, &error, &context));
-    (object, action)
+    let told = if result.is_ok() { "ok" } else { "error" };
+    context.metrics.reconciled(told, started.elapsed());
+    let wait = result.unwrap_or_else(|error| Some(reconcile::after_error(&token, &error, context)));
+    (object, wait)
 }
 
 /// Waits for the fingerprint key, without which nothing can be judged.
@@ -279,10 +298,12 @@ mod tests {
         let leases = Api::namespaced(context.client.clone(), "operator");
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::clone(&context.timeline));
-        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        let (_triggers, looks) = mpsc::unbounded_channel();
+        let (_wake, outcomes) = mpsc::unbounded_channel();
+        let mut triggered = Triggered { looks, outcomes };
         let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());
-        run(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        run(&context, &mut triggered, &mut leadership, std::future::pending()).await;
         assert_eq!(context.grants.waits_since(&object), None);
     }
 
@@ -292,12 +313,14 @@ mod tests {
         let leases = Api::namespaced(context.client.clone(), "operator");
         let (_elector, mut leadership) =
             Elector::new(leases, ElectionOptions::new("me"), Arc::clone(&context.timeline));
-        let (_triggers, mut queue) = mpsc::unbounded_channel();
+        let (_triggers, looks) = mpsc::unbounded_channel();
+        let (_wake, outcomes) = mpsc::unbounded_channel();
+        let mut triggered = Triggered { looks, outcomes };
         let object = fake::object();
         assert!(fake::ask(&context, &object).is_some());
         context.health.watch_alive(ObjectSink::WATCH, "");
         context.health.watch_alive(SecretSink::WATCH, "");
-        let next = run(&context, &mut queue, &mut leadership, std::future::pending()).await;
+        let next = run(&context, &mut triggered, &mut leadership, std::future::pending()).await;
         assert_eq!(next, Next::StandBy);
         assert_eq!(
             context.grants.waits_since(&object),

@@ -2,15 +2,22 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
 use crate::api::VendorToken;
 use crate::clock::Moment;
 use crate::controller::cluster::objects::lacks_templates;
 use crate::controller::context::Context;
+use crate::controller::reconcile::credentials;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::record::status_context;
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::status::write_status;
-use crate::grants::{Reservation, VendorCall};
+use crate::controller::reconcile::validated::ValidatedSpec;
+use crate::error_text::with_causes;
+use crate::fingerprint::Fingerprint;
+use crate::grants::{CallSource, ObjectKey, Reservation, VendorCall};
 use crate::policy::{self, Progress};
 
 /// The result of asking.
@@ -23,13 +30,16 @@ pub(crate) enum Asked {
     Changed,
 }
 
-/// Reserves a request, records it if it must be, sends it.
+/// Reserves a request, records it if it must be, and queues it.
 pub(crate) async fn ask(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Asked, Error> {
-    // An attempt that is under way is joined without credentials.
-    if snapshot.values.is_none() && !context.grants.is_under_way(&snapshot.object) {
+    let observed = snapshot.observe(context);
+    let refresh_request = observed.pending_request().map(str::to_owned);
+    // An attempt that could lock an account is recorded before it is sent, so its credentials are read before that. An
+    // attempt that is under way is joined without.
+    let must_be_read = observed.standing.counts_for_account && !observed.standing.under_way;
+    if snapshot.values.is_none() && must_be_read {
         return Ok(Asked::NeedsCredentials);
     }
-    let refresh_request = snapshot.observe(context).pending_request().map(str::to_owned);
     let Some(observation) = snapshot.observation(context.timeline.now().wall()) else {
         return Ok(Asked::NeedsCredentials);
     };
@@ -38,11 +48,11 @@ pub(crate) async fn ask(snapshot: &mut Snapshot, context: &Arc<Context>) -> Resu
         Reservation::Held => return Ok(Asked::Changed),
         Reservation::Permitted(permit) => permit,
     };
-    if snapshot.values.is_none() {
-        // The attempt that was under way has just ended.
-        return Ok(Asked::NeedsCredentials);
-    }
     if let Some(attempt) = permit.attempt_to_record() {
+        if snapshot.values.is_none() {
+            // The attempt that was under way has just ended.
+            return Ok(Asked::NeedsCredentials);
+        }
         let status = policy::status_before_asking(
             &snapshot.observe(context),
             &status_context(snapshot, Progress::Asked),
@@ -62,13 +72,43 @@ pub(crate) async fn ask(snapshot: &mut Snapshot, context: &Arc<Context>) -> Resu
             };
         }
     }
-    let (Ok(checked), Some(credentials)) = (&snapshot.validated, snapshot.values.take()) else {
-        return Ok(Asked::NeedsCredentials);
+    let Ok(checked) = &snapshot.validated else {
+        return Ok(Asked::Changed);
     };
-    let waits = permit.send(VendorCall {
-        grant: checked.grant.clone(),
-        endpoint: checked.endpoint.clone(),
-        credentials,
-    });
+    let call = snapshot
+        .values
+        .take()
+        .map(|credentials| checked.call(credentials));
+    let waits = permit.send(call);
     Ok(waits.map_or(Asked::Changed, Asked::Waiting))
+}
+
+/// Reads the credentials of requests whose turn has come. One read serves all who want the Secret at that time.
+pub(crate) struct QueuedCalls(pub(crate) Arc<Context>);
+
+impl CallSource for QueuedCalls {
+    fn call(&self, object: ObjectKey) -> BoxFuture<'static, Option<(Fingerprint, VendorCall)>> {
+        let context = Arc::clone(&self.0);
+        async move {
+            let (token, key) = (context.objects.get(&object)?, context.key()?);
+            let checked = ValidatedSpec::new(&token, &context.settings.endpoints).ok()?;
+            match credentials::read(&context, &object.namespace, &checked).await {
+                Ok(read) => {
+                    let fingerprint = key.fingerprint(&checked.endpoint, &checked.grant, &read.values);
+                    Some((fingerprint, checked.call(read.values)))
+                }
+                Err(credentials::ReadError::Unusable(_)) => None,
+                Err(credentials::ReadError::Api { name, source }) => {
+                    tracing::debug!(
+                        %object, secret = name, error = with_causes(&source),
+                        "the credentials of a request could not be read when its turn came"
+                    );
+                    // The reconcile that follows reads them itself, and waits as after each error of the API server.
+                    context.remembered.set_credentials(&object, None);
+                    None
+                }
+            }
+        }
+        .boxed()
+    }
 }

@@ -1,6 +1,5 @@
 //! Reconciles one VendorToken at a time: gather, decide, act, record. Never waits for a vendor.
 
-mod action;
 pub(crate) mod ask;
 pub(crate) mod credentials;
 pub(crate) mod error;
@@ -18,6 +17,5 @@ mod steps;
 pub(crate) mod target;
 pub(crate) mod validated;
 
-pub(crate) use self::action::Action;
 pub(crate) use self::retry::after_error;
 pub(crate) use self::steps::reconcile;

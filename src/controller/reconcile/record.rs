@@ -10,7 +10,6 @@ use crate::api::VendorTokenStatus;
 use crate::api::names::condition;
 use crate::clock::Moment;
 use crate::controller::context::Context;
-use crate::controller::reconcile::action::Action;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::retire::retire;
 use crate::controller::reconcile::snapshot::Snapshot;
@@ -42,15 +41,16 @@ pub(crate) fn status_context(snapshot: &Snapshot, progress: Progress) -> StatusC
     }
 }
 
-/// Writes the status where it differs from the one before, and gives the time of the next look.
+/// Writes the status where it differs from the one before, and gives the wait until the next look; `None` where only a
+/// change brings one.
 pub(crate) async fn record(
     snapshot: &Snapshot,
     outcome: &Outcome,
     context: &Arc<Context>,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     let observed = snapshot.observe(context);
     if observed.deleting {
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     let now = observed.now;
     let progress = match (
@@ -87,7 +87,7 @@ pub(crate) async fn record(
             Some(waited) if !is_outdated => wait = wait.min(FIRST_STATUS_AFTER - waited),
             _ => {
                 if !write_status(snapshot, &status, context).await? {
-                    return Ok(Action::requeue(context.settings.longest_wait));
+                    return Ok(Some(context.settings.longest_wait));
                 }
             }
         }
@@ -95,7 +95,7 @@ pub(crate) async fn record(
     observe(snapshot, &status, context);
     retired?;
     // Not sooner than a moment from now, whatever the clocks say, so that no object can spin.
-    Ok(Action::requeue(wait.max(Duration::from_millis(50))))
+    Ok(Some(wait.max(Duration::from_millis(50))))
 }
 
 /// The wait until the next look: it ends at `until`, at the token's expiry, and after `longest`, whichever comes first.

@@ -9,7 +9,6 @@ use kube::Api;
 use crate::api::VendorToken;
 use crate::controller::cluster::objects::{key_of, lacks_templates, slim};
 use crate::controller::context::Context;
-use crate::controller::reconcile::action::Action;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::publish::{Published, publish, repair};
@@ -23,16 +22,19 @@ use crate::times::later;
 /// The most steps of one reconcile. No object needs more: read, publish, look again, wait.
 const MOST_STEPS: usize = 6;
 
-/// Reconciles `token`, and gives the time of the next look.
+/// Reconciles `token`, and gives the wait until the next look; `None` where only a change brings one.
 ///
 /// # Errors
 /// When the API server did not answer as it should. What is known by then is in the status.
-pub(crate) async fn reconcile(token: Arc<VendorToken>, context: Arc<Context>) -> Result<Action, Error> {
+pub(crate) async fn reconcile(
+    token: Arc<VendorToken>,
+    context: Arc<Context>,
+) -> Result<Option<Duration>, Error> {
     let Some(key) = context.key() else {
-        return Ok(Action::requeue(Duration::from_secs(1)));
+        return Ok(Some(Duration::from_secs(1)));
     };
     let Some(token) = with_templates(token, &context).await? else {
-        return Ok(Action::await_change());
+        return Ok(None);
     };
     let mut snapshot = Snapshot::gather(token, key, &context).await?;
     let result = go_through(&mut snapshot, &context).await;
@@ -66,7 +68,7 @@ async fn with_templates(
     }
 }
 
-async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Action, Error> {
+async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Option<Duration>, Error> {
     match act(snapshot, context).await {
         Ok(outcome) => {
             context.remembered.set_trouble(&snapshot.object, None);
@@ -273,13 +275,13 @@ mod tests {
     async fn a_token_that_lives_for_a_year_is_looked_at_again_in_five_minutes() {
         let (context, _, _) = fake::context(|sent| answered(sent, 1));
         let token = stored(&context, 400 * 86_400, true);
-        let action = reconcile(token, Arc::clone(&context)).await.unwrap();
-        assert_eq!(action, Action::requeue(Duration::from_secs(300)));
+        let wait = reconcile(token, Arc::clone(&context)).await.unwrap();
+        assert_eq!(wait, Some(Duration::from_secs(300)));
     }
 
     /// The result and the written binding, where the status names another target than the spec, and the API server
     /// refuses to read that one.
-    async fn renamed(refusal: u16) -> (Result<Action, Error>, Value) {
+    async fn renamed(refusal: u16) -> (Result<Option<Duration>, Error>, Value) {
         let (context, writes, _) = fake::context_without_secrets(refusal, |sent| answered(sent, 1));
         let mut token = (*stored(&context, 3600, true)).clone();
         token.status.as_mut().unwrap().binding = Some(crate::api::Binding {

@@ -12,10 +12,12 @@ use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record::owned_digest;
 use crate::controller::reconcile::fences;
 use crate::fingerprint::{FingerprintKey, KnownInputs, Sources, hex};
+use crate::grants::VendorCall;
 use crate::policy::Problem;
 use crate::policy::schedule::RefreshPolicy;
 use crate::providers::{CheckmarxRegion, Endpoint, Grant, Vendor};
 use crate::template;
+use crate::token::Credentials;
 
 /// A valid spec.
 #[derive(Clone, Debug)]
@@ -50,6 +52,15 @@ pub(crate) struct DesiredTarget {
 }
 
 impl ValidatedSpec {
+    /// The request that these credentials make.
+    pub(crate) fn call(&self, credentials: Credentials) -> VendorCall {
+        VendorCall {
+            grant: self.grant.clone(),
+            endpoint: self.endpoint.clone(),
+            credentials,
+        }
+    }
+
     /// Validates a spec beyond the schema, which may be an older one.
     pub(crate) fn new(token: &VendorToken, endpoints: &BTreeMap<Vendor, Endpoint>) -> Result<Self, Problem> {
         let spec = &token.spec;

@@ -8,6 +8,11 @@ use crate::clock::Moment;
 /// The period of a budget.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
 
+/// The part of a budget that may be sent at once, and be in flight at a time.
+fn at_once(per_minute: u32) -> usize {
+    (per_minute as usize / 4).max(1)
+}
+
 /// The budget of one endpoint. A sliding log and not a token bucket: a bucket lets up to 2 N pass in some 60 s.
 ///
 /// A request counts from its start until 60 s after its end. The vendor counts it at some moment in between, and would
@@ -19,6 +24,8 @@ pub(crate) struct Budget {
     /// The ends of the requests of the last 60 s, the oldest first.
     ended: VecDeque<Moment>,
     in_flight: usize,
+    /// The moment at which the last request was sent.
+    last_sent: Option<Moment>,
 }
 
 impl Budget {
@@ -31,14 +38,14 @@ impl Budget {
         leading_since: Moment,
         now: Moment,
     ) -> Self {
-        let most_in_flight = per_minute.map_or(max_concurrent, |requests| {
-            max_concurrent.min(requests as usize / 4).max(1)
-        });
+        let most_in_flight =
+            per_minute.map_or(max_concurrent, |requests| max_concurrent.min(at_once(requests)));
         let mut budget = Self {
             per_minute,
             most_in_flight,
             ended: VecDeque::new(),
             in_flight: 0,
+            last_sent: None,
         };
         if now.since(leading_since) < WINDOW {
             budget.start_leading(leading_since);
@@ -65,8 +72,14 @@ impl Budget {
         self.most_in_flight.min(all / 4)
     }
 
+    /// The number of requests in any 60 s; `None` for no limit.
+    pub(crate) fn per_minute(&self) -> Option<usize> {
+        self.per_minute.map(|requests| requests as usize)
+    }
+
     /// The moment from which the next request may be sent, `now` or earlier for at once; `None` where one in flight has
-    /// to end first.
+    /// to end first. Once a quarter of the requests is used, the others are sent evenly: a burst must not use up the
+    /// slots of a whole minute, in which tokens end that live for a minute only.
     pub(crate) fn next_slot(&mut self, now: Moment) -> Option<Moment> {
         let Some(per_minute) = self.per_minute else {
             return Some(now);
@@ -78,10 +91,13 @@ impl Budget {
         {
             self.ended.pop_front();
         }
-        let too_many = (self.ended.len() + self.in_flight + 1).saturating_sub(per_minute as usize);
-        match too_many.checked_sub(1) {
-            Some(last) => Some(*self.ended.get(last)? + WINDOW),
-            None => Some(now),
+        let used = self.ended.len() + self.in_flight;
+        match used.checked_sub(per_minute as usize) {
+            Some(too_many) => Some(*self.ended.get(too_many)? + WINDOW),
+            None => {
+                let evenly = self.last_sent.filter(|_| used >= at_once(per_minute));
+                Some(evenly.map_or(now, |last| last + WINDOW / per_minute))
+            }
         }
     }
 
@@ -103,10 +119,16 @@ impl Budget {
     }
 
     /// Counts a request that is sent now.
-    pub(crate) fn sent(&mut self) {
+    pub(crate) fn sent(&mut self, now: Moment) {
+        self.last_sent = Some(now);
         if self.per_minute.is_some() {
             self.in_flight += 1;
         }
+    }
+
+    /// Counts no more a request that was not sent after all.
+    pub(crate) fn not_sent(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
     }
 
     /// Counts a request until 60 s from now, the moment of its end: the vendor may have counted it until now.
@@ -150,7 +172,7 @@ mod tests {
             match (slot, end) {
                 (Some(slot), end) if end.is_none_or(|end| slot < end) => {
                     now = slot.max(now);
-                    budget.sent();
+                    budget.sent(now);
                     let (latency, part) = latencies.next().copied().unwrap_or_default();
                     let latency = Duration::from_millis(latency);
                     ends.push(now + latency);
@@ -215,8 +237,9 @@ mod tests {
         let mut budget = Budget::new(Some(20), 32, start, moment(120));
         let later = moment(120);
         for _ in 0..20 {
-            assert_eq!(budget.next_slot(later), Some(later));
-            budget.sent();
+            let slot = budget.next_slot(later).unwrap();
+            assert!(slot < later + WINDOW);
+            budget.sent(slot);
         }
         assert_eq!(budget.next_slot(later), None, "until one has ended");
         budget.ended(moment(122));
@@ -256,11 +279,26 @@ mod tests {
     }
 
     #[test]
+    fn a_quarter_is_sent_at_once_and_the_others_evenly() {
+        let mut budget = Budget::new(Some(20), 32, moment(0), moment(120));
+        let slots: Vec<_> = (0..8)
+            .map(|_| {
+                let slot = budget.next_slot(moment(120)).unwrap();
+                budget.sent(slot);
+                budget.ended(slot);
+                slot
+            })
+            .collect();
+        let expected = [120, 120, 120, 120, 120, 123, 126, 129];
+        assert_eq!(slots, expected.map(moment));
+    }
+
+    #[test]
     fn without_a_limit_every_slot_is_now() {
         let now = moment(0);
         let mut budget = Budget::new(None, 32, now, now);
         for _ in 0..1000 {
-            budget.sent();
+            budget.sent(now);
         }
         assert_eq!(budget.next_slot(now), Some(now));
     }

@@ -110,19 +110,34 @@ async fn at_other_vendors_one_grant_probes_after_a_429(#[case] vendor: Vendor) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_probe_pauses_the_endpoint() {
+async fn two_throttled_clients_of_one_namespace_hold_no_other_namespace_back() {
+    let bench = bench(|call| match call.grant {
+        1 | 2 => throttled(200),
+        _ => token("t", 3600),
+    });
+    for number in [1, 2] {
+        bench.ask(&format!("many/o{number}"), number, Vendor::SixMap);
+        bench.settle().await;
+    }
+    bench.ask("other/o3", 3, Vendor::SixMap);
+    bench.settle().await;
+    assert_eq!(bench.order(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_probe_of_another_namespace_pauses_the_endpoint() {
     let bench = bench(|call| match call.grant {
         1 => throttled(100),
         2 => throttled(200),
         _ => token("t", 3600),
     });
-    bench.ask("o1", 1, Vendor::SixMap);
+    bench.ask("a/o1", 1, Vendor::SixMap);
     bench.settle().await;
-    bench.ask("o2", 2, Vendor::SixMap);
-    bench.ask("o3", 3, Vendor::SixMap);
+    bench.ask("b/o2", 2, Vendor::SixMap);
+    bench.ask("b/o3", 3, Vendor::SixMap);
     bench.pass(190).await;
     assert_eq!(bench.order(), [1, 2]);
-    assert!(bench.facts("o3").paused_until.is_some());
+    assert!(bench.facts("b/o3").paused_until.is_some());
     bench.pass(60).await;
     assert_eq!(bench.order(), [1, 2, 3]);
 }
@@ -223,6 +238,73 @@ async fn a_step_of_the_clock_does_not_change_a_budget() {
     assert_eq!(most_in_a_minute(&bench.calls()), 6);
 }
 
+/// An object that asks for a grant of this vendor through a gateway, whose origin stands in the place of every vendor's.
+fn ask_through_gateway(name: &str, number: u8, vendor: Vendor) -> Ask {
+    Ask {
+        endpoint: Endpoint {
+            origin: "https://gateway.example".to_owned(),
+        },
+        ..ask(name, number, grant_of(vendor))
+    }
+}
+
+#[rstest]
+#[case::without_a_limit(&[])]
+#[case::with_high_limits(&Vendor::ALL.map(|vendor| (vendor, 600_000)))]
+#[tokio::test(start_paused = true)]
+async fn five_vendors_behind_one_gateway_serve_all_of_their_grants(#[case] per_minute: &[(Vendor, u32)]) {
+    let bench = bench_with(per_minute, 32, |_| {
+        token("t", 3600).after(Duration::from_millis(50))
+    });
+    for number in 0..250 {
+        let vendor = Vendor::ALL[usize::from(number) % Vendor::ALL.len()];
+        bench.ask_as(ask_through_gateway(&format!("o{number}"), number, vendor));
+    }
+    bench.pass(10).await;
+    assert_eq!(bench.calls().len(), 250);
+    assert_eq!(bench.grants.lock().in_flight.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_of_one_vendor_behind_a_gateway_holds_no_other_back() {
+    for throttling in Vendor::ALL {
+        let bench = bench(|call| match call.grant {
+            0 | 10 | 20 => throttled(300),
+            _ => token("t", 3600),
+        });
+        for (name, number) in [("a/first", 0), ("b/second", 10), ("c/third", 20)] {
+            bench.ask_as(ask_through_gateway(name, number, throttling));
+            bench.settle().await;
+        }
+        let others = Vendor::ALL.into_iter().filter(|vendor| *vendor != throttling);
+        for (vendor, number) in others.zip(1..) {
+            bench.ask_as(ask_through_gateway(&format!("o{number}"), number, vendor));
+        }
+        bench.settle().await;
+        let mut served = bench.order();
+        served.retain(|grant| !grant.is_multiple_of(10));
+        served.sort_unstable();
+        assert_eq!(served, [1, 2, 3, 4], "beside {throttling}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_of_one_vendor_behind_a_gateway_is_not_used_by_another() {
+    let bench = bench_with(&[(Vendor::Mapiq, 20), (Vendor::SixMap, 600)], 32, |_| {
+        token("t", 3600)
+    });
+    for number in 0..20 {
+        bench.ask_as(ask_through_gateway(&format!("m{number}"), number, Vendor::Mapiq));
+    }
+    bench.settle().await;
+    for number in 100..150 {
+        bench.ask_as(ask_through_gateway(&format!("s{number}"), number, Vendor::SixMap));
+    }
+    bench.settle().await;
+    let of_six_map = bench.order().into_iter().filter(|grant| *grant >= 100);
+    assert_eq!(of_six_map.count(), 50);
+}
+
 #[tokio::test(start_paused = true)]
 async fn idle_endpoints_are_forgotten_when_they_are_many() {
     let bench = bench(|call| match call.grant {
@@ -249,13 +331,13 @@ async fn a_new_term_counts_requests_that_may_be_in_flight() {
     for number in 0..15 {
         bench.ask(&format!("before{number}"), number, Vendor::Mapiq);
     }
-    bench.pass(20).await;
+    bench.pass(35).await;
     assert_eq!(bench.calls().len(), 15);
     bench.grants.start_leading();
     for number in 100..105 {
         bench.ask(&format!("again{number}"), number, Vendor::Mapiq);
     }
-    bench.pass(35).await;
+    bench.pass(20).await;
     assert_eq!(bench.calls().len(), 15, "five may have been sent by another");
     bench.pass(60).await;
     assert_eq!(bench.calls().len(), 20);

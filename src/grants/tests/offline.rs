@@ -31,14 +31,17 @@ pub(super) enum Way {
     /// At once for a grant with a token. One without gets the rest of the window, less the slots for tokens that end
     /// within it.
     FirstTimeLast,
+    /// Evenly over the window, with every fifth slot for a grant without a token, while one waits.
+    EveryFifth,
 }
 
 pub(super) const WAYS: [Way; 3] = [Way::AtOnce, Way::Paced, Way::FirstTimeLast];
 
-#[derive(Clone, Copy)]
-struct Token {
-    due: i64,
-    ends: i64,
+/// A token by the second in which it is due, and that in which it ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Token {
+    pub(super) due: i64,
+    pub(super) ends: i64,
 }
 
 /// The grants of which a token expires before the next one comes, in the first `seconds`. Time goes in whole seconds.
@@ -52,9 +55,21 @@ pub(super) fn lost(
     restarts: &[(i64, i64)],
     seconds: i64,
 ) -> Vec<usize> {
-    let mut tokens: Vec<Option<Token>> = vec![None; needs.len()];
+    lost_of(vec![None; needs.len()], needs, limit, way, restarts, seconds)
+}
+
+/// The same for grants with these tokens.
+pub(super) fn lost_of(
+    mut tokens: Vec<Option<Token>>,
+    needs: &[Need],
+    limit: Limit,
+    way: Way,
+    restarts: &[(i64, i64)],
+    seconds: i64,
+) -> Vec<usize> {
     let mut lost = Vec::new();
     let mut sent: Vec<i64> = Vec::new();
+    let mut live_in_a_row = 0;
     for now in 0..seconds {
         sent.retain(|at| now - at < limit.window);
         for (index, token) in tokens.iter_mut().enumerate() {
@@ -71,14 +86,26 @@ pub(super) fn lost(
         }
         let pace = limit.window / limit.requests as i64;
         while sent.len() < limit.requests {
-            if way == Way::Paced && sent.last().is_some_and(|last| now - last < pace) {
+            if matches!(way, Way::Paced | Way::EveryFifth)
+                && sent.last().is_some_and(|last| now - last < pace)
+            {
                 break;
             }
             let waits =
                 |index: &usize| tokens[*index].map_or(needs[*index].from <= now, |token| token.due <= now);
             let deadline = |index: &usize| tokens[*index].map_or(i64::MAX, |token| token.ends);
-            let Some(next) = (0..needs.len()).filter(waits).min_by_key(deadline) else {
+            let without = |index: &usize| tokens[*index].is_none();
+            let fifth = (0..needs.len())
+                .filter(waits)
+                .find(without)
+                .filter(|_| way == Way::EveryFifth && live_in_a_row >= 4);
+            let Some(next) = fifth.or_else(|| (0..needs.len()).filter(waits).min_by_key(deadline)) else {
                 break;
+            };
+            live_in_a_row = if tokens[next].is_some() {
+                live_in_a_row + 1
+            } else {
+                0
             };
             if way == Way::FirstTimeLast && tokens[next].is_none() {
                 let soon = now + limit.window;

@@ -12,11 +12,7 @@ fn checkmarx(name: &str, number: u8, account: u8) -> Ask {
 
 /// Reserves a request, and gives its permit; `None` where another holds it or waits.
 fn permit(bench: &Bench, ask: &Ask, refresh_request: Option<&str>) -> Option<Box<Permit>> {
-    let (endpoint, inputs) = (ask.grant.endpoint(), inputs());
-    match bench
-        .grants
-        .reserve(&ask.observation(&endpoint, &inputs), refresh_request)
-    {
+    match bench.grants.reserve(&ask.observation(&inputs()), refresh_request) {
         Reservation::Permitted(permit) => Some(permit),
         Reservation::UnderWay(_) | Reservation::Held => None,
     }
@@ -51,11 +47,7 @@ async fn a_request_is_not_sent_for_an_object_that_is_gone() {
     let ask = ask("o", 1, Grant::Mapiq);
     let permit = permit(&bench, &ask, None).unwrap();
     bench.grants.forget(&ask.object);
-    let sent = permit.send(VendorCall {
-        endpoint: ask.grant.endpoint(),
-        grant: ask.grant,
-        credentials: ask.credentials,
-    });
+    let sent = permit.send(Some(ask.call()));
     assert_eq!(sent, None);
     bench.settle().await;
     assert_eq!(bench.calls().len(), 0);
