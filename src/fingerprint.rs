@@ -9,6 +9,7 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use icu_casemap::CaseMapper;
 use icu_normalizer::ComposingNormalizerBorrowed;
+use jiff::Timestamp;
 
 use crate::inputs::Inputs;
 use crate::providers::{Endpoint, Grant};
@@ -25,12 +26,15 @@ impl Fingerprint {
         self.0[15]
     }
 
-    /// A stand-in for an unknown fingerprint, distinct for distinct published ones.
-    pub fn of_published(inputs: &Inputs) -> Self {
+    /// A stand-in for an unknown fingerprint: equal for VendorTokens of one namespace that ask for the same with the same
+    /// keys of the same Secrets.
+    pub fn stand_in(inputs: &Inputs) -> Self {
         let mut bytes = [0; 16];
-        for (byte, text) in bytes.iter_mut().zip(inputs.fingerprint.as_bytes().chunks(2)) {
-            let text = std::str::from_utf8(text).unwrap_or_default();
-            *byte = u8::from_str_radix(text, 16).unwrap_or_default();
+        for text in [&inputs.parameters, &inputs.sources] {
+            for (byte, text) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+                let text = std::str::from_utf8(text).unwrap_or_default();
+                *byte ^= u8::from_str_radix(text, 16).unwrap_or_default();
+            }
         }
         Self(bytes)
     }
@@ -101,15 +105,19 @@ pub struct Sources<'a> {
     pub client_certificate_secret: Option<&'a str>,
 }
 
-/// The operator's key for fingerprints, from a Secret of its own namespace.
+/// The operator's key for fingerprints and seals, from a Secret of its own namespace.
 pub struct FingerprintKey {
     key: hmac::Key,
-    id: String,
+    /// Derived from `key`: no hash that is published of a fingerprint can be a part of a seal.
+    for_seals: hmac::Key,
+    id: [u8; 4],
+    id_text: String,
+    since: Timestamp,
 }
 
 impl fmt::Debug for FingerprintKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "FingerprintKey({})", self.id)
+        write!(formatter, "FingerprintKey({})", self.id_text)
     }
 }
 
@@ -117,19 +125,48 @@ impl FingerprintKey {
     /// Length of the key in bytes.
     pub const LENGTH: usize = 32;
 
-    /// Makes a key of its bytes; `None` unless there are [`Self::LENGTH`].
+    /// Makes a key of its bytes, which has been in use for ever; `None` unless there are [`Self::LENGTH`].
     pub fn new(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != Self::LENGTH {
             return None;
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, bytes);
-        let id = hex(&hmac::sign(&key, b"vendortoken.io key id").as_ref()[..4]);
-        Some(Self { key, id })
+        let id = *hmac::sign(&key, b"vendortoken.io key id")
+            .as_ref()
+            .first_chunk()?;
+        let for_seals = hmac::sign(&key, b"vendortoken.io key for seals");
+        Some(Self {
+            for_seals: hmac::Key::new(hmac::HMAC_SHA256, for_seals.as_ref()),
+            key,
+            id,
+            id_text: hex(&id),
+            since: Timestamp::MIN,
+        })
+    }
+
+    /// The same key, in use since `time`.
+    pub fn made_at(self, time: Timestamp) -> Self {
+        Self { since: time, ..self }
+    }
+
+    /// The time since which the operator has this key.
+    pub fn since(&self) -> Timestamp {
+        self.since
     }
 
     /// The id of this key, a hash.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.id_text
+    }
+
+    /// The id of this key, before it is made a text.
+    pub fn id_bytes(&self) -> [u8; 4] {
+        self.id
+    }
+
+    /// An HMAC for a part of a seal, by a key of its own.
+    pub(crate) fn for_seals(&self, purpose: &str) -> Fields {
+        Fields::new(&self.for_seals, purpose)
     }
 
     /// The fingerprint of `grant` at `endpoint` with `credentials`.
@@ -207,12 +244,19 @@ impl FingerprintKey {
         }
     }
 
-    /// The publishable form of `fingerprint` in `namespace`.
-    pub fn inputs(&self, namespace: &str, known: &KnownInputs, fingerprint: Fingerprint) -> Inputs {
+    /// The publishable form of `fingerprint` for one VendorToken. No two have the same, so that nobody can see who shares
+    /// a credential.
+    pub fn inputs(
+        &self,
+        namespace: &str,
+        vendor_token: &str,
+        known: &KnownInputs,
+        fingerprint: Fingerprint,
+    ) -> Inputs {
         let mut context = Fields::new(&self.key, "published");
-        context.field(namespace).bytes(&fingerprint.0);
+        context.field(namespace).field(vendor_token).bytes(&fingerprint.0);
         Inputs {
-            key_id: self.id.clone(),
+            key_id: self.id_text.clone(),
             parameters: known.parameters.clone(),
             sources: known.sources.clone(),
             fingerprint: hex(&context.finish()),
@@ -222,7 +266,7 @@ impl FingerprintKey {
 }
 
 /// An HMAC over fields, each after its length, so that no two lists of fields have the same input.
-struct Fields(hmac::Context);
+pub(crate) struct Fields(hmac::Context);
 
 impl Fields {
     fn new(key: &hmac::Key, purpose: &str) -> Self {
@@ -231,17 +275,17 @@ impl Fields {
         fields
     }
 
-    fn field(&mut self, value: &str) -> &mut Self {
+    pub(crate) fn field(&mut self, value: &str) -> &mut Self {
         self.bytes(value.as_bytes())
     }
 
-    fn bytes(&mut self, value: &[u8]) -> &mut Self {
+    pub(crate) fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.0.update(&(value.len() as u64).to_be_bytes());
         self.0.update(value);
         self
     }
 
-    fn finish(self) -> [u8; 16] {
+    pub(crate) fn finish(self) -> [u8; 16] {
         let tag = self.0.sign();
         let mut short = [0; 16];
         short.copy_from_slice(&tag.as_ref()[..16]);
@@ -376,7 +420,22 @@ mod tests {
             client_certificate_secret: None,
         };
         let known = key(1).known_inputs(namespace, &endpoint(), &Grant::Mapiq, sources);
-        key(1).inputs(namespace, &known, fingerprint(1, "a"))
+        key(1).inputs(namespace, "sca", &known, fingerprint(1, "a"))
+    }
+
+    #[test]
+    fn two_vendor_tokens_of_one_namespace_publish_a_shared_credential_differently() {
+        let known = KnownInputs {
+            parameters: "1".repeat(32),
+            sources: "2".repeat(8),
+        };
+        let published = |name: &str| key(1).inputs("one", name, &known, fingerprint(1, "a"));
+        assert_ne!(published("sca").fingerprint, published("other").fingerprint);
+        // Those that name the same Secret are known to share it by their specs.
+        assert_eq!(
+            Fingerprint::stand_in(&published("sca")),
+            Fingerprint::stand_in(&published("other"))
+        );
     }
 
     #[test]
@@ -458,6 +517,15 @@ mod tests {
                 .account(&endpoint(), &Grant::Mapiq, &credentials("a"))
                 .is_none()
         );
+    }
+
+    #[test]
+    fn seals_are_made_with_a_key_of_their_own() {
+        let mut published = Fields::new(&key(1).key, "facts");
+        let mut seal = key(1).for_seals("facts");
+        published.field("a");
+        seal.field("a");
+        assert_ne!(published.finish(), seal.finish());
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub struct Inputs {
     pub parameters: String,
     /// Hash of the names of the Secrets and keys that hold the credentials.
     pub sources: String,
-    /// Hash of the grant's fingerprint and the namespace.
+    /// Hash of the grant's fingerprint, the namespace and the VendorToken's name.
     pub fingerprint: String,
     /// The fingerprint's jitter, from which a restart computes the same refresh time without reading the credentials.
     pub jitter: u8,

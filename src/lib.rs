@@ -23,6 +23,7 @@ pub mod inputs;
 pub mod metrics;
 pub mod policy;
 pub mod providers;
+pub mod seal;
 pub mod server;
 pub mod sync;
 pub mod telemetry;

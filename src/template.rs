@@ -115,6 +115,12 @@ pub fn token_in<'a>(template: &str, text: &'a str, facts: &AccessToken) -> Optio
     (!token.is_empty() && !behind.iter().any(is_token)).then_some(token)
 }
 
+/// True where what this template makes shows the token, so that [`token_in`] finds it again.
+pub fn shows_token(template: &str) -> bool {
+    let is_token = |piece: &&Piece<'_>| matches!(piece, Piece::Placeholder(Placeholder::Token));
+    pieces(template).is_ok_and(|pieces| pieces.iter().filter(is_token).count() == 1)
+}
+
 fn rendered(pieces: &[Piece<'_>], token: &AccessToken) -> Zeroizing<String> {
     // Of the final size, since a text that grows leaves copies in freed memory.
     let mut text = Zeroizing::new(String::with_capacity(length_of(pieces, token)));
@@ -137,6 +143,17 @@ mod tests {
 
     use super::*;
     use crate::token::SecretString;
+
+    #[rstest]
+    #[case::once("Bearer $(token)", true)]
+    #[case::twice("$(token)$(token)", false)]
+    #[case::as_text("$$(token)", false)]
+    #[case::other_facts("$(expirationTime)", false)]
+    fn a_template_shows_the_token_where_it_can_be_found_again(#[case] template: &str, #[case] shows: bool) {
+        assert_eq!(shows_token(template), shows);
+        let text = render(template, &token());
+        assert_eq!(token_in(template, &text, &token()).is_some(), shows);
+    }
 
     #[rstest]
     #[case::alone("$(token)")]

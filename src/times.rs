@@ -27,6 +27,15 @@ pub fn whole_seconds_up(time: Timestamp) -> Timestamp {
         .unwrap_or(second)
 }
 
+/// The earliest time that a cluster object can record, 2020-01-01T00:00:00Z: the program is younger.
+const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
+
+/// A time that a cluster object records, as it is believed: in whole seconds, 2020 at the earliest. Anybody may have
+/// written another, and the API server takes none before the year 0 into a status.
+pub fn recorded(time: Timestamp) -> Timestamp {
+    whole_seconds(time).max(EARLIEST)
+}
+
 /// The time that `text` gives in UTC, in a format of `strftime`; `None` for any other text.
 pub fn parse_utc(format: &str, text: &str) -> Option<Timestamp> {
     let time = strtime::parse(format, text).ok()?.to_datetime().ok()?;
@@ -59,6 +68,19 @@ mod tests {
         assert_eq!(whole_seconds_up(before_1970), time("1969-12-31T23:59:59Z"));
         let whole = time("2026-01-01T00:00:00Z");
         assert_eq!((whole_seconds(whole), whole_seconds_up(whole)), (whole, whole));
+    }
+
+    #[test]
+    fn a_recorded_time_has_whole_seconds_and_lies_in_2020_at_the_earliest() {
+        for (written, believed) in [
+            ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+            ("2026-01-01T00:00:00.999Z", "2026-01-01T00:00:00Z"),
+            ("2019-12-31T23:59:59.5Z", "2020-01-01T00:00:00Z"),
+            ("-009999-01-02T01:59:59Z", "2020-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(recorded(time(written)), time(believed), "{written}");
+        }
+        assert_eq!(recorded(Timestamp::MAX), whole_seconds(Timestamp::MAX));
     }
 
     #[test]

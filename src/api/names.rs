@@ -159,6 +159,8 @@ pub const CONTENT: &str = "vendortoken.io/content";
 pub const CREDENTIALS_VERSION: &str = "vendortoken.io/credentials-version";
 /// On a target: the last handled refresh request.
 pub const REFRESH_HANDLED: &str = "vendortoken.io/refresh-handled";
+/// On a target: proof that the operator wrote the token and the facts about it.
+pub const SEAL: &str = "vendortoken.io/seal";
 /// Label of a target: the VendorToken's name.
 pub const NAME_LABEL: &str = "vendortoken.io/name";
 /// Label of a target with the value [`FIELD_MANAGER`].

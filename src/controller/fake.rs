@@ -14,13 +14,15 @@ use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use kube::client::Body;
 use kube::runtime::events::Recorder;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tower::service_fn;
 
+use crate::api::{VendorToken, names};
 use crate::clock::{Clock, Moment, SystemClock, Timeline};
 use crate::controller::context::{Context, Parts, Settings};
 use crate::controller::reconcile::events::reporter;
+use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Fingerprint, FingerprintKey};
@@ -28,9 +30,11 @@ use crate::grants::{GrantObserver, Grants, GrantsOptions, ObjectKey, Observation
 use crate::http::Transport;
 use crate::inputs::Inputs;
 use crate::metrics::Metrics;
-use crate::policy::Evidence;
+use crate::policy::{Evidence, ownership};
 use crate::providers::{Grant, TokenRequest, TokenResponse, Vendor};
+use crate::seal::{Place, Seal, TokenFacts};
 use crate::server::Health;
+use crate::token::SecretString;
 
 struct NoVendor;
 
@@ -45,6 +49,74 @@ struct Nobody;
 impl GrantObserver for Nobody {
     fn request_ended(&self, _: Vendor, _: Result<(), FailureClass>, _: Duration) {}
     fn throttled_until(&self, _: Vendor, _: Timestamp) {}
+}
+
+/// The key of every context.
+pub(crate) fn key() -> FingerprintKey {
+    FingerprintKey::new(&[7; 32]).unwrap()
+}
+
+/// The metadata of a target of [`object`] that `key` has sealed with the token `stored`, and that nobody has touched.
+pub(crate) fn sealed_by(key: &FingerprintKey, secret: &str, facts: &TokenFacts) -> Value {
+    let object = object();
+    let place = Place {
+        namespace: &object.namespace,
+        secret,
+        vendor_token: &object.name,
+    };
+    let seal = Seal::new(key, place, facts, &SecretString::from("stored"));
+    let mut annotations: Map<String, Value> = facts
+        .annotations()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    annotations.insert(names::SEAL.to_owned(), seal.to_string().into());
+    let mut target = json!({
+        "name": secret, "namespace": object.namespace, "uid": secret, "resourceVersion": "4",
+        "labels": { names::NAME_LABEL: object.name }, "annotations": annotations,
+    });
+    owned_by_us(&mut target);
+    target
+}
+
+/// Makes everything on a Secret's metadata look as if an apply under our field manager's name had written it.
+pub(crate) fn owned_by_us(metadata: &mut Value) {
+    let owned = |part: &str| -> Value {
+        let keys = metadata[part].as_object().unwrap().keys();
+        keys.map(|key| (format!("f:{key}"), json!({})))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    let fields = json!({
+        "f:data": { "f:token": {} },
+        "f:metadata": { "f:labels": owned("labels"), "f:annotations": owned("annotations") },
+    });
+    metadata["managedFields"] = json!([{ "manager": names::FIELD_MANAGER, "operation": "Apply", "apiVersion": "v1",
+        "fieldsType": "FieldsV1", "fieldsV1": fields }]);
+}
+
+/// The facts of a token that the grant of `token` has brought. Its credential has the inputs of `fingerprint`.
+pub(crate) fn facts(
+    key: &FingerprintKey,
+    token: &VendorToken,
+    fingerprint: Fingerprint,
+    (issued, expires): (Timestamp, Timestamp),
+) -> TokenFacts {
+    let checked = ValidatedSpec::new(token, &BTreeMap::new()).unwrap();
+    let object = object();
+    let known = key.known_inputs(
+        &object.namespace,
+        &checked.endpoint,
+        &checked.grant,
+        checked.sources(),
+    );
+    TokenFacts {
+        issued,
+        expires,
+        inputs: key.inputs(&object.namespace, &object.name, &known, fingerprint),
+        content: ownership::content(false, &checked.target.content).into(),
+        credentials_version: Some("c/4".into()),
+        refresh_handled: None,
+    }
 }
 
 /// A VendorToken's name.
@@ -156,7 +228,6 @@ pub(crate) fn context_at(
         Leadership::always(),
     );
     let client = kube::Client::new(service, "default");
-    let key = FingerprintKey::new(&[7; 32]).unwrap();
     let context = Context::new(Parts {
         recorder: Recorder::new(client.clone(), reporter()),
         client,
@@ -172,7 +243,7 @@ pub(crate) fn context_at(
         grants,
         metrics: Metrics::new(),
         health: Health::new(&[]),
-        key: watch::channel(Some(Arc::new(key))).1,
+        key: watch::channel(Some(Arc::new(key()))).1,
         queue,
     });
     (Arc::new(context), triggered)

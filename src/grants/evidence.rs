@@ -74,7 +74,7 @@ impl GrantTable {
         let password = if observation.evidence.is_same_credential {
             observation.fingerprint
         } else {
-            Fingerprint::of_published(&failure.inputs)
+            Fingerprint::stand_in(&failure.inputs)
         };
         let last = now.moment_at(failure.last_attempt).min(now.moment);
         let namespace = &observation.object.namespace;

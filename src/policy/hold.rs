@@ -87,10 +87,12 @@ pub struct Evidence {
 
 impl Evidence {
     /// Takes a status, the token in a target, and the published inputs of the present credentials. A failure that
-    /// cannot be read counts as none.
+    /// cannot be read counts as none, and so do facts that the present key has not sealed.
     pub fn new(status: &VendorTokenStatus, stored: Option<&Stored>, inputs: &Inputs, now: Timestamp) -> Self {
         let failure = status.failure.as_ref().and_then(PastFailure::parse);
-        let own = stored.filter(|stored| inputs.is_same_credential(&stored.inputs));
+        let own = stored.filter(|stored| {
+            stored.is_sealed_by(&inputs.key_id) && inputs.is_same_credential(&stored.inputs)
+        });
         Self {
             is_same_credential: failure
                 .as_ref()

@@ -1,6 +1,6 @@
 //! The rules: what was observed and `now` go in, decisions and the status come out. Pure: no I/O, no clock, no client.
 //!
-//! May use: `token`, `failure`, `inputs`, `text`, `times`, `api`.
+//! May use: `token`, `failure`, `inputs`, `seal`, `text`, `times`, `api`.
 //!
 //! - [`decide`]: the next step for one VendorToken.
 //! - [`status`]: the status, which shows users the decision and its reasons.

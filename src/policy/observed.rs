@@ -76,7 +76,7 @@ pub enum Target {
     Blocked(Problem),
     /// It belongs to this VendorToken.
     Ours {
-        /// The token in it, as our own annotations describe it; `None` where they are gone or others have edited them.
+        /// The token in it, as the facts beside it describe it; `None` where they are gone, or others have edited them.
         stored: Option<Stored>,
         /// True when all of our keys, labels and annotations are still ours and made from the present templates, and
         /// the owner reference is the desired one.
@@ -173,9 +173,10 @@ impl Observed<'_> {
             // The next credential is not known. The failure is kept: a Secret that is deleted and made again with a
             // rejected password must not have it tried again.
             Credentials::Unusable(_) => None,
-            Credentials::Unread { .. } => self
-                .stored()
-                .filter(|stored| self.currency(stored) == Currency::Current),
+            // Facts under a lost key are no proof that a failure is of other credentials.
+            Credentials::Unread { .. } => self.stored().filter(|stored| {
+                stored.is_sealed_by(self.key_id) && self.currency(stored) == Currency::Current
+            }),
         };
         let failure = self.status.failure.as_ref().and_then(PastFailure::parse)?;
         let is_of_present_grant = match stored {

@@ -6,6 +6,7 @@ use super::observed::{Problem, Target};
 use super::schedule;
 use super::token_facts::Stored;
 use crate::api::names::Reason;
+use crate::seal::{SealedFacts, TokenFacts};
 
 /// The record of a Secret's metadata: enough to judge it, and small, because a cluster may have very many Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct SecretRecord {
     pub adoptable_by: Option<Box<str>>,
     /// Our own apply entry in `managedFields`.
     pub ours: Option<Box<OurEntry>>,
+    /// The facts about the token in it, whoever has written them.
+    pub facts: Option<Box<SealedFacts>>,
 }
 
 impl SecretRecord {
@@ -36,7 +39,8 @@ pub enum Controller {
     Other { kind: Box<str>, name: Box<str> },
 }
 
-/// The values that our apply entry owns, without those that somebody else has written since.
+/// The values that our apply entry owns, without those that somebody else has written since. They tell drift. Whoever
+/// chooses our name for their field manager can write them as well, so they prove nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OurEntry {
     /// The label `vendortoken.io/name`.
@@ -47,8 +51,6 @@ pub struct OurEntry {
     pub owned_data: u64,
     /// The annotation `vendortoken.io/content`.
     pub content: Option<Box<str>>,
-    /// The token's facts, where the three annotations that hold them are ours and can be read.
-    pub stored: Option<Stored>,
 }
 
 /// A VendorToken that names a Secret as its target.
@@ -76,6 +78,8 @@ pub struct Desired<'a> {
     /// True where the API server forbids to change the owner references: the target counts as desired with those that
     /// stand there.
     pub owners_stay: bool,
+    /// The facts on the Secret, where the operator's present key has sealed them for this VendorToken.
+    pub sealed: Option<&'a TokenFacts>,
 }
 
 /// The value of the annotation `vendortoken.io/content`: a mark (`adopted` or `created`) and the digest of the
@@ -86,13 +90,22 @@ pub fn content(adopted: bool, digest: &str) -> String {
     format!("{mark}.{digest}")
 }
 
-/// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write.
-pub fn is_adopted(record: Option<&SecretRecord>, me: &str) -> bool {
+/// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write. `sealed` are the facts on
+/// it, where they are proven. A mark that is not does not count on a Secret that has a controller: an adopted one gets
+/// no owner.
+pub fn is_adopted(record: Option<&SecretRecord>, me: &str, sealed: Option<&TokenFacts>) -> bool {
     let Some(record) = record else { return false };
-    let ours = record.ours.as_ref().filter(|_| incumbent(record) == Some(me));
-    match ours.and_then(|ours| ours.content.as_deref()) {
+    let without_owner = record.controller.is_none();
+    let ours = record
+        .ours
+        .as_ref()
+        .filter(|_| without_owner && incumbent(record) == Some(me));
+    let marked = sealed
+        .map(|facts| &*facts.content)
+        .or_else(|| ours.and_then(|ours| ours.content.as_deref()));
+    match marked {
         Some(content) => content.starts_with("adopted."),
-        None => record.controller.is_none() && record.adoptable_by.as_deref() == Some(me),
+        None => without_owner && record.adoptable_by.as_deref() == Some(me),
     }
 }
 
@@ -120,14 +133,15 @@ pub fn has_desired_owner(record: &SecretRecord, me: &str, desired: &Desired<'_>)
     match &record.controller {
         Some(Controller::VendorToken { uid, .. }) => desired.delete_with_owner && **uid == *desired.uid,
         Some(Controller::Other { .. }) => false,
-        None => !desired.delete_with_owner || is_adopted(Some(record), me),
+        None => !desired.delete_with_owner || is_adopted(Some(record), me, desired.sealed),
     }
 }
 
-/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `others`
-/// are the other VendorTokens of the namespace that name it.
+/// Takes the Secret that `me` names as its target (`None`: there is none), and gives the right to write it. `stored` are
+/// its facts, where they were verified for `me`. `others` are the other VendorTokens of the namespace that name it.
 pub fn judge(
     record: Option<&SecretRecord>,
+    stored: Option<Stored>,
     me: Claimant<'_>,
     others: &[Claimant<'_>],
     desired: &Desired<'_>,
@@ -156,8 +170,10 @@ pub fn judge(
             "Secret '{secret}' is controlled by {kind} '{name}' and stays untouched: choose another `spec.target.name`"
         ));
     }
-    match incumbent(record) {
-        Some(name) if name == me.name => return ours(record, me.name, desired, now),
+    // A backup that is restored may be without `managedFields`: the seal proves whose it is all the same.
+    let sealed_for_me = desired.sealed.filter(|_| record.ours.is_none()).map(|_| me.name);
+    match incumbent(record).or(sealed_for_me) {
+        Some(name) if name == me.name => return ours(record, stored, me.name, desired, now),
         Some(name) if others.iter().any(|other| other.name == name) => return conflict(secret, name),
         _ => {}
     }
@@ -194,10 +210,21 @@ fn conflict(secret: &str, winner: &str) -> Target {
     ))
 }
 
-fn ours(record: &SecretRecord, me: &str, desired: &Desired<'_>, now: Timestamp) -> Target {
+fn ours(
+    record: &SecretRecord,
+    stored: Option<Stored>,
+    me: &str,
+    desired: &Desired<'_>,
+    now: Timestamp,
+) -> Target {
+    let stored = stored.filter(|stored| is_credible(stored, now));
     let Some(entry) = &record.ours else {
         return Target::Ours {
-            stored: None,
+            // Whether the token is still there is found where it is read.
+            stored: stored.map(|stored| Stored {
+                is_readable: true,
+                ..stored
+            }),
             as_desired: false,
         };
     };
@@ -206,7 +233,6 @@ fn ours(record: &SecretRecord, me: &str, desired: &Desired<'_>, now: Timestamp) 
         .content
         .as_deref()
         .is_some_and(|content| content.split('.').nth(1) == Some(desired.content));
-    let stored = entry.stored.clone().filter(|stored| is_credible(stored, now));
     let stored = stored.map(|stored| Stored {
         is_readable: content_as_desired && entry.owned_data == desired.owned_data,
         ..stored
@@ -221,7 +247,7 @@ fn ours(record: &SecretRecord, me: &str, desired: &Desired<'_>, now: Timestamp) 
 }
 
 /// True when a vendor can have given these times. Others would keep an old token for ever, or make refreshes loop.
-fn is_credible(stored: &Stored, now: Timestamp) -> bool {
+pub fn is_credible(stored: &Stored, now: Timestamp) -> bool {
     let latest_expiry = stored
         .issued
         .checked_add(SignedDuration::from_hours(24 * 400))
@@ -265,7 +291,6 @@ mod tests {
             owned: 7,
             owned_data: 3,
             content: Some("created.c1".into()),
-            stored: Some(stored(-10, 3590)),
         }))
     }
 
@@ -308,7 +333,12 @@ mod tests {
             controller: owned_by("sca", "uid-1"),
             adoptable_by: None,
             ours: entry(),
+            facts: None,
         }
+    }
+
+    fn verdict(record: Option<&SecretRecord>, others: &[Claimant<'_>]) -> Target {
+        judge(record, Some(stored(-10, 3590)), me(), others, &desired(), now())
     }
 
     fn desired() -> Desired<'static> {
@@ -320,6 +350,7 @@ mod tests {
             delete_with_owner: true,
             uid: "uid-1",
             owners_stay: false,
+            sealed: None,
         }
     }
 
@@ -331,7 +362,11 @@ mod tests {
     }
 
     fn judged(record: &SecretRecord) -> &'static str {
-        match judge(Some(record), me(), &[], &desired(), now()) {
+        judged_with(record, Some(stored(-10, 3590)))
+    }
+
+    fn judged_with(record: &SecretRecord, stored: Option<Stored>) -> &'static str {
+        match judge(Some(record), stored, me(), &[], &desired(), now()) {
             Target::Free => "free",
             Target::Blocked(problem) => problem.reason.as_str(),
             Target::Ours {
@@ -401,15 +436,15 @@ mod tests {
     #[case::expires_in_more_than_400_days(0, 401 * 86_400)]
     #[case::expires_before_it_was_issued(0, -1)]
     fn a_token_with_incredible_times_does_not_count(#[case] issued: i64, #[case] expires: i64) {
-        let mut entry = entry();
-        entry.as_mut().unwrap().stored = Some(stored(issued, expires));
         assert_eq!(
-            judged(&SecretRecord {
-                ours: entry,
-                ..record()
-            }),
+            judged_with(&record(), Some(stored(issued, expires))),
             "ours, without a token"
         );
+    }
+
+    #[test]
+    fn an_apply_entry_alone_proves_no_token() {
+        assert_eq!(judged_with(&record(), None), "ours, without a token");
     }
 
     #[test]
@@ -436,7 +471,7 @@ mod tests {
             name: "other",
             created: Some(Timestamp::MIN),
         };
-        let mine = judge(Some(&record()), me(), &[older], &desired(), now());
+        let mine = verdict(Some(&record()), &[older]);
         assert!(matches!(mine, Target::Ours { .. }), "{mine:?}");
 
         let theirs = SecretRecord {
@@ -444,7 +479,7 @@ mod tests {
             ours: named("other"),
             ..record()
         };
-        let blocked = judge(Some(&theirs), me(), &[older], &desired(), now());
+        let blocked = verdict(Some(&theirs), &[older]);
         assert!(
             matches!(&blocked, Target::Blocked(problem) if problem.reason == Reason::TargetConflict),
             "{blocked:?}"
@@ -458,7 +493,7 @@ mod tests {
             ours: named("other"),
             ..record()
         };
-        assert_eq!(judge(Some(&theirs), me(), &[], &desired(), now()), Target::Free);
+        assert_eq!(verdict(Some(&theirs), &[]), Target::Free);
     }
 
     #[test]
@@ -467,15 +502,12 @@ mod tests {
             name: "aaa",
             created: Some(Timestamp::MAX),
         };
-        assert_eq!(judge(None, me(), &[younger], &desired(), now()), Target::Free);
+        assert_eq!(verdict(None, &[younger]), Target::Free);
         let same_age = Claimant {
             name: "aaa",
             created: me().created,
         };
-        assert!(matches!(
-            judge(None, me(), &[same_age], &desired(), now()),
-            Target::Blocked(_)
-        ));
+        assert!(matches!(verdict(None, &[same_age]), Target::Blocked(_)));
     }
 
     #[test]
@@ -487,22 +519,81 @@ mod tests {
             ours: entry,
             ..record()
         };
-        assert!(is_adopted(Some(&adopted), "sca"));
-        assert!(!is_adopted(Some(&adopted), "other"));
+        assert!(is_adopted(Some(&adopted), "sca", None));
+        assert!(!is_adopted(Some(&adopted), "other", None));
         assert_eq!(judged(&adopted), "ours, as desired");
         let kept = SecretRecord {
             controller: None,
             ..record()
         };
-        assert!(!is_adopted(Some(&kept), "sca"));
-        assert!(!is_adopted(None, "sca"));
+        assert!(!is_adopted(Some(&kept), "sca", None));
+        assert!(!is_adopted(None, "sca", None));
+        let with_forged_mark = SecretRecord {
+            controller: owned_by("sca", "uid-1"),
+            ..adopted
+        };
+        assert!(!is_adopted(Some(&with_forged_mark), "sca", None));
         // With consent of its own, another VendorToken adopts what was kept.
         let consented = SecretRecord {
             adoptable_by: Some("other".into()),
             ..kept
         };
-        assert!(is_adopted(Some(&consented), "other"));
-        assert!(!is_adopted(Some(&consented), "sca"));
+        assert!(is_adopted(Some(&consented), "other", None));
+        assert!(!is_adopted(Some(&consented), "sca", None));
+    }
+
+    #[test]
+    fn a_target_without_managed_fields_is_ours_by_its_seal() {
+        let facts = |adopted| TokenFacts {
+            issued: now(),
+            expires: now(),
+            inputs: stored(0, 1).inputs,
+            content: content(adopted, "c1").into(),
+            credentials_version: None,
+            refresh_handled: None,
+        };
+        for (controller, adopted) in [(owned_by("sca", "uid-0"), false), (None, false), (None, true)] {
+            let restored = SecretRecord {
+                controller,
+                ours: None,
+                ..record()
+            };
+            let facts = facts(adopted);
+            let desired = Desired {
+                sealed: Some(&facts),
+                ..desired()
+            };
+            let judged = judge(
+                Some(&restored),
+                Some(stored(-10, 3590)),
+                me(),
+                &[],
+                &desired,
+                now(),
+            );
+            assert!(
+                matches!(&judged, Target::Ours { stored: Some(stored), as_desired: false } if stored.is_readable),
+                "{judged:?}"
+            );
+            // The mark of an adoption is kept too.
+            assert_eq!(is_adopted(Some(&restored), "sca", Some(&facts)), adopted);
+        }
+        // Somebody else's controller is not ours by any seal.
+        let facts = facts(false);
+        let desired = Desired {
+            sealed: Some(&facts),
+            ..desired()
+        };
+        let controlled = SecretRecord {
+            controller: Some(Controller::Other {
+                kind: "ExternalSecret".into(),
+                name: "x".into(),
+            }),
+            ours: None,
+            ..record()
+        };
+        let judged = judge(Some(&controlled), None, me(), &[], &desired, now());
+        assert!(matches!(judged, Target::Blocked(_)), "{judged:?}");
     }
 
     #[test]
@@ -517,7 +608,7 @@ mod tests {
                 ..desired()
             };
             for (desired, expected) in [(desired(), false), (forbidden, true)] {
-                let judged = judge(Some(&record), me(), &[], &desired, now());
+                let judged = judge(Some(&record), Some(stored(-10, 3590)), me(), &[], &desired, now());
                 assert!(
                     matches!(judged, Target::Ours { as_desired, .. } if as_desired == expected),
                     "{record:?} {judged:?}"

@@ -6,7 +6,7 @@ use super::backoff;
 use crate::api::FailureStatus;
 use crate::api::names::Reason;
 use crate::inputs::Inputs;
-use crate::times::whole_seconds;
+use crate::times::{recorded, whole_seconds};
 
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ impl PastFailure {
             reason: Reason::from_text(&failure.reason)?,
             message: failure.message.clone(),
             count: failure.count.max(1),
-            last_attempt: failure.last_attempt_time.0,
-            next_attempt: failure.next_attempt_time.as_ref().map(|time| time.0),
+            last_attempt: recorded(failure.last_attempt_time.0),
+            next_attempt: failure.next_attempt_time.as_ref().map(|time| recorded(time.0)),
             inputs: Inputs::parse(&failure.inputs)?,
             only_from_other_status: false,
         })

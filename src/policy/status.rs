@@ -9,8 +9,9 @@ use super::past_failure::PastFailure;
 use super::token_facts::Stored;
 use crate::api::names::{Reason, condition};
 use crate::api::{Binding, FailureStatus, VendorTokenStatus};
+use crate::inputs::Inputs;
 use crate::text::first_characters;
-use crate::times::whole_seconds;
+use crate::times::recorded;
 
 /// Attempts with unproven passwords count against an account for this long.
 pub const ACCOUNT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
@@ -120,9 +121,9 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
             .map(|facts| with_times(facts, observed, context.generation))
             .collect(),
         binding: binding(observed, context),
-        issued_time: stored.map(|stored| Time(stored.issued)),
-        expiration_time: stored.map(|stored| Time(stored.expires)),
-        next_refresh_time: next_refresh(observed, due, failure.as_ref()).map(Time),
+        issued_time: stored.map(|stored| written(stored.issued)),
+        expiration_time: stored.map(|stored| written(stored.expires)),
+        next_refresh_time: next_refresh(observed, due, failure.as_ref()).map(written),
         last_handled_refresh_request: handled_request(observed)
             .or_else(|| old.last_handled_refresh_request.clone()),
         endpoint: context.endpoint.map(str::to_owned),
@@ -172,14 +173,24 @@ pub fn status_before_asking(
 }
 
 fn failure_status(failure: PastFailure) -> FailureStatus {
+    // The jitter is equal among those who share a credential, and nothing reads it here.
+    let inputs = Inputs {
+        jitter: 0,
+        ..failure.inputs
+    };
     FailureStatus {
         reason: failure.reason.as_str().to_owned(),
         message: first_characters(&failure.message, FAILURE_MESSAGE_LIMIT).to_owned(),
         count: failure.count,
-        last_attempt_time: Time(failure.last_attempt),
-        next_attempt_time: failure.next_attempt.map(Time),
-        inputs: failure.inputs.to_string(),
+        last_attempt_time: written(failure.last_attempt),
+        next_attempt_time: failure.next_attempt.map(written),
+        inputs: inputs.to_string(),
     }
+}
+
+/// A time as a status shows it. The API server takes it, and gives it back as it is.
+fn written(time: Timestamp) -> Time {
+    Time(recorded(time))
 }
 
 /// The Secret that holds the token: the target or, until that is written, the one of the former target name.
@@ -268,7 +279,11 @@ fn warnings(
         }
         let time_in_status = || {
             let old = observed.status.condition(condition::TOKEN_NOT_YET_VALID)?;
-            old.message.strip_prefix(NOT_USABLE_BEFORE)?.parse().ok()
+            old.message
+                .strip_prefix(NOT_USABLE_BEFORE)?
+                .parse()
+                .ok()
+                .map(recorded)
         };
         let not_before = match in_memory {
             Some(token) => token.warnings.not_before,
@@ -317,8 +332,8 @@ fn with_times(facts: ConditionFacts, observed: &Observed<'_>, generation: i64) -
         .filter(|old| old.status == status);
     Condition {
         last_transition_time: same.map_or_else(
-            || Time(whole_seconds(observed.now)),
-            |old| old.last_transition_time.clone(),
+            || written(observed.now),
+            |old| written(old.last_transition_time.0),
         ),
         message: first_characters(&facts.message, CONDITION_MESSAGE_LIMIT).to_owned(),
         observed_generation: Some(generation),

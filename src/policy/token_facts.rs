@@ -4,8 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::schedule::{self, RefreshPolicy};
 use crate::inputs::Inputs;
+use crate::seal::Verified;
 
-/// The token in the target, as the annotations that our own field manager owns describe it.
+/// The token in the target, as the facts beside it describe it. Either the operator's present key has sealed them, or the
+/// inputs in them carry the id of a key that is lost (see [`Stored::is_sealed_by`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub issued: Timestamp,
@@ -20,6 +22,41 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// Takes the facts of a target. Those under a lost key cannot be verified: they give no more than the token's times,
+    /// and its expiry by the documented life of the vendor's tokens at the latest.
+    pub fn new(verified: Verified<'_>, documented_life: SignedDuration) -> Self {
+        let (facts, is_sealed) = match verified {
+            Verified::Sealed(facts) => (facts, true),
+            Verified::LostKey(facts, _) => (facts, false),
+        };
+        let latest = facts
+            .issued
+            .saturating_add(documented_life)
+            .unwrap_or(Timestamp::MAX);
+        Self {
+            issued: facts.issued,
+            expires: if is_sealed {
+                facts.expires
+            } else {
+                facts.expires.min(latest)
+            },
+            inputs: facts.inputs.clone(),
+            credentials_version: facts.credentials_version.as_deref().map(str::to_owned),
+            refresh_handled: facts
+                .refresh_handled
+                .as_deref()
+                .filter(|_| is_sealed)
+                .map(str::to_owned),
+            // The templates decide: see `ownership::judge`.
+            is_readable: false,
+        }
+    }
+
+    /// True when the key with this id, the present one, has sealed these facts. Others give no priority and no proof.
+    pub fn is_sealed_by(&self, key_id: &str) -> bool {
+        self.inputs.key_id == key_id
+    }
+
     /// True when it has not expired at `now`.
     pub fn is_valid(&self, now: Timestamp) -> bool {
         now < self.expires

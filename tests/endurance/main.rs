@@ -10,6 +10,7 @@
 )]
 
 mod budget;
+mod fairness;
 mod ledger;
 mod lifetimes;
 mod memory;

@@ -8,7 +8,7 @@ use crate::tree::{Tree, workspace};
 
 /// What each module may use of ours. `main.rs` and `lib.rs` are not in it: the one puts everything together, the other
 /// only names the modules.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("api", &[]),
     ("arguments", &["telemetry", "providers"]),
     ("clock", &["sync"]),
@@ -40,7 +40,11 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     ),
     ("inputs", &[]),
     ("metrics", &["failure", "providers", "sync"]),
-    ("policy", &["token", "failure", "inputs", "api", "text", "times"]),
+    (
+        "policy",
+        &["token", "failure", "inputs", "api", "seal", "text", "times"],
+    ),
+    ("seal", &["api", "fingerprint", "inputs", "times", "token"]),
     ("server", &["metrics", "sync"]),
     ("sync", &[]),
     ("telemetry", &[]),
@@ -52,11 +56,12 @@ const MAY_USE: [(&str, &[&str]); 21] = [
 ];
 
 /// Modules without I/O, clock, tasks and Kubernetes client: what goes in decides what comes out.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "api",
     "failure",
     "inputs",
     "policy",
+    "seal",
     "template",
     "text",
     "times",

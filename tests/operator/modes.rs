@@ -6,11 +6,12 @@ use std::path::Path;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use test_support::{AuditEntries, ControlPlane, Mark, wait_for};
+use test_support::{AuditEntries, ControlPlane, Mark, Options, wait_for};
 use vendor_token_operator::arguments::{self, Invocation, RunArguments};
 use vendor_token_operator::controller::FINGERPRINT_KEY_SECRET;
 
 use crate::scenarios;
+use crate::support::OWNERS_ARE_GUARDED;
 use crate::world::installation::{POLL, may_read};
 use crate::world::{OPERATOR, Operator, PATIENCE, World};
 
@@ -38,8 +39,12 @@ impl Installed {
     /// As [`Self::from`], with arguments that are not those of the manifests.
     async fn with(folder: &str, change: fn(&mut RunArguments)) -> Self {
         // It ends with this process.
-        let plane: &'static ControlPlane =
-            Box::leak(Box::new(ControlPlane::start(Default::default()).await.unwrap()));
+        let options = Options {
+            // As in OpenShift: whatever the operator does asks for no right to delete.
+            api_server_arguments: vec![OWNERS_ARE_GUARDED.to_owned()],
+            ..Default::default()
+        };
+        let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start(options).await.unwrap()));
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let rendered = plane.kustomize(&root.join(folder)).await.unwrap();
         let manifests: Vec<&str> = rendered.split("\n---\n").collect();

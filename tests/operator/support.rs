@@ -4,13 +4,30 @@ use test_support::ControlPlane;
 use vendor_simulator::Options;
 
 use crate::world::World;
-use crate::world::installation::{in_namespaces, served_namespace};
+use crate::world::installation::{in_namespaces, install_for_namespaces, served_namespace};
 
 /// The control plane of these tests, with kube-controller-manager collecting garbage.
 pub(crate) async fn plane_with_garbage_collection() -> &'static ControlPlane {
     // The CRD first: the garbage collector learns of kinds that come later only after a while.
     in_namespaces().await;
     test_support::shared_with_garbage_collection().await.unwrap()
+}
+
+/// The admission plugin that asks for the right to delete an object whose owner references are changed. OpenShift has it
+/// on.
+pub(crate) const OWNERS_ARE_GUARDED: &str = "--enable-admission-plugins=OwnerReferencesPermissionEnforcement";
+
+/// A control plane of its own with these arguments of kube-apiserver and this CustomResourceDefinition.
+pub(crate) async fn plane_with(arguments: &[&str], definition: &str) -> &'static ControlPlane {
+    let options = test_support::Options {
+        api_server_arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+        ..Default::default()
+    };
+    // It ends with the process.
+    let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start(options).await.unwrap()));
+    plane.apply_yaml("default", definition).await.unwrap();
+    install_for_namespaces(plane).await;
+    plane
 }
 
 impl World {

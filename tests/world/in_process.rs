@@ -1,7 +1,7 @@
 //! The operator in this process: its clock is the test's, and its requests to vendors can be held back.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use kube::Config;
 use kube::client::ClientBuilder;
-use test_support::ControlPlane;
+use test_support::{ApiProxy, ControlPlane};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 use vendor_token_operator::clock::{Clock, SystemClock, Timeline};
@@ -65,7 +65,10 @@ async fn operators_config(plane: &ControlPlane) -> Config {
         let path = plane.kubeconfig_for_service_account(OPERATOR, OPERATOR).await;
         written.insert(plane.server().to_owned(), path.unwrap());
     }
-    let path = &written[plane.server()];
+    config_at(&written[plane.server()]).await
+}
+
+async fn config_at(path: &Path) -> Config {
     let kubeconfig = kube::config::Kubeconfig::read_from(path).unwrap();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &Default::default())
         .await
@@ -102,6 +105,25 @@ impl World {
         wrap: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport>,
     ) -> Operator {
         let config = operators_config(self.plane).await;
+        self.operator_by(config, change, wrap)
+    }
+
+    /// An operator whose calls to the API server go through `proxy`.
+    pub(crate) async fn operator_behind(&self, proxy: &ApiProxy) -> Operator {
+        let path = self
+            .plane
+            .kubeconfig_through(proxy, OPERATOR, OPERATOR)
+            .await
+            .unwrap();
+        self.operator_by(config_at(&path).await, |_| {}, |transport| transport)
+    }
+
+    fn operator_by(
+        &self,
+        config: Config,
+        change: impl FnOnce(&mut Settings),
+        wrap: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport>,
+    ) -> Operator {
         let metrics = Metrics::new();
         let client = ClientBuilder::try_from(config)
             .unwrap()

@@ -58,13 +58,18 @@ pub(crate) async fn in_namespaces() -> &'static ControlPlane {
         .get_or_init(|| async {
             // As an administrator does.
             plane.apply_kustomization(&root().join("crds")).await.unwrap();
-            let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {OPERATOR}}}}}");
-            plane.apply_yaml("default", &namespace).await.unwrap();
-            let operator = root().join("deploy/operator");
-            plane.apply_kustomization(&operator).await.unwrap();
+            install_for_namespaces(plane).await;
         })
         .await;
     plane
+}
+
+/// Installs what is in the operator's own namespace.
+pub(crate) async fn install_for_namespaces(plane: &ControlPlane) {
+    let namespace = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {OPERATOR}}}}}");
+    plane.apply_yaml("default", &namespace).await.unwrap();
+    let operator = root().join("deploy/operator");
+    plane.apply_kustomization(&operator).await.unwrap();
 }
 
 /// Makes a namespace that the operator may serve.

@@ -122,6 +122,23 @@ impl World {
             .unwrap();
     }
 
+    /// Applies a Secret in the name of the operator's field manager: nothing in `managedFields` tells that it was not the
+    /// operator.
+    pub(crate) async fn forge_secret(&self, name: &str, mut secret: Secret) {
+        secret.metadata = kube::core::ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: secret.metadata.labels,
+            annotations: secret.metadata.annotations,
+            owner_references: secret.metadata.owner_references,
+            ..Default::default()
+        };
+        let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
+        self.secrets()
+            .patch(name, &parameters, &Patch::Apply(secret))
+            .await
+            .unwrap();
+    }
+
     /// Changes a Secret by a JSON merge patch, as `kubectl edit` does.
     pub(crate) async fn edit_secret(&self, name: &str, patch: Value) -> Secret {
         self.secrets()

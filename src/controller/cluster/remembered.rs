@@ -1,7 +1,7 @@
 //! The memory of each VendorToken between reconciles.
 
 use std::collections::HashMap;
-use std::hash::{Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(crate) struct KnownCredentials {
 
 /// A number of `known` for [`KnownCredentials::known`].
 pub(crate) fn number_of(known: &KnownInputs) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
+    let mut hasher = DefaultHasher::new();
     (&known.parameters, &known.sources).hash(&mut hasher);
     hasher.finish()
 }
@@ -173,6 +173,14 @@ struct Record {
     credentials: Option<KnownCredentials>,
     certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<Box<PublishBackoff>>,
+    /// A digest of the version of the target whose data is known.
+    known_target: Option<u64>,
+}
+
+fn digest(version: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    version.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The records of all VendorTokens. They outlast a change of the leader. To forget an object drops its record here, its
@@ -217,6 +225,26 @@ impl Remembered {
 
     pub(crate) fn set_certificate(&self, object: &ObjectKey, certificate: KnownCertificate) {
         self.record(object, |record| record.certificate = Some(Box::new(certificate)));
+    }
+
+    /// True where the target at this version holds what this process knows of it: what it has written or verified itself,
+    /// or has found at its first look.
+    pub(crate) fn knows_target(&self, object: &ObjectKey, version: &str) -> bool {
+        let mut records = lock(&self.records);
+        let known = &mut records.entry(object.clone()).or_default().known_target;
+        *known.get_or_insert(digest(version)) == digest(version)
+    }
+
+    /// Notes that this process knows what the target holds at this version.
+    pub(crate) fn set_known_target(&self, object: &ObjectKey, version: &str) {
+        self.record(object, |record| record.known_target = Some(digest(version)));
+    }
+
+    /// Forgets what the targets hold: another process may have written them.
+    pub(crate) fn forget_targets(&self) {
+        for record in lock(&self.records).values_mut() {
+            record.known_target = None;
+        }
     }
 
     pub(crate) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
@@ -453,6 +481,25 @@ mod tests {
             assert_eq!(set_back.as_secs(), 240);
             tokio::time::advance(Duration::from_secs(60)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_target_is_known_as_it_was_found_or_written_in_this_term() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let (remembered, object) = (&context.remembered, fake::object());
+        assert!(remembered.knows_target(&object, "u/1"), "the first look");
+        assert!(!remembered.knows_target(&object, "u/2"), "somebody else wrote it");
+        assert!(
+            !remembered.knows_target(&object, "u/2"),
+            "and nobody has verified it yet"
+        );
+        remembered.set_known_target(&object, "u/2");
+        assert!(remembered.knows_target(&object, "u/2"));
+        remembered.forget_targets();
+        assert!(
+            remembered.knows_target(&object, "u/9"),
+            "another process may have written it"
+        );
     }
 
     #[tokio::test]

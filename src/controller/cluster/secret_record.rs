@@ -2,32 +2,24 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Map, Value};
 
 use crate::api::names;
-use crate::inputs::Inputs;
-use crate::policy::Stored;
 use crate::policy::ownership::{Controller, OurEntry, SecretRecord};
+use crate::seal::SealedFacts;
 use crate::text::{first_characters, without_control_characters};
 
 /// The longest name that is compared, in bytes. A longer one is cut, and equals no name then.
 const LONGEST_NAME: usize = 254;
 /// The longest name of a field manager in a message, in characters.
 const LONGEST_MANAGER: usize = 63;
-/// The longest text that we write into an annotation, in bytes.
-const LONGEST_TEXT: usize = 1024;
 
 /// The beginning of a text that anybody may have written: every Secret has a record, which must be small.
 fn cut(text: &str, bytes: usize) -> Box<str> {
     text.get(..text.floor_char_boundary(bytes))
         .unwrap_or_default()
         .into()
-}
-
-fn is_short(text: &&str) -> bool {
-    text.len() <= LONGEST_TEXT
 }
 
 /// Makes the record of a Secret from its metadata. `None` for metadata without UID or resource version.
@@ -70,6 +62,7 @@ pub(crate) fn read(metadata: &ObjectMeta) -> Option<SecretRecord> {
             .flatten()
             .find_map(|entry| our_entry(entry, metadata))
             .map(Box::new),
+        facts: SealedFacts::read(annotation).map(Box::new),
     })
 }
 
@@ -104,28 +97,11 @@ fn our_entry(entry: &ManagedFieldsEntry, metadata: &ObjectMeta) -> Option<OurEnt
             .flatten()
     };
     let data = owned_keys(fields.get("f:data"));
-    let time = |key: &str| annotation(key).and_then(|text| text.parse::<Timestamp>().ok());
-    let stored = || {
-        Some(Stored {
-            issued: time(names::ISSUED_TIME)?,
-            expires: time(names::EXPIRATION_TIME)?,
-            inputs: annotation(names::INPUTS).and_then(Inputs::parse)?,
-            credentials_version: annotation(names::CREDENTIALS_VERSION)
-                .filter(is_short)
-                .map(str::to_owned),
-            refresh_handled: annotation(names::REFRESH_HANDLED)
-                .filter(is_short)
-                .map(str::to_owned),
-            // The templates decide: see `ownership::judge`.
-            is_readable: false,
-        })
-    };
     Some(OurEntry {
         name: label(names::NAME_LABEL).map(Into::into),
         owned: owned_digest(&data, &labels, &annotations),
         owned_data: owned_digest(&data, &[], &[]),
         content: annotation(names::CONTENT).map(|content| cut(content, LONGEST_NAME)),
-        stored: stored(),
     })
 }
 
@@ -210,13 +186,20 @@ mod tests {
             "vendortoken.io/issued-time": "2026-01-01T00:00:00Z",
             "vendortoken.io/expiration-time": "2026-01-01T01:00:00Z",
             "vendortoken.io/inputs": inputs(),
+            "vendortoken.io/content": "created.0123456789abcdef",
+            "vendortoken.io/credentials-version": "uid/7",
+            "vendortoken.io/seal": format!("{}.{}.{}", "0".repeat(8), "1".repeat(32), "2".repeat(32)),
         })
     }
 
     fn owned() -> Value {
-        json!({
-            "f:vendortoken.io/issued-time": {}, "f:vendortoken.io/expiration-time": {}, "f:vendortoken.io/inputs": {},
-        })
+        annotations()
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|key| (format!("f:{key}"), json!({})))
+            .collect::<Map<_, _>>()
+            .into()
     }
 
     #[test]
@@ -224,34 +207,48 @@ mod tests {
         let record = read(&metadata(fields(owned()), annotations())).unwrap();
         let ours = record.ours.unwrap();
         assert_eq!(ours.name.as_deref(), Some("sca"));
-        let stored = ours.stored.unwrap();
-        assert_eq!(stored.expires, "2026-01-01T01:00:00Z".parse().unwrap());
-        assert_eq!(stored.inputs.jitter, 7);
+        assert_eq!(ours.content.as_deref(), Some("created.0123456789abcdef"));
     }
 
     #[test]
-    fn an_annotation_that_somebody_else_wrote_does_not_count() {
-        let mut owned = owned();
-        owned
+    fn an_annotation_that_our_apply_entry_does_not_own_is_drift() {
+        let digest = |owned| {
+            read(&metadata(fields(owned), annotations()))
+                .unwrap()
+                .ours
+                .unwrap()
+                .owned
+        };
+        let mut without = owned();
+        without
             .as_object_mut()
             .unwrap()
             .remove("f:vendortoken.io/expiration-time");
-        let record = read(&metadata(fields(owned), annotations())).unwrap();
-        assert_eq!(record.ours.unwrap().stored, None);
+        assert_ne!(digest(owned()), digest(without));
+    }
+
+    #[test]
+    fn facts_are_read_whatever_managed_fields_say() {
+        let whole = metadata(fields(owned()), annotations());
+        let restored = ObjectMeta {
+            managed_fields: None,
+            ..whole.clone()
+        };
+        let facts = read(&whole).unwrap().facts;
+        assert!(facts.is_some());
+        let restored = read(&restored).unwrap();
+        assert_eq!((restored.facts, restored.ours), (facts, None));
     }
 
     #[test]
     fn a_record_stays_small_whatever_stands_on_the_secret() {
         let long = "x".repeat(250_000);
         let mut annotations = annotations();
-        for key in [
-            names::ADOPTABLE_BY,
-            names::CONTENT,
-            names::CREDENTIALS_VERSION,
-            names::REFRESH_HANDLED,
-        ] {
+        for key in [names::ADOPTABLE_BY, names::CONTENT] {
             annotations[key] = json!(long);
         }
+        // Facts with long texts are none: see `seal`.
+        annotations[names::REFRESH_HANDLED] = json!("x".repeat(256));
         let mut owned = owned();
         for key in annotations.as_object().unwrap().keys() {
             owned[format!("f:{key}")] = json!({});
@@ -264,7 +261,7 @@ mod tests {
             .unwrap(),
         ]);
         let record = read(&metadata).unwrap();
-        assert!(record.ours.as_ref().unwrap().stored.is_some());
+        assert!(record.ours.is_some());
         let size = format!("{record:?}").len();
         assert!(size < 3000, "{size}");
     }

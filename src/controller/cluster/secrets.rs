@@ -106,6 +106,7 @@ mod tests {
             controller: None,
             adoptable_by: None,
             ours: None,
+            facts: None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -130,9 +131,11 @@ async fn read_or_create(context: &Context) -> Result<(FingerprintKey, KeyBytes),
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Random)?;
     create(context, &bytes).await?;
     // Another replica may have been faster: what is stored is the key.
-    read(context).await?.ok_or_else(|| KeyError::Malformed {
+    let (key, bytes) = read(context).await?.ok_or_else(|| KeyError::Malformed {
         namespace: context.settings.operator_namespace.clone(),
-    })
+    })?;
+    let since = key.since().max(context.timeline.now().wall());
+    Ok((key.made_at(since), bytes))
 }
 
 /// Makes the Secret again where it was deleted, and gives true then. A Secret with another key stays: it counts from
@@ -153,16 +156,33 @@ async fn read(context: &Context) -> Result<Option<(FingerprintKey, KeyBytes)>, K
         source,
     })?;
     let Some(secret) = secret else { return Ok(None) };
+    let since = last_written(&secret.metadata);
     let mut data = secret.data;
     let bytes = data.as_mut().and_then(|data| data.remove(DATA_KEY));
     let bytes = bytes.map(|bytes| Zeroizing::new(bytes.0)).unwrap_or_default();
     wipe(&mut data);
     match FingerprintKey::new(&bytes) {
-        Some(key) => Ok(Some((key, bytes))),
+        Some(key) => Ok(Some((key.made_at(since), bytes))),
         None => Err(KeyError::Malformed {
             namespace: namespace.clone(),
         }),
     }
+}
+
+/// The time of the last write of the key's Secret: it may have held another key before. Nobody but the operator and its
+/// administrators can write there.
+fn last_written(metadata: &ObjectMeta) -> Timestamp {
+    let created = metadata.creation_timestamp.iter();
+    let written = metadata
+        .managed_fields
+        .iter()
+        .flatten()
+        .filter_map(|entry| entry.time.as_ref());
+    created
+        .chain(written)
+        .map(|time| time.0)
+        .max()
+        .unwrap_or(Timestamp::MIN)
 }
 
 /// Creates the Secret, unless there is one: by an apply that only creates, which RBAC allows for a named Secret.
@@ -198,5 +218,27 @@ async fn create(context: &Context, bytes: &KeyBytes) -> Result<(), KeyError> {
             namespace: namespace.clone(),
             source,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_as_old_as_the_last_write_of_its_secret() {
+        let last = |metadata| last_written(&serde_json::from_value(metadata).unwrap()).to_string();
+        assert_eq!(
+            last(json!({ "creationTimestamp": "2026-05-04T10:00:00Z" })),
+            "2026-05-04T10:00:00Z"
+        );
+        let replaced = json!({
+            "creationTimestamp": "2026-05-04T10:00:00Z",
+            "managedFields": [{ "manager": "vendor-token-operator", "time": "2026-05-04T10:00:00Z" },
+                { "manager": "kubectl", "time": "2026-06-01T00:00:00Z" }],
+        });
+        assert_eq!(last(replaced), "2026-06-01T00:00:00Z");
     }
 }

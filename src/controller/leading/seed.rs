@@ -12,17 +12,21 @@ use kube::ResourceExt as _;
 use crate::api::VendorToken;
 use crate::api::names::Reason;
 use crate::controller::cluster::objects::key_of;
-use crate::controller::cluster::references::target_name;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::read_target::read_record;
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::validated::{self, ValidatedSpec};
 use crate::error_text::with_causes;
+use crate::fingerprint::FingerprintKey;
 use crate::grants::{COUNTED_FOR, requests_before};
-use crate::policy::PastFailure;
-use crate::policy::schedule::{self, is_credible_issue};
+use crate::inputs::Inputs;
+use crate::policy::Stored;
+use crate::policy::ownership::is_credible;
 use crate::providers::{Endpoint, Vendor};
+use crate::seal::{Place, Verified};
+use crate::times::recorded;
 
 /// The number of credentials that are read at a time.
 const CONCURRENCY: usize = 32;
@@ -32,101 +36,121 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Starts the term of the book of grants, with what counts of the time before.
 pub(crate) async fn seed(context: &Arc<Context>) {
     context.grants.start_leading();
-    count_earlier_requests(context);
-    if tokio::time::timeout(PATIENCE, take_in_failures(context))
-        .await
-        .is_err()
-    {
+    let read_back = async {
+        count_earlier_requests(context).await;
+        take_in_failures(context).await;
+    };
+    if tokio::time::timeout(PATIENCE, read_back).await.is_err() {
         tracing::warn!(
-            "not every failure from before could be read back in time; the rest is as objects are looked at"
+            "not everything from before could be read back in time; the rest is as objects are looked at"
         );
     }
 }
 
 /// The last token of a VendorToken.
 struct LastToken {
-    /// A name of the grant, equal for all that share it.
+    /// A name of the grant: see [`grant_name`].
     grant: String,
     issued: Timestamp,
     refreshed_after: SignedDuration,
 }
 
-/// The last token by the target, or by the status where no target is known, as without a watch of Secrets. An issue that
-/// is not credible was written by somebody else.
-fn last_token(
+/// A name of a grant, equal for the VendorTokens of one namespace that ask for the same with the same keys of the same
+/// Secrets. Where others share the credential from other Secrets, too much is counted.
+fn grant_name(inputs: &Inputs) -> String {
+    format!("{} {}", inputs.parameters, inputs.sources)
+}
+
+/// The last token by the facts that this operator has sealed on the target; what anybody may have written fills no
+/// budget. Without a watch of Secrets the target is read, where the status says that it is worth it.
+async fn last_token(
     token: &VendorToken,
     checked: &ValidatedSpec,
+    key: &FingerprintKey,
     context: &Context,
     now: Timestamp,
 ) -> Option<LastToken> {
     let object = key_of(token);
-    let stored = match context.secrets.get(&object.namespace, &target_name(token)) {
-        Lookup::Found(record) => record.ours.and_then(|ours| ours.stored),
-        Lookup::Absent | Lookup::Unknown => None,
+    let target = &checked.target.name;
+    let record = match context.secrets.get(&object.namespace, target) {
+        Lookup::Found(record) => Some(record),
+        Lookup::Absent => None,
+        Lookup::Unknown if is_recent(token, now) => {
+            match read_record(context, &object.namespace, target).await {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::debug!(%object, error = with_causes(&error), "its last request could not be read back");
+                    None
+                }
+            }
+        }
+        Lookup::Unknown => None,
     };
-    let is_credible = |issued: &Timestamp| is_credible_issue(*issued, now);
-    if let Some(stored) = stored.filter(|stored| is_credible(&stored.issued)) {
-        return Some(LastToken {
-            refreshed_after: stored.refresh_interval(checked.refresh),
-            grant: stored.inputs.fingerprint,
-            issued: stored.issued,
-        });
-    }
-    let status = token.status.as_ref()?;
-    let issued = status
-        .issued_time
-        .as_ref()
-        .map(|time| time.0)
-        .filter(is_credible)?;
-    let expires = status.expiration_time.as_ref()?.0;
-    Some(LastToken {
-        // A status has no fingerprint. Where others share the credential from other Secrets, too much is counted.
-        grant: format!("{} {:?} {:?}", object.namespace, checked.sources(), checked.grant),
-        issued,
-        // By the most jitter, as it is not known either: at the soonest.
-        refreshed_after: schedule::due(checked.refresh, issued, expires, u8::MAX).duration_since(issued),
+    let facts = record?.facts?;
+    let place = Place {
+        namespace: &object.namespace,
+        secret: target,
+        vendor_token: &object.name,
+    };
+    let verified = facts
+        .verify(key, place)
+        .filter(|found| matches!(found, Verified::Sealed(_)))?;
+    let stored = Stored::new(verified, SignedDuration::MAX);
+    is_credible(&stored, now).then(|| LastToken {
+        refreshed_after: stored.refresh_interval(checked.refresh),
+        grant: grant_name(&stored.inputs),
+        issued: stored.issued,
     })
 }
 
-/// The times of this VendorToken's last requests by its target and its status, each with the name of its grant. A token
-/// that lives less than a minute has had several in that minute.
-fn last_requests(
-    token: &VendorToken,
-    checked: &ValidatedSpec,
-    context: &Context,
-    now: Timestamp,
-) -> impl Iterator<Item = (String, Timestamp)> + use<> {
-    let created = token.creation_timestamp().map(|created| created.0);
-    let issued = last_token(token, checked, context, now)
-        .into_iter()
-        .flat_map(move |last| {
-            let oldest = now
-                .checked_sub(COUNTED_FOR)
-                .unwrap_or(now)
-                .max(created.unwrap_or(now));
-            requests_before(last.issued, last.refreshed_after, oldest)
-                .map(move |sent| (last.grant.clone(), sent))
-        });
-    let failure = token.status.as_ref().and_then(|status| status.failure.as_ref());
-    let failure = failure.and_then(PastFailure::parse);
-    let failure = failure.map(|failure| (failure.inputs.fingerprint, failure.last_attempt));
-    issued.chain(failure)
+/// True when the status shows a request that still counts.
+fn is_recent(token: &VendorToken, now: Timestamp) -> bool {
+    let issued = token
+        .status
+        .as_ref()
+        .and_then(|status| status.issued_time.as_ref());
+    issued.is_some_and(|issued| now.duration_since(recorded(issued.0)) < COUNTED_FOR)
 }
 
-fn count_earlier_requests(context: &Context) {
+/// The times of this VendorToken's last requests by its target, each with the name of its grant. A token that lives less
+/// than a minute has had several in that minute. A failed attempt in a status counts for nothing: a status has no seal,
+/// and times in it would keep everybody waiting for a minute.
+async fn last_requests(
+    token: &VendorToken,
+    checked: &ValidatedSpec,
+    key: &FingerprintKey,
+    context: &Context,
+    now: Timestamp,
+) -> Vec<(String, Timestamp)> {
+    let created = token.creation_timestamp().map(|created| created.0);
+    let oldest = now
+        .checked_sub(COUNTED_FOR)
+        .unwrap_or(now)
+        .max(created.unwrap_or(now));
+    let last = last_token(token, checked, key, context, now).await;
+    last.into_iter()
+        .flat_map(|last| {
+            requests_before(last.issued, last.refreshed_after, oldest)
+                .map(move |sent| (last.grant.clone(), sent))
+        })
+        .filter(|(_, sent)| (SignedDuration::ZERO..COUNTED_FOR).contains(&now.duration_since(*sent)))
+        .collect()
+}
+
+async fn count_earlier_requests(context: &Context) {
     let now = context.timeline.now().wall();
+    let Some(key) = context.key() else { return };
+    let key = &key;
     // VendorTokens that share a grant have shared its request, which counts once.
     let mut requests: BTreeMap<(Endpoint, Vendor), HashSet<(String, Timestamp)>> = BTreeMap::new();
-    for token in context.objects.all() {
-        let Ok(checked) = ValidatedSpec::new(&token, &context.settings.endpoints) else {
-            continue;
-        };
-        let recent = last_requests(&token, &checked, context, now)
-            .filter(|(_, sent)| (SignedDuration::ZERO..COUNTED_FOR).contains(&now.duration_since(*sent)));
-        requests
-            .entry((checked.endpoint, checked.grant.vendor()))
-            .or_default()
-            .extend(recent);
+    let read = stream::iter(context.objects.all()).map(|token| async move {
+        let checked = ValidatedSpec::new(&token, &context.settings.endpoints).ok()?;
+        let recent = last_requests(&token, &checked, key, context, now).await;
+        Some(((checked.endpoint, checked.grant.vendor()), recent))
+    });
+    let read: Vec<_> = read.buffer_unordered(CONCURRENCY).collect().await;
+    for (endpoint, recent) in read.into_iter().flatten() {
+        requests.entry(endpoint).or_default().extend(recent);
     }
     for ((endpoint, vendor), sent) in requests {
         let sent: Vec<_> = sent.into_iter().map(|(_, sent)| sent).collect();
@@ -167,67 +191,112 @@ async fn take_in_failures(context: &Arc<Context>) {
         })
         .await;
 }
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::names;
+    use crate::controller::cluster::secret_record;
     use crate::controller::fake;
-
-    /// The requests of the last minute by the status of a VendorToken with this Secret, in seconds before now, and the names
-    /// of their grants. No target is known.
-    fn read_back(credentials: Value, status: Value) -> (Vec<i64>, Vec<String>) {
-        let (context, _, _) = fake::context(|sent| sent);
-        let now = now();
-        let token: VendorToken = serde_json::from_value(json!({
-            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
-            "metadata": { "name": "t", "namespace": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z" },
-            "spec": { "vendor": "Mapiq", "credentialsSecretRef": credentials },
-            "status": status,
-        }))
-        .unwrap();
-        let checked = ValidatedSpec::new(&token, &BTreeMap::new()).unwrap();
-        let (names, times): (Vec<_>, Vec<_>) = last_requests(&token, &checked, &context, now).unzip();
-        let ages = times.iter().map(|sent| now.duration_since(*sent).as_secs());
-        (ages.collect(), names)
-    }
+    use crate::fingerprint::Fingerprint;
+    use crate::policy::PastFailure;
 
     fn now() -> Timestamp {
         "2026-05-04T10:01:00Z".parse().unwrap()
     }
 
-    fn lives(issued: &str, expires: &str) -> Value {
-        json!({ "issuedTime": issued, "expirationTime": expires, "conditions": [] })
+    fn token(status: Value) -> VendorToken {
+        serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "t", "namespace": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    /// The metadata of a target with a token that lives for so many seconds from 10:00:50 on, sealed by `key`.
+    fn target(key: &FingerprintKey, life: i64) -> Value {
+        let issued: Timestamp = "2026-05-04T10:00:50Z".parse().unwrap();
+        let life = (issued, crate::times::later(issued, life));
+        let facts = fake::facts(key, &token(json!({})), Fingerprint::from_bytes([1; 16]), life);
+        fake::sealed_by(key, "t", &facts)
+    }
+
+    /// The requests of the last minute by this target and this status, in seconds before now.
+    async fn read_back(target: Option<Value>, status: Value) -> Vec<i64> {
+        let (context, _, _) = fake::context(|sent| sent);
+        context.secrets.begin_list("");
+        if let Some(target) = target {
+            let record = secret_record::read(&serde_json::from_value(target).unwrap()).unwrap();
+            context.secrets.put("a", "t", record);
+        }
+        context.secrets.end_list("");
+        let token = token(status);
+        let checked = ValidatedSpec::new(&token, &BTreeMap::new()).unwrap();
+        let requests = last_requests(&token, &checked, &fake::key(), &context, now()).await;
+        requests
+            .iter()
+            .map(|(_, sent)| now().duration_since(*sent).as_secs())
+            .collect()
     }
 
     #[tokio::test]
-    async fn without_a_target_the_status_gives_the_times_of_requests() {
-        let secret = json!({ "name": "c" });
-        let hour = lives("2026-05-04T10:00:50Z", "2026-05-04T11:00:50Z");
-        assert_eq!(read_back(secret.clone(), hour).0, [10]);
-        let forty_seconds = lives("2026-05-04T10:00:50Z", "2026-05-04T10:01:30Z");
-        assert_eq!(read_back(secret.clone(), forty_seconds).0, [10, 30, 50]);
-        assert_eq!(read_back(secret, json!({})).0, Vec::<i64>::new());
+    async fn sealed_facts_give_the_times_of_requests() {
+        assert_eq!(read_back(Some(target(&fake::key(), 3600)), json!({})).await, [10]);
+        assert_eq!(
+            read_back(Some(target(&fake::key(), 40)), json!({})).await,
+            [10, 30, 50]
+        );
+        assert_eq!(read_back(None, json!({})).await, Vec::<i64>::new());
     }
 
     #[tokio::test]
-    async fn grants_of_one_secret_have_a_name_each() {
-        let grant = |credentials: Value| {
-            let status = lives("2026-05-04T10:00:50Z", "2026-05-04T11:00:50Z");
-            read_back(credentials, status).1.remove(0)
+    async fn facts_that_the_operator_has_not_sealed_fill_no_budget() {
+        let mut edited = target(&fake::key(), 3600);
+        edited["annotations"][names::EXPIRATION_TIME] = json!("2026-05-04T10:01:30Z");
+        let of_a_lost_key = target(&FingerprintKey::new(&[8; 32]).unwrap(), 40);
+        let mut without_a_seal = target(&fake::key(), 40);
+        without_a_seal["annotations"]
+            .as_object_mut()
+            .unwrap()
+            .remove(names::SEAL);
+        for forged in [edited, of_a_lost_key, without_a_seal] {
+            assert_eq!(read_back(Some(forged), json!({})).await, Vec::<i64>::new());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_fills_no_budget() {
+        let inputs = format!(
+            "{}.{}.{}.{}.07",
+            "0".repeat(8),
+            "1".repeat(32),
+            "2".repeat(8),
+            "3".repeat(32)
+        );
+        let status = json!({ "issuedTime": "2026-05-04T10:00:50Z", "expirationTime": "2026-05-04T10:01:30Z",
+            "failure": { "reason": "CredentialsRejected", "message": "m", "count": 1, "inputs": inputs,
+                "lastAttemptTime": "2026-05-04T10:00:55Z" } });
+        let failure = token(status.clone()).status.unwrap().failure.unwrap();
+        assert!(PastFailure::parse(&failure).is_some(), "it could be read back");
+        assert_eq!(read_back(None, status).await, Vec::<i64>::new());
+    }
+
+    #[test]
+    fn grants_are_told_apart_by_what_they_ask_for_and_by_the_secret() {
+        let named = |spec: Value| {
+            let mut token = serde_json::to_value(token(json!({}))).unwrap();
+            token["spec"]["credentialsSecretRef"] = spec;
+            let token: VendorToken = serde_json::from_value(token).unwrap();
+            let life = (now(), crate::times::later(now(), 60));
+            let facts = fake::facts(&fake::key(), &token, Fingerprint::from_bytes([1; 16]), life);
+            grant_name(&facts.inputs)
         };
         let one = json!({ "name": "c", "keys": { "client-secret": "one" } });
         let other = json!({ "name": "c", "keys": { "client-secret": "other" } });
-        assert_eq!(grant(one.clone()), grant(one.clone()));
-        assert_ne!(grant(one), grant(other));
-    }
-
-    #[tokio::test]
-    async fn an_issue_that_is_not_credible_counts_for_nothing() {
-        for issued in ["9999-12-30T21:59:59Z", "2026-05-04T10:06:01Z"] {
-            let requests = read_back(json!({ "name": "c" }), lives(issued, "9999-12-30T22:00:00Z"));
-            assert_eq!(requests.0, Vec::<i64>::new(), "{issued}");
-        }
+        assert_eq!(named(one.clone()), named(one.clone()));
+        assert_ne!(named(one), named(other));
     }
 }

@@ -107,6 +107,7 @@ fn start_leading(context: &Context) -> JoinSet<()> {
         .set_ready("watches", Err("listing VendorTokens and Secrets".to_owned()));
     context.objects.clear();
     context.secrets.clear();
+    context.remembered.forget_targets();
     let mut watches = JoinSet::new();
     for scope in context.settings.scopes() {
         let client = context.client.clone();

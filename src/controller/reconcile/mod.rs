@@ -4,6 +4,7 @@ pub(crate) mod ask;
 pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod events;
+mod exchanged;
 mod fences;
 pub(crate) mod publish;
 pub(crate) mod read_target;

@@ -17,9 +17,10 @@ use crate::controller::reconcile::error::{Error, read_problem, withholding, writ
 use crate::controller::reconcile::read_target::read_record;
 use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::snapshot::Snapshot;
-use crate::controller::reconcile::target::{Facts, Owners, body, too_large};
+use crate::controller::reconcile::target::{Origin, Owners, body, too_large};
 use crate::policy::ownership::SecretRecord;
-use crate::policy::{Problem, Stored, Target, backoff};
+use crate::policy::{Problem, Target, backoff};
+use crate::seal::{TokenFacts, Verified};
 use crate::template;
 use crate::token::{AccessToken, ExposeSecret, SecretString};
 
@@ -42,18 +43,25 @@ pub(crate) async fn publish(
     let Some(inputs) = snapshot.inputs().cloned() else {
         return Ok(Published::Conflict);
     };
-    let facts = Facts {
+    let origin = Origin {
         inputs,
-        credentials_version: snapshot.credentials_version.clone(),
+        credentials_version: snapshot.credentials_version.as_deref().map(Into::into),
         refresh_handled: handled(snapshot, context),
+        lost_seal: None,
     };
-    apply(snapshot, token, &facts, context).await
+    apply(snapshot, token, &origin, context).await
 }
 
 /// Applies the target with the token that is in it, and takes the answer into `snapshot`: after a restart memory has no token
 /// to write, and the owner or the labels are not as they should be.
 pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result<Published, Error> {
-    let (Some(stored), Ok(checked)) = (snapshot.stored().cloned(), &snapshot.validated) else {
+    let (facts, lost_seal) = match snapshot.verified() {
+        Some(Verified::Sealed(facts)) => (facts.clone(), None),
+        // They are written as they were found, so that they are believed no more than before.
+        Some(Verified::LostKey(facts, seal)) => (facts.clone(), Some(seal)),
+        None => return Ok(Published::Conflict),
+    };
+    let Ok(checked) = &snapshot.validated else {
         return Ok(Published::Conflict);
     };
     let templates = checked.target.data.clone();
@@ -82,7 +90,8 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
     let seen = snapshot.target_version();
     let token = found
         .as_ref()
-        .and_then(|secret| token_in(secret, &templates, &stored));
+        .and_then(|secret| token_in(secret, &templates, &facts));
+    let is_sealed = token.as_ref().is_none_or(|token| snapshot.is_sealed(token));
     let record = found.and_then(|mut secret| {
         wipe(&mut secret.data);
         secret_record::read(&secret.metadata)
@@ -91,34 +100,44 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
     if snapshot.target_version() != seen {
         return Ok(Published::Conflict);
     }
+    if !is_sealed {
+        snapshot.token_was_exchanged(context);
+        return Ok(Published::Conflict);
+    }
     let Some(token) = token else {
         snapshot.has_no_readable_token(context);
         return Ok(Published::Conflict);
     };
-    let facts = Facts {
-        // Under a lost key nobody knows whether the present credentials brought it.
+    let origin = Origin {
         inputs: snapshot
             .inputs()
-            .filter(|inputs| inputs.key_id == stored.inputs.key_id)
+            .filter(|_| lost_seal.is_none())
             .cloned()
-            .unwrap_or(stored.inputs),
+            .unwrap_or(facts.inputs),
         credentials_version: snapshot
             .credentials_version
-            .clone()
-            .or(stored.credentials_version),
-        refresh_handled: stored.refresh_handled,
+            .as_deref()
+            .filter(|_| lost_seal.is_none())
+            .map(Into::into)
+            .or(facts.credentials_version),
+        refresh_handled: facts.refresh_handled,
+        lost_seal,
     };
-    apply(snapshot, &token, &facts, context).await
+    apply(snapshot, &token, &origin, context).await
 }
 
 /// The token in a target that was made by these templates.
-fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stored) -> Option<AccessToken> {
+pub(crate) fn token_in(
+    secret: &Secret,
+    templates: &BTreeMap<String, String>,
+    facts: &TokenFacts,
+) -> Option<AccessToken> {
     let facts = AccessToken {
         value: SecretString::from(""),
         // Vendors give no other, at most in other letters: then the data is not what this makes of the templates.
         token_type: "Bearer".to_owned(),
-        issued: stored.issued,
-        expires: stored.expires,
+        issued: facts.issued,
+        expires: facts.expires,
         expiry_assumed: false,
         clock_skew_suspected: false,
         not_before: None,
@@ -136,11 +155,11 @@ fn token_in(secret: &Secret, templates: &BTreeMap<String, String>, stored: &Stor
     templates.iter().all(is_made_of_it).then_some(token)
 }
 
-/// Applies the target with `token` and `facts`, and takes the answer into `snapshot`.
+/// Applies the target with `token` and its origin, and takes the answer into `snapshot`.
 async fn apply(
     snapshot: &mut Snapshot,
     token: &AccessToken,
-    facts: &Facts,
+    origin: &Origin,
     context: &Context,
 ) -> Result<Published, Error> {
     let Ok(checked) = &snapshot.validated else {
@@ -154,11 +173,12 @@ async fn apply(
     let make = |owners| {
         body(
             checked,
+            &snapshot.key,
             &snapshot.token,
             snapshot.record.as_ref(),
             owners,
             token,
-            facts,
+            origin,
         )
     };
     let write = snapshot.target_write(token.issued);
@@ -205,6 +225,9 @@ async fn apply(
             }
             context.remembered.set_publish_backoff(&snapshot.object, None);
             snapshot.block = None;
+            if let Some(version) = snapshot.target_version() {
+                context.remembered.set_known_target(&snapshot.object, &version);
+            }
             Ok(Published::Written)
         }
         Err(kube::Error::Api(status)) if status.is_conflict() => {
@@ -247,7 +270,7 @@ async fn other_manager(calls: &SecretCalls, name: &SecretName) -> Option<Box<str
 }
 
 /// Takes the present record of the target, `None` where there is none.
-fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
+pub(crate) fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
     let (namespace, name) = (&snapshot.object.namespace, &snapshot.target_name);
     match &record {
         Some(record) => {
@@ -319,12 +342,13 @@ fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
 }
 
 /// The refresh request to be kept on the target: the one that this token serves, or else the present one.
-fn handled(snapshot: &Snapshot, context: &Context) -> Option<String> {
+fn handled(snapshot: &Snapshot, context: &Context) -> Option<Box<str>> {
     let completed = snapshot.observe(context).standing.completed_request;
-    completed.or_else(|| match &snapshot.target {
+    let handled = completed.or_else(|| match &snapshot.target {
         Target::Ours {
             stored: Some(stored), ..
         } => stored.refresh_handled.clone(),
         _ => None,
-    })
+    });
+    handled.map(Into::into)
 }

@@ -12,6 +12,7 @@ use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::error_text::with_causes;
 use crate::policy::Problem;
 use crate::policy::ownership::SecretRecord;
+use crate::times::recorded;
 
 /// The problem of a target whose metadata may not be read.
 pub(crate) fn denied(error: &Error) -> Option<Problem> {
@@ -28,7 +29,10 @@ pub(crate) fn outlived(error: &Error, token: &VendorToken, now: Timestamp) -> Op
         return None;
     };
     let status = token.status.as_ref()?;
-    let ended = status.expiration_time.as_ref().is_some_and(|time| time.0 <= now);
+    let ended = status
+        .expiration_time
+        .as_ref()
+        .is_some_and(|time| recorded(time.0) <= now);
     ended.then(|| {
         Problem::new(
             Reason::ApiDenied,

@@ -17,6 +17,7 @@ use crate::controller::reconcile::status::write_status;
 use crate::fingerprint::Fingerprint;
 use crate::metrics::{Need, ObjectLabels};
 use crate::policy::{self, Progress, StatusContext};
+use crate::times::recorded;
 
 /// The wait of a first status for the token: a quick grant costs one status write and not two.
 const FIRST_STATUS_AFTER: Duration = Duration::from_secs(2);
@@ -78,7 +79,11 @@ pub(crate) async fn record(
         }
     }
     if differs(&status, old) {
-        let is_outdated = old.expiration_time.as_ref().is_some_and(|time| time.0 <= now) && is_ready(old);
+        let has_expired = old
+            .expiration_time
+            .as_ref()
+            .is_some_and(|time| recorded(time.0) <= now);
+        let is_outdated = has_expired && is_ready(old);
         match outcome
             .asked
             .map(|since| context.timeline.now().moment.since(since))
@@ -159,7 +164,7 @@ fn need(snapshot: &Snapshot) -> Option<Need> {
     let inputs = snapshot.inputs().unwrap_or(&stored.inputs);
     Some(Need {
         endpoint: endpoint.finish(),
-        published: Fingerprint::of_published(inputs).number(),
+        published: Fingerprint::stand_in(inputs).number(),
         grant: snapshot.fingerprint.map(|fingerprint| fingerprint.number()),
         seconds: stored.refresh_interval(checked.refresh).as_secs(),
     })

@@ -11,9 +11,10 @@ use crate::controller::reconcile::error::{Error, read_problem, write_problem};
 use crate::controller::reconcile::read_target::read_record;
 use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::snapshot::Snapshot;
-use crate::controller::reconcile::target::standing_owners;
+use crate::controller::reconcile::target::{sealed_facts, standing_owners};
 use crate::error_text::with_causes;
 use crate::policy::ownership;
+use crate::seal::Place;
 
 /// Empties the former target of a VendorToken whose target was renamed, by an apply without data: the data of others
 /// stays. The operator has no right to delete Secrets; garbage collection deletes it with its owner.
@@ -63,7 +64,13 @@ async fn empty(snapshot: &Snapshot, former: &SecretName, context: &Context) -> R
     if !owners.is_empty() {
         metadata["ownerReferences"] = json!(owners);
     }
-    if record.controller.is_none() && !ownership::is_adopted(Some(&record), &snapshot.object.name) {
+    let place = Place {
+        namespace,
+        secret: former,
+        vendor_token: &snapshot.object.name,
+    };
+    let sealed = sealed_facts(&record, &snapshot.key, place);
+    if record.controller.is_none() && !ownership::is_adopted(Some(&record), &snapshot.object.name, sealed) {
         // Without an owner the label alone shows whose it is: the rename may be undone.
         metadata["labels"] = json!({ names::NAME_LABEL: snapshot.object.name });
     }

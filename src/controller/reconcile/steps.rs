@@ -11,6 +11,7 @@ use crate::controller::cluster::objects::{key_of, lacks_templates, slim};
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::exchanged::verify_token;
 use crate::controller::reconcile::publish::{Published, publish, repair};
 use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::snapshot::Snapshot;
@@ -95,6 +96,7 @@ async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<O
 }
 
 async fn act(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Outcome, Error> {
+    verify_token(snapshot, context).await?;
     for _ in 0..MOST_STEPS {
         let decision = decide(&snapshot.observe(context));
         tracing::trace!(object = %snapshot.object, ?decision, "decided");
@@ -177,6 +179,9 @@ mod tests {
     use super::*;
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
+    use crate::fingerprint::Fingerprint;
+    use crate::seal::TokenFacts;
+    use crate::times::whole_seconds;
 
     /// A token in the target that has just expired, and a status that still calls it ready.
     fn expired(context: &Context) -> Arc<VendorToken> {
@@ -185,45 +190,34 @@ mod tests {
 
     /// A token in the target that ends in as many seconds, and a status that calls it ready.
     fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
-        let now = context.timeline.now().wall();
-        let ended = later(now, ends_in).to_string();
-        let begun = later(now, -3600).to_string();
+        let now = whole_seconds(context.timeline.now().wall());
+        let (begun, ended) = (later(now, -3600), later(now, ends_in));
         let token: VendorToken = serde_json::from_value(json!({
             "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
             "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
             "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "suspend": suspend },
-            "status": { "observedGeneration": 1, "expirationTime": ended, "conditions": [{ "type": "Ready",
-                "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun }] },
+            "status": { "observedGeneration": 1, "expirationTime": ended.to_string(), "conditions": [{ "type": "Ready",
+                "status": "True", "reason": "Published", "message": "m", "lastTransitionTime": begun.to_string() }] },
         }))
         .unwrap();
-        let inputs = format!(
-            "{}.{}.{}.{}.07",
-            "0".repeat(8),
-            "1".repeat(32),
-            "2".repeat(8),
-            "3".repeat(32)
-        );
-        let secret = |name: &str, rest: Value| {
-            let mut metadata = json!({ "name": name, "namespace": "a", "uid": name, "resourceVersion": "4" });
-            metadata
-                .as_object_mut()
-                .unwrap()
-                .extend(rest.as_object().unwrap().clone());
-            secret_record::read(&serde_json::from_value(metadata).unwrap()).unwrap()
-        };
+        let record =
+            |metadata: Value| secret_record::read(&serde_json::from_value(metadata).unwrap()).unwrap();
+        let credentials = json!({ "name": "c", "namespace": "a", "uid": "c", "resourceVersion": "4" });
         context.secrets.begin_list("");
-        context.secrets.put("a", "c", secret("c", json!({})));
-        let target = json!({
-            "labels": { "vendortoken.io/name": "t" },
-            "annotations": { "vendortoken.io/issued-time": begun, "vendortoken.io/expiration-time": ended,
-                "vendortoken.io/inputs": inputs },
-            "managedFields": [{ "manager": "vendor-token-operator", "operation": "Apply", "apiVersion": "v1",
-                "fieldsType": "FieldsV1", "fieldsV1": { "f:metadata": {
-                    "f:labels": { "f:vendortoken.io/name": {} },
-                    "f:annotations": { "f:vendortoken.io/issued-time": {}, "f:vendortoken.io/expiration-time": {},
-                        "f:vendortoken.io/inputs": {} } } } }],
-        });
-        context.secrets.put("a", "t", secret("t", target));
+        context.secrets.put("a", "c", record(credentials));
+        let facts = fake::facts(
+            &fake::key(),
+            &token,
+            Fingerprint::from_bytes([1; 16]),
+            (begun, ended),
+        );
+        let facts = TokenFacts {
+            // The Secret was written since.
+            credentials_version: Some("c/3".into()),
+            ..facts
+        };
+        let target = fake::sealed_by(&fake::key(), "t", &facts);
+        context.secrets.put("a", "t", record(target));
         context.secrets.end_list("");
         context.objects.put(token.clone());
         Arc::new(token)

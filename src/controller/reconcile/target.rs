@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use crate::api::names::Reason;
 use crate::api::{VendorToken, names};
 use crate::controller::reconcile::validated::{DesiredTarget, ValidatedSpec};
+use crate::fingerprint::FingerprintKey;
 use crate::inputs::Inputs;
 use crate::policy::Problem;
 use crate::policy::ownership::{self, Controller, SecretRecord};
+use crate::seal::{Place, Seal, TokenFacts, Verified};
 use crate::template;
 use crate::token::AccessToken;
 
@@ -43,11 +45,13 @@ pub(crate) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<P
     })
 }
 
-/// The facts about the token that are written beside its times.
-pub(crate) struct Facts {
+/// The origin of the token, which is written beside its times.
+pub(crate) struct Origin {
     pub(crate) inputs: Inputs,
-    pub(crate) credentials_version: Option<String>,
-    pub(crate) refresh_handled: Option<String>,
+    pub(crate) credentials_version: Option<Box<str>>,
+    pub(crate) refresh_handled: Option<Box<str>>,
+    /// The seal of a lost key that stays, because nobody can verify what it covers.
+    pub(crate) lost_seal: Option<Seal>,
 }
 
 /// The owner references of a written target.
@@ -79,16 +83,29 @@ pub(crate) fn standing_owners(record: &SecretRecord) -> Vec<OwnerReference> {
     }
 }
 
+/// The facts on a Secret, where `key` has sealed them for this place.
+pub(crate) fn sealed_facts<'a>(
+    record: &'a SecretRecord,
+    key: &FingerprintKey,
+    place: Place<'_>,
+) -> Option<&'a TokenFacts> {
+    match record.facts.as_ref()?.verify(key, place)? {
+        Verified::Sealed(facts) => Some(facts),
+        Verified::LostKey(..) => None,
+    }
+}
+
 /// The owner references that the target should have.
 fn desired_owners(
     target: &DesiredTarget,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
+    adopted: bool,
 ) -> Vec<OwnerReference> {
     let name = owner.metadata.name.as_deref().unwrap_or_default();
     let uid = owner.metadata.uid.as_deref().unwrap_or_default();
     let mut owners = Vec::new();
-    if target.delete_with_owner && !ownership::is_adopted(seen, name) {
+    if target.delete_with_owner && !adopted {
         owners.push(owner_reference(name, uid, true));
     }
     // A reference that our apply entry does not have cannot be left out. As that of a controller it would forbid ours; the
@@ -105,17 +122,24 @@ fn desired_owners(
     owners
 }
 
-/// All that we want to own of the target: token, facts about it, labels, owner.
+/// All that we want to own of the target: token, facts about it, seal, labels, owner.
 pub(crate) fn body(
     checked: &ValidatedSpec,
+    key: &FingerprintKey,
     owner: &VendorToken,
     seen: Option<&SecretRecord>,
     owners: Owners,
     token: &AccessToken,
-    facts: &Facts,
+    origin: &Origin,
 ) -> Value {
     let target = &checked.target;
-    let adopted = ownership::is_adopted(seen, owner.metadata.name.as_deref().unwrap_or_default());
+    let place = Place {
+        namespace: owner.metadata.namespace.as_deref().unwrap_or_default(),
+        secret: &target.name,
+        vendor_token: owner.metadata.name.as_deref().unwrap_or_default(),
+    };
+    let sealed = seen.and_then(|record| sealed_facts(record, key, place));
+    let adopted = ownership::is_adopted(seen, place.vendor_token, sealed);
     let data: BTreeMap<&str, String> = target
         .data
         .iter()
@@ -136,18 +160,19 @@ pub(crate) fn body(
         owner.metadata.name.clone().unwrap_or_default(),
     );
     let mut annotations = target.annotations.clone();
-    let mut annotate = |key: &str, value: String| annotations.insert(key.to_owned(), value);
-    annotate(names::ISSUED_TIME, token.issued.to_string());
-    annotate(names::EXPIRATION_TIME, token.expires.to_string());
-    annotate(names::INPUTS, facts.inputs.to_string());
-    annotate(names::CONTENT, ownership::content(adopted, &target.content));
-    annotate(
-        names::CREDENTIALS_VERSION,
-        facts.credentials_version.clone().unwrap_or_default(),
-    );
-    if let Some(handled) = &facts.refresh_handled {
-        annotate(names::REFRESH_HANDLED, handled.clone());
-    }
+    let facts = TokenFacts {
+        issued: token.issued,
+        expires: token.expires,
+        inputs: origin.inputs.clone(),
+        content: ownership::content(adopted, &target.content).into(),
+        credentials_version: origin.credentials_version.clone(),
+        refresh_handled: origin.refresh_handled.clone(),
+    };
+    annotations.extend(facts.annotations().map(|(key, value)| (key.to_owned(), value)));
+    let seal = origin
+        .lost_seal
+        .unwrap_or_else(|| Seal::new(key, place, &facts, &token.value));
+    annotations.insert(names::SEAL.to_owned(), seal.to_string());
     let mut metadata = json!({
         "name": &*target.name,
         // The write carries what was seen, so that a race is a conflict and never an overwrite.
@@ -160,7 +185,7 @@ pub(crate) fn body(
     }
     let owners = match (owners, seen) {
         (Owners::Standing, Some(record)) => standing_owners(record),
-        _ => desired_owners(target, owner, seen),
+        _ => desired_owners(target, owner, seen, adopted),
     };
     if !owners.is_empty() {
         metadata["ownerReferences"] = json!(owners);

@@ -210,6 +210,7 @@ impl DesiredTarget {
             names::INPUTS,
             names::CONTENT,
             names::CREDENTIALS_VERSION,
+            names::SEAL,
         ];
         let keys = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
         let (data, labels, annotations) = (keys(&spec.data), keys(&spec.labels), keys(&spec.annotations));

@@ -99,6 +99,24 @@ async fn attempts_in_a_status_count_against_each_account_that_comes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_several_statuses_show_counts_once() {
+    let bench = bench(|_| rejected());
+    bench.pass(100).await;
+    bench.grants.start_leading();
+    // Three VendorTokens name the Secret. Each publishes the former password in its own way; a new one is there now.
+    for (name, fingerprint) in [("one", "4"), ("two", "5"), ("three", "6")] {
+        let mut evidence = status_shows(Reason::CredentialsRejected, 1, 50, None);
+        evidence.is_same_credential = false;
+        evidence.failure.as_mut().unwrap().inputs.fingerprint = fingerprint.repeat(32);
+        let standing = bench.observe(Ask {
+            evidence,
+            ..checkmarx(name, 2, 1)
+        });
+        assert_eq!(standing.account_free_at, None, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_of_the_process_in_between_count() {
     for answers_after in [0, 10] {
         let bench = bench(move |_| unreachable().after(Duration::from_secs(answers_after)));

@@ -556,6 +556,43 @@ fn an_unreadable_failure_in_the_status_is_dropped() {
 }
 
 #[test]
+fn facts_under_a_lost_key_take_no_failure_out_of_the_status() {
+    let present = Inputs {
+        key_id: OTHER_KEY.to_owned(),
+        ..inputs('a')
+    };
+    let scene = scene()
+        .key_lost()
+        .failed_in_status(CredentialsRejected, 50, None, &present);
+    assert!(status_of(&scene).failure.is_some());
+}
+
+#[test]
+fn a_failure_publishes_no_jitter() {
+    let mut scene = scene().free().known('a').failed(CredentialsRejected, 50, None);
+    scene.grant.failure.as_mut().unwrap().inputs.jitter = 7;
+    let failure = status_of(&scene).failure.unwrap();
+    assert_eq!(Inputs::parse(&failure.inputs), Some(inputs('a')));
+}
+
+#[test]
+fn times_in_the_status_that_nobody_can_have_written_here_are_taken_for_others() {
+    let mut scene = scene()
+        .free()
+        .known('a')
+        .failed_in_status(CredentialsRejected, 50, None, &inputs('a'));
+    let failure = scene.status.failure.as_mut().unwrap();
+    for (written, read) in [
+        ("0001-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("2026-05-04T10:00:00.75Z", "2026-05-04T10:00:00Z"),
+    ] {
+        failure.last_attempt_time = Time(written.parse().unwrap());
+        let failure = PastFailure::parse(failure).unwrap();
+        assert_eq!(failure.last_attempt, read.parse::<Timestamp>().unwrap());
+    }
+}
+
+#[test]
 fn a_negative_count_in_the_status_is_read_as_one() {
     let mut scene = scene()
         .free()
@@ -563,30 +600,6 @@ fn a_negative_count_in_the_status_is_read_as_one() {
         .failed_in_status(CredentialsRejected, 50, None, &inputs('a'));
     scene.status.failure.as_mut().unwrap().count = -7;
     assert_eq!(status_of(&scene).failure.unwrap().count, 1);
-}
-
-/// Keeps times where the API server can store them, after the year 0; `ownership::judge` lets no others through.
-fn keep_to_ordinary_times(scene: &mut Scene) {
-    let keep = |time: &mut Timestamp| *time = (*time).clamp(at(-7200), at(14_400));
-    keep(&mut scene.now);
-    if let Target::Ours {
-        stored: Some(stored), ..
-    } = &mut scene.target
-    {
-        keep(&mut stored.issued);
-        keep(&mut stored.expires);
-    }
-    if let Some(failure) = &mut scene.grant.failure {
-        keep(&mut failure.last_attempt);
-        failure.next_attempt.iter_mut().for_each(keep);
-    }
-    if let Some(failure) = &mut scene.status.failure {
-        keep(&mut failure.last_attempt_time.0);
-        failure
-            .next_attempt_time
-            .iter_mut()
-            .for_each(|time| keep(&mut time.0));
-    }
 }
 
 fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
@@ -599,6 +612,28 @@ fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
             (100..9000_i64).prop_map(|until| Progress::Held(at(until))),
         ],
     )
+}
+
+/// All times in a status.
+fn times(status: &VendorTokenStatus) -> Vec<Timestamp> {
+    let failure = status.failure.iter().flat_map(|failure| {
+        [
+            Some(&failure.last_attempt_time),
+            failure.next_attempt_time.as_ref(),
+        ]
+    });
+    [
+        &status.issued_time,
+        &status.expiration_time,
+        &status.next_refresh_time,
+    ]
+    .map(Option::as_ref)
+    .into_iter()
+    .chain(failure)
+    .flatten()
+    .chain(status.conditions.iter().map(|found| &found.last_transition_time))
+    .map(|time| time.0)
+    .collect()
 }
 
 proptest! {
@@ -635,6 +670,9 @@ proptest! {
             prop_assert!(reason.starts_with(|first: char| first.is_ascii_uppercase()));
             prop_assert!(reason.bytes().all(|byte| byte.is_ascii_alphabetic()));
         }
+        for time in times(&status) {
+            prop_assert_eq!(time, crate::times::recorded(time), "the API server refuses others, or stores another");
+        }
         if let Some(failure) = &status.failure {
             prop_assert!(failure.message.chars().count() <= 1024 && failure.count >= 0 && failure.inputs.len() <= 256);
         }
@@ -644,7 +682,7 @@ proptest! {
     fn a_status_stays_equal_while_nothing_changes((scene, (ends, progress)) in (any_scene(), any_context()), millisecond in 0..1000_i64) {
         let context = StatusContext { credential_expires: ends.map(at), progress, ..context() };
         let mut scene = scene;
-        keep_to_ordinary_times(&mut scene);
+        scene.now = scene.now.clamp(at(-7200), at(14_400));
         scene.now += SignedDuration::from_millis(millisecond);
         let first = status(&scene.observed(), &context);
         scene.status = as_the_api_server_keeps_it(&first);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::stream;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -36,6 +36,7 @@ pub struct Calls {
     resource: Option<&'static str>,
     lists: bool,
     others: bool,
+    writes: bool,
 }
 
 impl Calls {
@@ -45,6 +46,7 @@ impl Calls {
             resource: None,
             lists: true,
             others: true,
+            writes: false,
         }
     }
 
@@ -54,6 +56,17 @@ impl Calls {
             resource: Some(resource),
             lists: true,
             others: false,
+            writes: false,
+        }
+    }
+
+    /// Patches of single objects of a resource (`secrets`), in all namespaces; those of its subresources go through.
+    pub fn patches_of(resource: &'static str) -> Self {
+        Self {
+            resource: Some(resource),
+            lists: false,
+            others: false,
+            writes: true,
         }
     }
 
@@ -66,6 +79,10 @@ impl Calls {
     }
 
     fn include(&self, call: &Call) -> bool {
+        if self.writes {
+            let resource = call.path.rsplit('/').nth(1);
+            return call.method == http::Method::PATCH && resource == self.resource;
+        }
         let resource = self.resource.is_none_or(|resource| {
             call.path.rsplit('/').next() == Some(resource) && call.method == http::Method::GET
         });
@@ -78,6 +95,8 @@ impl Calls {
 pub enum Breakage {
     /// Answered with this HTTP status, as an error of the API server.
     Status(u16),
+    /// Answered with 429 and this `Retry-After`, in seconds.
+    RetryAfter(u32),
     /// The connection is closed without an answer.
     Reset,
     /// Nothing is answered, and the connection stays open.
@@ -238,6 +257,7 @@ impl Shared {
         };
         let (status, text) = match rule.breakage {
             Breakage::Status(code) => (code, error(code).to_string()),
+            Breakage::RetryAfter(_) => (429, error(429).to_string()),
             Breakage::Told(code) => {
                 let event = json!({ "type": "ERROR", "object": error(code) });
                 (200, format!("{event}\n"))
@@ -254,7 +274,11 @@ impl Shared {
                 return respond(200, body);
             }
         };
-        respond(status, Full::from(text).map_err(never).boxed_unsync())
+        let mut answer = respond(status, Full::from(text).map_err(never).boxed_unsync())?;
+        if let Breakage::RetryAfter(seconds) = rule.breakage {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        Ok(answer)
     }
 
     async fn pass_on(self, call: Call, request: Request<Incoming>) -> Result<Answer, AnyError> {
