@@ -273,7 +273,8 @@ impl GrantRecord {
 
     /// Ends the wait of all objects, and completes their refresh requests.
     fn release_waiters(&mut self) {
-        for (object, waiter) in self.waiters.drain() {
+        // Not drained: an emptied map keeps its places.
+        for (object, waiter) in std::mem::take(&mut self.waiters) {
             if let Some(request) = waiter.request {
                 self.completed.insert(object, request);
             }

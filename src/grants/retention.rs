@@ -38,7 +38,7 @@ impl GrantTable {
             .take()
             .is_some_and(|since| now.moment.since(since) >= LATCH_OUTLIVES);
         if outlived && grant.users.is_empty() {
-            *grant = GrantRecord::default();
+            **grant = GrantRecord::default();
         }
         grant.account = account;
         grant.users.insert(object.clone());

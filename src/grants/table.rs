@@ -50,7 +50,8 @@ pub(super) struct ObjectRecord {
 #[derive(Debug)]
 pub(super) struct GrantTable {
     pub(super) options: GrantsOptions,
-    pub(super) grants: HashMap<Fingerprint, GrantRecord>,
+    /// Boxed, because half of the places in a hash map may be empty.
+    pub(super) grants: HashMap<Fingerprint, Box<GrantRecord>>,
     pub(super) endpoints: BTreeMap<VendorEndpoint, EndpointState>,
     pub(super) objects: HashMap<ObjectKey, ObjectRecord>,
     pub(super) accounts: Accounts,
@@ -95,7 +96,8 @@ impl GrantTable {
 
     /// The grant that `object` uses.
     pub(super) fn grant_of(&self, object: &ObjectKey) -> Option<&GrantRecord> {
-        self.grants.get(&self.objects.get(object)?.fingerprint?)
+        let grant = self.grants.get(&self.objects.get(object)?.fingerprint?)?;
+        Some(grant)
     }
 
     /// The state of a vendor's endpoint, made where it is missing.

@@ -14,6 +14,7 @@ mod costs;
 mod hanging;
 mod kubectl;
 mod leaks;
+mod memory;
 mod modes;
 mod probes;
 mod replicas;

@@ -13,6 +13,7 @@ mod budget;
 mod fairness;
 mod ledger;
 mod lifetimes;
+mod memory;
 mod outage;
 mod slow;
 mod watches;

@@ -157,6 +157,15 @@ impl Program {
         self.samples().await.sum(metric) as u64
     }
 
+    /// The most memory that it has had resident, in bytes (Linux).
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let pid = self.process.lock().unwrap().pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes: u64 = peak.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes * 1024
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         self.process.lock().unwrap().signal(signal).unwrap();
     }

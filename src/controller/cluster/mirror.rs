@@ -15,7 +15,8 @@ pub(crate) trait Mirrored: PartialEq {
 /// The records of all objects of one kind. A scope is a namespace, or empty for all namespaces.
 #[derive(Debug)]
 pub(crate) struct Mirror<T> {
-    namespaces: HashMap<Box<str>, HashMap<Box<str>, Entry<T>>>,
+    /// Boxed, because half of the places in a hash map may be empty.
+    namespaces: HashMap<Box<str>, HashMap<Box<str>, Box<Entry<T>>>>,
     /// The number of lists that have begun, which is the time in this mirror.
     lists: u64,
     /// By scope, the time at which the present list began.
@@ -60,6 +61,14 @@ impl<T: Mirrored> Mirror<T> {
         Some(&entry.record)
     }
 
+    /// All records, with namespace and name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &str, &T)> {
+        self.namespaces.iter().flat_map(|(namespace, records)| {
+            let of_namespace = records.iter();
+            of_namespace.map(move |(name, entry)| (&**namespace, &**name, &entry.record))
+        })
+    }
+
     /// Takes the record of an event or of an answer. False for a record that is not newer than the known one, and for
     /// one of a deleted object.
     pub(crate) fn put(&mut self, namespace: &str, name: &str, record: T) -> bool {
@@ -81,7 +90,7 @@ impl<T: Mirrored> Mirror<T> {
             listed: 0,
             received,
         };
-        records.insert(name.into(), entry);
+        records.insert(name.into(), Box::new(entry));
         true
     }
 
@@ -115,7 +124,7 @@ impl<T: Mirrored> Mirror<T> {
             listed: if scope.is_some() { now } else { listed },
             received: if scope.is_some() { received } else { now },
         };
-        records.insert(name.into(), entry);
+        records.insert(name.into(), Box::new(entry));
     }
 
     /// Takes a deletion at `resource_version`, and gives the last record. `None` where a newer object is known, or

@@ -8,6 +8,7 @@ pub(crate) mod mirror;
 pub(crate) mod monitor;
 pub(crate) mod objects;
 pub(crate) mod pacing;
+pub(crate) mod packed;
 pub(crate) mod pages;
 pub(crate) mod references;
 pub(crate) mod remembered;

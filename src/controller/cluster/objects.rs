@@ -1,15 +1,15 @@
-//! The mirror of VendorTokens, with the index of the Secrets that they name.
+//! The mirror of VendorTokens, with the index of the Secrets that they name. Each is kept as a short text, which has a
+//! tenth of the size of kube's types, and is parsed when it is looked at.
 
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
-use kube::runtime::watcher::Event;
 
 use crate::api::{VendorToken, names};
 use crate::controller::cluster::mirror::{Mirror, Mirrored};
+use crate::controller::cluster::packed::{pack, unpack};
 use crate::controller::cluster::references::{ReferenceIndex, References};
 use crate::grants::ObjectKey;
 use crate::metrics::Metrics;
@@ -18,17 +18,34 @@ use crate::sync::lock;
 /// The longest refresh request that is echoed in a status, in bytes.
 pub(crate) const LONGEST_REQUEST: usize = 256;
 
+/// A VendorToken with more bytes of JSON is kept without its templates, which may have 256 KiB.
+const LARGE: usize = 8 * 1024;
+
+/// True for an object that is kept without the templates of its target: they are read when they are needed. The schema
+/// asks for one at least.
+pub(crate) fn lacks_templates(token: &VendorToken) -> bool {
+    token.spec.target.data.is_empty()
+}
+
+fn json_of(token: &VendorToken) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(token).ok()?;
+    if json.len() <= LARGE {
+        return Some(json);
+    }
+    let mut token = token.clone();
+    let target = &mut token.spec.target;
+    target.data.clear();
+    target.labels.clear();
+    target.annotations.clear();
+    serde_json::to_vec(&token).ok()
+}
+
 /// The namespace and name of an object.
 pub(crate) fn key_of(token: &VendorToken) -> ObjectKey {
     ObjectKey {
         namespace: token.namespace().unwrap_or_default(),
         name: token.name_any(),
     }
-}
-
-/// A reference for kube's stores.
-fn object_ref(key: &ObjectKey) -> ObjectRef<VendorToken> {
-    ObjectRef::new(&key.name).within(&key.namespace)
 }
 
 /// Removes from an object what nothing here reads: annotations may have 256 kB, and anybody may write them.
@@ -48,34 +65,49 @@ pub(crate) fn slim(metadata: &mut ObjectMeta) {
 /// The record of one VendorToken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
-    uid: String,
-    resource_version: String,
-    /// The object fits the schema. One that does not is not worked on, and the Secrets that it named stay its own.
-    readable: bool,
+    uid: Box<str>,
+    resource_version: Box<str>,
+    /// The object in JSON, packed. `None` for one that does not fit the schema: it is not worked on, and the Secrets that it named
+    /// stay its own.
+    json: Option<Box<[u8]>>,
     /// The Secrets that it names, or named when it could last be read.
     references: Option<Arc<References>>,
 }
 
 impl Known {
-    fn readable(token: &VendorToken) -> Self {
-        Self {
-            uid: token.uid().unwrap_or_default(),
-            resource_version: token.resource_version().unwrap_or_default(),
-            readable: true,
+    /// `None` for an object that has no form in JSON, which no answer of an API server can be.
+    fn readable(token: &VendorToken) -> Option<Self> {
+        Some(Self {
+            uid: token.uid().unwrap_or_default().into(),
+            resource_version: token.resource_version().unwrap_or_default().into(),
+            json: Some(pack(&json_of(token)?)),
             references: Some(Arc::new(References::of(token))),
-        }
+        })
     }
 
-    fn unreadable(former: Option<Self>) -> Self {
+    fn unreadable(former: Option<&Self>) -> Self {
         let (uid, resource_version, references) = former.map_or_else(Default::default, |known| {
-            (known.uid, known.resource_version, known.references)
+            (
+                known.uid.clone(),
+                known.resource_version.clone(),
+                known.references.clone(),
+            )
         });
         Self {
             uid,
             resource_version,
-            readable: false,
+            json: None,
             references,
         }
+    }
+
+    fn is_readable(&self) -> bool {
+        self.json.is_some()
+    }
+
+    fn parsed(&self) -> Option<Arc<VendorToken>> {
+        let json = self.json.as_deref()?;
+        serde_json::from_slice(&unpack(json)).ok().map(Arc::new)
     }
 }
 
@@ -86,7 +118,11 @@ impl Mirrored for Known {
 
     /// That of an object which cannot be read is not known.
     fn resource_version(&self) -> &str {
-        if self.readable { &self.resource_version } else { "" }
+        if self.is_readable() {
+            &self.resource_version
+        } else {
+            ""
+        }
     }
 }
 
@@ -100,8 +136,6 @@ pub(crate) struct Change {
 
 /// All known VendorTokens. Scopes are those of [`Mirror`].
 pub(crate) struct Objects {
-    /// The objects that can be read.
-    store: Store<VendorToken>,
     inner: Mutex<Inner>,
     metrics: Metrics,
 }
@@ -111,45 +145,54 @@ struct Inner {
     references: ReferenceIndex,
     /// The number of objects that cannot be read.
     unreadable: usize,
-    /// Writes the store, in step with the mirror. Lists of several namespaces are merged in the mirror: the store sees
-    /// single changes only.
-    writer: Writer<VendorToken>,
 }
 
 impl std::fmt::Debug for Objects {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Objects")
-            .field("known", &self.store.len())
-            .finish_non_exhaustive()
+        formatter.debug_struct("Objects").finish_non_exhaustive()
     }
 }
 
 impl Objects {
     /// No objects. Those that cannot be read are counted in `metrics`.
     pub(crate) fn new(metrics: Metrics) -> Self {
-        let mut writer = Writer::default();
-        empty(&mut writer);
         Self {
-            store: writer.as_reader(),
             inner: Mutex::new(Inner {
                 mirror: Mirror::default(),
                 references: ReferenceIndex::default(),
                 unreadable: 0,
-                writer,
             }),
             metrics,
         }
     }
 
-    /// All objects that can be read.
-    pub(crate) fn all(&self) -> Vec<Arc<VendorToken>> {
-        self.store.state()
+    /// All objects that can be read, parsed one by one.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<VendorToken>> {
+        self.keys().into_iter().filter_map(|object| self.get(&object))
     }
 
-    /// Finds an object; `None` for one that cannot be read.
+    /// The names of all objects that can be read.
+    pub(crate) fn keys(&self) -> Vec<ObjectKey> {
+        let inner = lock(&self.inner);
+        let readable = inner.mirror.all().filter(|(_, _, known)| known.is_readable());
+        let key = |(namespace, name, _): (&str, &str, _)| ObjectKey {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        readable.map(key).collect()
+    }
+
+    /// Finds an object; `None` for one that cannot be read. A large one [lacks its templates](lacks_templates).
     pub(crate) fn get(&self, object: &ObjectKey) -> Option<Arc<VendorToken>> {
-        self.store.get(&object_ref(object))
+        let inner = lock(&self.inner);
+        inner.mirror.get(&object.namespace, &object.name)?.parsed()
+    }
+
+    /// True for an object that is known and can be read.
+    pub(crate) fn has(&self, object: &ObjectKey) -> bool {
+        let inner = lock(&self.inner);
+        let known = inner.mirror.get(&object.namespace, &object.name);
+        known.is_some_and(Known::is_readable)
     }
 
     /// Forgets everything.
@@ -158,7 +201,6 @@ impl Objects {
         inner.mirror.clear();
         inner.references = ReferenceIndex::default();
         inner.unreadable = 0;
-        empty(&mut inner.writer);
     }
 
     /// Takes an object of an event or of an answer. `None` where it is not newer than the known one, or was deleted.
@@ -175,10 +217,11 @@ impl Objects {
         slim(&mut token.metadata);
         let object = key_of(&token);
         let (namespace, name) = (&object.namespace, &object.name);
-        let known = Known::readable(&token);
+        let known = Known::readable(&token)?;
         let present = known.references.clone()?;
         let mut inner = lock(&self.inner);
-        let before = inner.mirror.get(namespace, name).cloned();
+        let before = inner.mirror.get(namespace, name);
+        let before = before.map(|known| (known.is_readable(), known.references.clone()));
         let is_news = match scope {
             Some(scope) => inner.mirror.put_listed(scope, namespace, name, known),
             None => inner.mirror.put(namespace, name, known),
@@ -186,13 +229,12 @@ impl Objects {
         if !is_news {
             return None;
         }
-        let mut former = before.as_ref().and_then(|known| known.references.clone());
+        let (was_readable, mut former) = before.unwrap_or((true, None));
         if let Some(former) = &former {
             inner.references.remove(&object, former);
         }
         inner.references.add(&object, &present);
-        inner.writer.apply_watcher_event(&Event::Apply(token));
-        if before.is_some_and(|known| !known.readable) {
+        if !was_readable {
             former = None;
             inner.unreadable -= 1;
             self.metrics.undecodable_objects(inner.unreadable);
@@ -205,13 +247,11 @@ impl Objects {
     pub(crate) fn put_unreadable(&self, scope: Option<&str>, object: &ObjectKey) -> bool {
         let (namespace, name) = (&object.namespace, &object.name);
         let mut inner = lock(&self.inner);
-        let before = inner.mirror.get(namespace, name).cloned();
-        let is_news = before.as_ref().is_none_or(|known| known.readable);
-        inner
-            .mirror
-            .replace(scope, namespace, name, Known::unreadable(before));
+        let before = inner.mirror.get(namespace, name);
+        let is_news = before.is_none_or(Known::is_readable);
+        let known = Known::unreadable(before);
+        inner.mirror.replace(scope, namespace, name, known);
         if is_news {
-            self.remove_from_store(&mut inner, object);
             inner.unreadable += 1;
             self.metrics.undecodable_objects(inner.unreadable);
         }
@@ -267,16 +307,34 @@ impl Objects {
         lock(&self.inner).references.reader_of(me, secret)
     }
 
-    /// The VendorTokens other than `me` with this Secret as their target, and their creation times.
+    /// The VendorTokens other than `me` with this Secret as their target, the first in rank first, with their creation
+    /// times.
     pub(crate) fn rivals(&self, me: &ObjectKey, secret: &str) -> Vec<(String, Option<Timestamp>)> {
-        lock(&self.inner).references.rivals(me, secret)
+        lock(&self.inner).references.rivals(me, secret).collect()
     }
 
-    /// Takes an object out of store and index whose record was removed.
+    /// Of these rivals the two that can keep `me` from the target, however many there are: the first in rank, and
+    /// `incumbent`, who has the Secret.
+    pub(crate) fn strongest_rivals(
+        &self,
+        me: &ObjectKey,
+        secret: &str,
+        incumbent: Option<&str>,
+    ) -> Vec<(String, Option<Timestamp>)> {
+        let inner = lock(&self.inner);
+        let first = inner.references.rivals(me, secret).next();
+        let incumbent = incumbent.filter(|name| *name != me.name).and_then(|name| {
+            let known = inner.mirror.get(&me.namespace, name)?;
+            let is_rival = *known.references.as_ref()?.target == *secret;
+            // Who has the Secret needs no rank.
+            is_rival.then(|| (name.to_owned(), None))
+        });
+        first.into_iter().chain(incumbent).collect()
+    }
+
+    /// Takes an object out of the index whose record was removed.
     fn gone(&self, inner: &mut Inner, object: &ObjectKey, known: Known) -> Option<Arc<References>> {
-        if known.readable {
-            self.remove_from_store(inner, object);
-        } else {
+        if !known.is_readable() {
             inner.unreadable -= 1;
             self.metrics.undecodable_objects(inner.unreadable);
         }
@@ -284,17 +342,6 @@ impl Objects {
         inner.references.remove(object, &references);
         Some(references)
     }
-
-    fn remove_from_store(&self, inner: &mut Inner, object: &ObjectKey) {
-        if let Some(token) = self.get(object) {
-            inner.writer.apply_watcher_event(&Event::Delete((*token).clone()));
-        }
-    }
-}
-
-fn empty(writer: &mut Writer<VendorToken>) {
-    writer.apply_watcher_event(&Event::Init);
-    writer.apply_watcher_event(&Event::InitDone);
 }
 
 #[cfg(test)]
@@ -341,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_follows_the_mirror() {
+    fn an_older_version_changes_nothing_and_a_removed_object_is_gone() {
         let objects = objects();
         assert!(objects.put(token("x", "2")).is_some());
         assert!(objects.put(token("x", "1")).is_none());
@@ -402,5 +449,43 @@ mod tests {
         objects.begin_list("a");
         objects.end_list("a");
         assert_eq!(undecodable(&objects).as_deref(), Some("0"));
+    }
+
+    // C3
+    #[test]
+    fn a_spec_with_full_templates_is_kept_without_them() {
+        let data: std::collections::BTreeMap<String, String> = (0..16)
+            .map(|number| (format!("key-{number}"), "\u{20ac}".repeat(4096)))
+            .collect();
+        let mut large = token("x", "1");
+        large.spec.target.data = data;
+        let whole = serde_json::to_vec(&large).unwrap().len();
+        let objects = Objects::new(Metrics::new());
+        objects.put(large);
+        let kept = objects.get(&key("x")).unwrap();
+        assert!(lacks_templates(&kept) && !lacks_templates(&token("y", "1")));
+        assert_eq!(kept.spec.credentials_secret_ref.name, "c");
+        let inner = lock(&objects.inner);
+        let bytes = inner.mirror.get("a", "x").unwrap().json.as_deref().unwrap().len();
+        println!("{bytes} bytes are kept of a VendorToken of {whole}");
+        assert!(bytes < 1024, "{bytes}");
+    }
+
+    // C4
+    #[test]
+    fn of_many_rivals_for_a_target_two_are_looked_at() {
+        let objects = Objects::new(Metrics::new());
+        for number in 0..1000 {
+            objects.put(token(&format!("x{number:03}"), "1"));
+        }
+        let names = |me: &str, incumbent: Option<&str>| -> Vec<String> {
+            let rivals = objects.strongest_rivals(&key(me), "t", incumbent);
+            rivals.into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(names("x500", None), ["x000"]);
+        assert_eq!(names("x000", Some("x700")), ["x001", "x700"]);
+        assert_eq!(names("x000", Some("x000")), ["x001"]);
+        assert_eq!(names("x000", Some("somebody-else")), ["x001"]);
+        assert_eq!(objects.reader_of(&key("x000"), "c").as_deref(), Some("x001"));
     }
 }

@@ -29,10 +29,18 @@ pub(crate) struct GrantIdentity {
 #[derive(Clone, Debug)]
 pub(crate) struct KnownCredentials {
     /// `uid/resourceVersion` of the Secrets that were read.
-    pub(crate) version: String,
-    pub(crate) known: KnownInputs,
+    pub(crate) version: Box<str>,
+    /// A number of what was known before they were read: another one after an edit of the spec.
+    pub(crate) known: u64,
     /// The grant that they make, or the reason why they make none.
     pub(crate) found: Result<GrantIdentity, Problem>,
+}
+
+/// A number of `known` for [`KnownCredentials::known`].
+pub(crate) fn number_of(known: &KnownInputs) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&known.parameters, &known.sources).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The client certificate that a VendorToken was last seen to have.
@@ -120,7 +128,7 @@ struct Record {
     first_look: Option<FirstLook>,
     credentials: Option<KnownCredentials>,
     certificate: Option<Box<KnownCertificate>>,
-    publish_backoff: Option<PublishBackoff>,
+    publish_backoff: Option<Box<PublishBackoff>>,
     repairs: Repairs,
     troubles: Option<Box<Troubles>>,
     /// A digest of the version of the target whose data is known.
@@ -136,7 +144,8 @@ fn digest(version: &str) -> u64 {
 /// The records of all VendorTokens. They outlast a change of the leader. To forget an object drops its record here, its
 /// part in the book of grants, and its metrics.
 pub(crate) struct Remembered {
-    records: Mutex<HashMap<ObjectKey, Record>>,
+    /// Boxed, because half of the places in a hash map may be empty.
+    records: Mutex<HashMap<ObjectKey, Box<Record>>>,
     grants: Arc<Grants>,
     metrics: Metrics,
 }
@@ -197,11 +206,15 @@ impl Remembered {
     }
 
     pub(crate) fn publish_backoff(&self, object: &ObjectKey) -> Option<PublishBackoff> {
-        lock(&self.records).get(object)?.publish_backoff.clone()
+        lock(&self.records)
+            .get(object)?
+            .publish_backoff
+            .as_deref()
+            .cloned()
     }
 
     pub(crate) fn set_publish_backoff(&self, object: &ObjectKey, backoff: Option<PublishBackoff>) {
-        self.record(object, |record| record.publish_backoff = backoff);
+        self.record(object, |record| record.publish_backoff = backoff.map(Box::new));
     }
 
     /// The target whose owner references may not be changed.
@@ -449,11 +462,8 @@ mod tests {
         let (context, _, _) = fake::context(|sent| sent);
         let object = fake::object();
         let credentials = KnownCredentials {
-            version: "v".to_owned(),
-            known: KnownInputs {
-                parameters: String::new(),
-                sources: String::new(),
-            },
+            version: "v".into(),
+            known: 0,
             found: Ok(GrantIdentity {
                 fingerprint: Fingerprint::from_bytes([1; 16]),
                 account: None,

@@ -169,7 +169,7 @@ async fn take_in_failures(context: &Arc<Context>) {
         })
     };
     let Some(key) = context.key() else { return };
-    let tokens = context.objects.all().into_iter().filter(holds_for_others);
+    let tokens = context.objects.all().filter(holds_for_others);
     stream::iter(tokens)
         .for_each_concurrent(CONCURRENCY, |token| {
             let key = Arc::clone(&key);

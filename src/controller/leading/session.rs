@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use crate::api::VendorToken;
 use crate::controller::cluster::list_watch;
-use crate::controller::cluster::objects::key_of;
 use crate::controller::cluster::sinks::{Guarded, ObjectSink, SecretSink};
 use crate::controller::context::Context;
 use crate::controller::leading::key::SECRET_NAME;
@@ -162,7 +161,7 @@ async fn reconcile_all(context: &Arc<Context>, triggered: &mut Triggered) {
     initial_lists(context).await;
     context
         .remembered
-        .forget_unless(|object| context.objects.get(object).is_some());
+        .forget_unless(|object| context.objects.has(object));
     fingerprint_key(context).await;
     seed(context).await;
     let mut queue = ReconcileQueue::default();
@@ -198,8 +197,8 @@ async fn reconcile_all(context: &Arc<Context>, triggered: &mut Triggered) {
                 let waited = SignedDuration::try_from(timer.elapsed()).unwrap_or(SignedDuration::MAX);
                 if went_on.saturating_sub(waited) > SLEEP_DETECTION_THRESHOLD {
                     tracing::warn!("the clock was set ahead, or this machine slept: every VendorToken is looked at");
-                    for token in context.objects.all() {
-                        context.triggers.trigger(key_of(&token));
+                    for object in context.objects.keys() {
+                        context.triggers.trigger(object);
                     }
                 }
                 (wall, timer) = (context.timeline.now().wall(), Instant::now());

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
+use crate::api::VendorToken;
 use crate::clock::Moment;
+use crate::controller::cluster::objects::lacks_templates;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials;
 use crate::controller::reconcile::error::Error;
@@ -60,7 +62,14 @@ pub(crate) async fn ask(snapshot: &mut Snapshot, context: &Arc<Context>) -> Resu
             return Ok(Asked::Changed);
         }
         if let Some(written) = context.objects.get(&snapshot.object) {
-            snapshot.token = written;
+            snapshot.token = if lacks_templates(&written) {
+                Arc::new(VendorToken {
+                    spec: snapshot.token.spec.clone(),
+                    ..(*written).clone()
+                })
+            } else {
+                written
+            };
         }
     }
     let Ok(checked) = &snapshot.validated else {

@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 use crate::api::VendorToken;
 use crate::api::names::Reason;
 use crate::controller::cluster::references::certificate_secret;
-use crate::controller::cluster::remembered::{GrantIdentity, KnownCertificate, KnownCredentials};
+use crate::controller::cluster::remembered::{GrantIdentity, KnownCertificate, KnownCredentials, number_of};
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_reads::{SecretData, SecretValue};
 use crate::controller::cluster::secrets::Lookup;
@@ -227,7 +227,7 @@ fn note_credentials(
         version = format!("{version}+{}", known.version);
     }
     let known = context.remembered.credentials(object);
-    if known.is_some_and(|known| known.version == version) {
+    if known.is_some_and(|known| *known.version == *version) {
         return;
     }
     let Ok(checked) = ValidatedSpec::new(token, &context.settings.endpoints) else {
@@ -238,8 +238,8 @@ fn note_credentials(
         account: key.account(&checked.endpoint, &checked.grant, &values),
     });
     let known = KnownCredentials {
-        version,
-        known: checked.known_inputs(key, &object.namespace),
+        version: version.into(),
+        known: number_of(&checked.known_inputs(key, &object.namespace)),
         found,
     };
     context.remembered.set_credentials(object, Some(known));

@@ -15,6 +15,13 @@ pub(crate) enum Error {
         #[source]
         source: kube::Error,
     },
+    #[error("failed to read VendorToken '{namespace}/{name}'")]
+    ReadVendorToken {
+        namespace: String,
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
     #[error("failed to write target Secret '{namespace}/{name}'")]
     WriteTarget {
         namespace: String,
@@ -43,7 +50,7 @@ impl Error {
             Self::ReadSecret { namespace, .. } => (CallKind::ReadSecret, namespace),
             Self::WriteTarget { namespace, .. } => (CallKind::WriteSecret, namespace),
             Self::WriteStatus { namespace, .. } => (CallKind::WriteStatus, namespace),
-            Self::Task => return None,
+            Self::ReadVendorToken { .. } | Self::Task => return None,
         };
         Some(Call {
             kind,
@@ -55,6 +62,7 @@ impl Error {
     pub(crate) fn held(&self) -> Option<&Held> {
         match self {
             Self::ReadSecret { source, .. }
+            | Self::ReadVendorToken { source, .. }
             | Self::WriteTarget { source, .. }
             | Self::WriteStatus { source, .. } => Held::of(source),
             Self::Task => None,

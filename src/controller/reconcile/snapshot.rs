@@ -9,7 +9,7 @@ use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
 use crate::controller::cluster::objects::{LONGEST_REQUEST, key_of};
 use crate::controller::cluster::references::target_name;
-use crate::controller::cluster::remembered::{GrantIdentity, KnownCredentials, PublishBackoff};
+use crate::controller::cluster::remembered::{GrantIdentity, KnownCredentials, PublishBackoff, number_of};
 use crate::controller::cluster::repairs::TargetWrite;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secrets::Lookup;
@@ -21,7 +21,7 @@ use crate::controller::reconcile::validated::{self, ValidatedSpec};
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{ObjectKey, Observation};
 use crate::inputs::Inputs;
-use crate::policy::ownership::{Claimant, Desired, SecretRecord, judge};
+use crate::policy::ownership::{Claimant, Desired, SecretRecord, incumbent, judge};
 use crate::policy::schedule::RefreshPolicy;
 use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Standing, Stored, Target};
 use crate::seal::{Place, SealedFacts, Verified};
@@ -248,7 +248,11 @@ impl Snapshot {
             self.target = Target::Blocked(problem.clone());
             return;
         }
-        let rivals = context.objects.rivals(&self.object, &self.target_name);
+        let rivals = context.objects.strongest_rivals(
+            &self.object,
+            &self.target_name,
+            self.record.as_ref().and_then(incumbent),
+        );
         let rivals: Vec<_> = rivals
             .iter()
             .map(|(name, created)| Claimant {
@@ -356,7 +360,7 @@ impl Snapshot {
         }
         let version = versions.join("+");
         let known = context.remembered.credentials(&self.object);
-        match known.filter(|known| known.version == version && known.known == self.known) {
+        match known.filter(|known| *known.version == *version && known.known == number_of(&self.known)) {
             Some(known) => match known.found {
                 Ok(found) => self.found(found, version),
                 Err(problem) => self.unusable(context, problem),
@@ -383,8 +387,8 @@ impl Snapshot {
                     account: self.key.account(endpoint, grant, &read.values),
                 };
                 let known = KnownCredentials {
-                    version: read.version.clone(),
-                    known: self.known.clone(),
+                    version: read.version.as_str().into(),
+                    known: number_of(&self.known),
                     found: Ok(found),
                 };
                 context.remembered.set_credentials(&self.object, Some(known));

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::Api;
 
 use crate::api::VendorToken;
+use crate::controller::cluster::objects::{key_of, lacks_templates, slim};
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
@@ -14,6 +16,7 @@ use crate::controller::reconcile::publish::{Published, publish, repair};
 use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
+use crate::grants::ObjectKey;
 use crate::policy::{self, Decision, decide};
 use crate::times::later;
 
@@ -31,13 +34,39 @@ pub(crate) async fn reconcile(
     let Some(key) = context.key() else {
         return Ok(Some(Duration::from_secs(1)));
     };
+    let Some(token) = with_templates(token, &context).await? else {
+        return Ok(None);
+    };
     let mut snapshot = Snapshot::gather(token, key, &context).await?;
     let result = go_through(&mut snapshot, &context).await;
-    if context.objects.get(&snapshot.object).is_none() {
+    if !context.objects.has(&snapshot.object) {
         // It was deleted meanwhile.
         context.remembered.forget(&snapshot.object);
     }
     result
+}
+
+/// The whole object: one that is kept without its templates is read; `None` where it is gone.
+async fn with_templates(
+    token: Arc<VendorToken>,
+    context: &Context,
+) -> Result<Option<Arc<VendorToken>>, Error> {
+    if !lacks_templates(&token) {
+        return Ok(Some(token));
+    }
+    let ObjectKey { namespace, name } = key_of(&token);
+    let api: Api<VendorToken> = Api::namespaced(context.client.clone(), &namespace);
+    match api.get_opt(&name).await {
+        Ok(found) => Ok(found.map(|mut whole| {
+            slim(&mut whole.metadata);
+            Arc::new(whole)
+        })),
+        Err(source) => Err(Error::ReadVendorToken {
+            namespace,
+            name,
+            source,
+        }),
+    }
 }
 
 async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Option<Duration>, Error> {
@@ -148,7 +177,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::controller::cluster::objects::key_of;
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
     use crate::fingerprint::Fingerprint;
@@ -301,5 +329,40 @@ mod tests {
         let result = reconcile(token, context).await;
         assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
         assert_eq!(*writes.lock().unwrap(), Vec::<Value>::new());
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_kept_without_its_templates_is_read_before_it_is_judged() {
+        let data: std::collections::BTreeMap<_, _> = (0..16)
+            .map(|number| (format!("key-{number}"), "x".repeat(4096)))
+            .collect();
+        let whole = json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "target": { "data": data },
+                "suspend": true },
+        });
+        let answer = whole.clone();
+        let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&reads);
+        let clock = Arc::new(crate::clock::SystemClock);
+        let (context, _) = fake::context_at(clock, move |method, path, _| {
+            if method == http::Method::GET && path.ends_with("/vendortokens/t") {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+            (200, answer.clone())
+        });
+        context.secrets.begin_list("");
+        context.secrets.end_list("");
+        context.objects.put(serde_json::from_value(whole).unwrap());
+        let kept = context.objects.get(&fake::object()).unwrap();
+        assert!(lacks_templates(&kept));
+        let found = with_templates(Arc::clone(&kept), &context)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.spec.target.data, data);
+        reconcile(kept, context).await.unwrap();
+        assert_eq!(reads.load(std::sync::atomic::Ordering::SeqCst), 2);
     }
 }
