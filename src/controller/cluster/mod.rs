@@ -10,6 +10,7 @@ pub(crate) mod objects;
 pub(crate) mod pacing;
 pub(crate) mod references;
 pub(crate) mod remembered;
+pub(crate) mod repairs;
 pub(crate) mod secret_name;
 pub(crate) mod secret_record;
 pub(crate) mod secrets;
