@@ -3,7 +3,7 @@
 //! ```text
 //! main -> controller -> { policy, providers, api, grants, http, metrics }
 //!         grants     -> { providers, policy, http, election, fingerprint }
-//!         policy     -> { api, token, failure, inputs }
+//!         policy     -> { api, token, failure, inputs, seal }
 //!         providers  -> { token, failure, times }
 //!         api        -> nothing of ours
 //! main -> connection -> proxy <- http

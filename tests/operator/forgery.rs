@@ -209,8 +209,19 @@ async fn facts_under_a_lost_key_are_good_for_the_documented_life() {
     let issued = world.token("sixmap").await.status.unwrap().issued_time.unwrap().0;
     operator.stop().await;
     world.delete_secret(FINGERPRINT_KEY_SECRET).await;
+    // The target has to be written: what cannot be verified is written as it was.
+    let without_owner = json!({ "metadata": { "ownerReferences": null } });
+    let before = world.edit_secret("sixmap", without_owner).await;
     let operator = world
         .operator_with(|settings| settings.operator_namespace.clone_from(own))
+        .await;
+    world
+        .until("the owner to be there again", async || {
+            let found = world.secret("sixmap").await;
+            assert_eq!(annotation(&found, names::SEAL), annotation(&before, names::SEAL));
+            assert_eq!(found.data, before.data);
+            found.metadata.owner_references.map(drop).ok_or("none".to_owned())
+        })
         .await;
     world
         .until("the status to tell the documented life", async || {

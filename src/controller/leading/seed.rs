@@ -287,6 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn a_target_that_is_not_watched_is_read_where_its_last_request_may_count() {
+        for (issued, expected) in [
+            ("2026-05-04T10:00:50Z", true),
+            ("2026-05-04T09:59:50Z", false),
+            ("0001-01-01T00:00:00Z", false),
+        ] {
+            assert_eq!(
+                is_recent(&token(json!({ "issuedTime": issued })), now()),
+                expected,
+                "{issued}"
+            );
+        }
+        assert!(!is_recent(&token(json!({})), now()), "nothing was published");
+    }
+
+    #[test]
     fn grants_are_told_apart_by_what_they_ask_for_and_by_the_secret() {
         let named = |spec: Value| {
             let mut token = serde_json::to_value(token(json!({}))).unwrap();
