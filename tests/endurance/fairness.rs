@@ -63,7 +63,7 @@ async fn no_honest_token_expires(world: &World) {
         let credential = call.credential.clone().unwrap();
         times.entry(credential).or_default().push(call.time_ms);
     }
-    let junk = calls.iter().filter(|call| call.status == Some(401)).count();
+    let junk = calls.iter().filter(|call| call.status != Some(200)).count();
     println!("{} requests, {junk} of them with junk", calls.len());
     assert!(junk > 10, "the junk was tried too: {junk}");
     assert!(calls.iter().all(|call| call.status != Some(429)));

@@ -15,6 +15,7 @@ mod events;
 mod fences;
 mod forgery;
 mod freshness;
+mod gateway;
 mod hammering;
 mod hostility;
 mod in_flight;

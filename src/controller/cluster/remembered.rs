@@ -129,10 +129,10 @@ struct Record {
     credentials: Option<KnownCredentials>,
     certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<Box<PublishBackoff>>,
-    repairs: Repairs,
-    troubles: Option<Box<Troubles>>,
     /// A digest of the version of the target whose data is known.
     known_target: Option<u64>,
+    repairs: Repairs,
+    troubles: Option<Box<Troubles>>,
 }
 
 fn digest(version: &str) -> u64 {

@@ -288,10 +288,75 @@ async fn initial_lists(context: &Context) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::clock::SystemClock;
     use crate::controller::cluster::list_watch::Sink as _;
     use crate::controller::fake;
     use crate::election::{ElectionOptions, Elector};
+
+    /// A VendorToken whose spec cannot be used.
+    fn broken(namespace: &str, name: &str) -> VendorToken {
+        serde_json::from_value(json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": name, "namespace": namespace, "uid": name, "resourceVersion": "1", "generation": 1 },
+            "spec": { "vendor": "SixClicks", "credentialsSecretRef": { "name": "c" } },
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_beside_hundreds_of_another_namespace_is_reconciled_next() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&written);
+        let (context, _queue) = fake::context_at(Arc::new(SystemClock), move |_, path, sent| {
+            let place = path.split('/').skip_while(|part| *part != "namespaces");
+            if let [_, namespace, _, name, "status"] = place.collect::<Vec<_>>()[..] {
+                taken.lock().unwrap().push(namespace.to_owned());
+                let mut answer = serde_json::to_value(broken(namespace, name)).unwrap();
+                let sent: Value = serde_json::from_slice(sent).unwrap();
+                answer["metadata"]["resourceVersion"] = json!("2");
+                answer["status"] = sent["status"].clone();
+                return (200, answer);
+            }
+            (
+                404,
+                json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+                "reason": "NotFound", "message": "none" }),
+            )
+        });
+        let (triggers, looks) = mpsc::unbounded_channel();
+        let (_wake, outcomes) = mpsc::unbounded_channel();
+        let mut triggered = Triggered { looks, outcomes };
+        context.objects.begin_list("");
+        context.secrets.begin_list("");
+        let hostile = (0..300).map(|number| ("hostile", format!("t{number}")));
+        for (namespace, name) in hostile.chain([("other", "t".to_owned())]) {
+            let token = broken(namespace, &name);
+            triggers.send(key_of(&token)).unwrap();
+            context.objects.put_listed("", token);
+        }
+        context.objects.end_list("");
+        context.secrets.end_list("");
+        let done = async {
+            while written.lock().unwrap().len() < 301 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = reconcile_all(&context, &mut triggered) => {}
+            () = done => {}
+        }
+        let place = written
+            .lock()
+            .unwrap()
+            .iter()
+            .position(|namespace| namespace == "other");
+        assert!(place.unwrap() <= 2, "{place:?}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_leads_no_more_waits_for_no_vendor() {
