@@ -199,8 +199,8 @@ async fn a_token_that_was_exchanged_in_the_data_is_not_written_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_under_a_lost_key_are_good_for_the_documented_life() {
-    // Tokens of a day, where an hour is documented.
-    let world = World::with("lost-key", Options::default().lifetime(VENDOR, 86_400)).await;
+    // Tokens of eight hours, where an hour is documented; more than ten would be told.
+    let world = World::with("lost-key", Options::default().lifetime(VENDOR, 28_800)).await;
     let own = &world.namespace;
     let operator = world
         .operator_with(|settings| settings.operator_namespace.clone_from(own))
