@@ -1,4 +1,5 @@
-//! `docs/edge-cases.md` has each of the 42 edge cases, `docs/security.md` each threat, and what they name exists.
+//! `docs/edge-cases.md` has each of the 42 edge cases, `docs/findings.md` each finding, `docs/security.md` each threat,
+//! and what they name exists.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 const CASES: usize = 42;
 const THREATS: usize = 12;
+/// Findings of each part of their page: answers, surroundings, neighbours.
+const FINDINGS: [(&str, usize); 3] = [("A", 19), ("B", 16), ("C", 15)];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -169,6 +172,14 @@ fn an_edge_case_is_shown_by_tests_and_recorded_exchanges() {
         let only_a_file = entry.named.iter().find(|named| matches!(named, Named::File(_)));
         assert_eq!(only_a_file, None, "case {}", entry.label);
     }
+}
+
+#[test]
+fn every_finding_is_there_and_what_it_names_exists() {
+    let labels = FINDINGS
+        .iter()
+        .flat_map(|(part, count)| (1..=*count).map(move |number| format!("{part}{number}")));
+    assert_complete("docs/findings.md", labels);
 }
 
 #[test]

@@ -295,6 +295,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::controller::cluster::list_watch::Sink as _;
+    use crate::controller::cluster::objects::key_of;
     use crate::controller::fake;
     use crate::election::{ElectionOptions, Elector};
 
