@@ -90,7 +90,11 @@ impl EndpointState {
     /// True while requests are sent as soon as others have ended: neither the budget nor a pause holds them back.
     pub(super) fn is_open(&mut self, now: Moment) -> bool {
         let has_slot = self.budget.next_slot(now).is_some_and(|slot| slot <= now);
-        has_slot && self.paused_until(now).is_none() && self.suspicion.is_none()
+        let is_suspected = self
+            .suspicion
+            .as_ref()
+            .is_some_and(|suspicion| now < suspicion.until);
+        has_slot && self.paused_until(now).is_none() && !is_suspected
     }
 
     /// Takes the next grant to be sent now out of the queue. Without one, gives the moment of the next look, `None` where
@@ -166,13 +170,12 @@ impl EndpointState {
             until,
             probe: None,
         });
-        let is_first = suspicion.throttled.is_empty();
         if !suspicion.throttled.contains(&fingerprint) {
             suspicion.throttled.push(fingerprint);
         }
-        let is_told_to_two = !is_first && suspicion.throttled.len() > 1 && *suspicion.namespace != *namespace;
+        let is_of_two_namespaces = suspicion.throttled.len() > 1 && *suspicion.namespace != *namespace;
         if self.vendor.is_limited_as_a_whole()
-            || is_told_to_two
+            || is_of_two_namespaces
             || suspicion.throttled.len() >= MOST_THROTTLED
         {
             self.paused_until = self.paused_until.max(Some(until));
