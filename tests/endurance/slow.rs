@@ -18,7 +18,7 @@ const VENDORS: [Vendor; 2] = [Vendor::SixMap, Vendor::Picus];
 const EACH_FOR: Duration = Duration::from_secs(150);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_token_expires_while_the_api_server_takes_6_and_then_12_seconds_for_each_answer() {
+async fn no_token_expires_while_the_api_server_takes_6_and_then_12_s_for_each_answer() {
     let plane = plane_of_its_own().await;
     let world = Arc::new(World::on(plane, "slow", lives(LIFE)).await);
     let proxy = ApiProxy::start(plane).await.unwrap();
