@@ -10,6 +10,7 @@
 
 mod fence;
 mod leadership;
+mod options;
 mod reachability;
 
 use std::future::Future;
@@ -29,6 +30,7 @@ use crate::text::spread;
 
 pub use fence::{NotLeading, writes_need_leadership};
 pub use leadership::Leadership;
+pub use options::ElectionOptions;
 #[cfg(test)]
 pub(crate) use reachability::fake::FakeApiServer;
 pub use reachability::{ApiServerReachability, LastAnswer};
@@ -38,59 +40,11 @@ use self::leadership::{SharedTerm, Term};
 /// Name of the Lease in the operator's namespace.
 pub const LEASE_NAME: &str = "vendor-token-operator";
 
-/// Times and identity of an election. The default times are client-go's for controllers.
-#[derive(Clone, Debug)]
-pub struct ElectionOptions {
-    /// Identity of this process, unique among the contenders.
-    pub identity: String,
-    /// Time without a renewal after which another may take the Lease.
-    pub lease_duration: Duration,
-    /// Time without a renewal after which the leader stops acting; less than the lease duration.
-    pub renew_deadline: Duration,
-    /// Time between two renewals. A standby reads the Lease after about half of it.
-    pub retry_period: Duration,
-    /// Timeout of each call to the API server. A leader's call may take what is left of its term at most.
-    pub call_timeout: Duration,
-    /// Time after which a call without an answer is made once more, beside the first: its connection may be dead.
-    pub second_call_after: Duration,
-}
-
-/// The Lease's duration is this many times as long as the API server takes for an answer: two renewals in a row fit into
-/// two thirds of it.
-const ANSWERS_IN_A_LEASE: u32 = 4;
 /// A long answer is remembered: each later one that is shorter takes this share off it. From 12 s to those of a usual
 /// Lease it takes 18 answers, about half a minute.
 const FORGOTTEN_WITH_EACH_ANSWER: f64 = 1.0 / 16.0;
-/// The longest duration of a Lease, for any answer time.
-const LONGEST_LEASE: Duration = Duration::from_secs(80);
 /// Timeout of each of the two calls that give the Lease back at the end of the process.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
-
-impl ElectionOptions {
-    /// Makes options with a lease of 15 s, a deadline of 10 s, renewals every 2 s, and calls of at most 20 s.
-    pub fn new(identity: impl Into<String>) -> Self {
-        Self {
-            identity: identity.into(),
-            lease_duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            retry_period: Duration::from_secs(2),
-            call_timeout: Duration::from_secs(20),
-            second_call_after: Duration::from_secs(4),
-        }
-    }
-
-    /// The duration of a Lease on an API server that takes `answer_time`, and the deadline for its renewal.
-    fn lease_for(&self, answer_time: Duration) -> (Duration, Duration) {
-        let wanted = (answer_time * ANSWERS_IN_A_LEASE).min(LONGEST_LEASE);
-        // In whole seconds, as the Lease has them.
-        let wanted = Duration::from_secs(wanted.as_secs());
-        if wanted <= self.lease_duration {
-            return (self.lease_duration, self.renew_deadline);
-        }
-        let share = self.renew_deadline.as_secs_f64() / self.lease_duration.as_secs_f64();
-        (wanted, wanted.mul_f64(share))
-    }
-}
 
 /// A contender for the Lease.
 #[derive(Debug)]
