@@ -106,11 +106,20 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
     }
     all.extend(warnings(observed, context, stored));
     if let Some(contest) = &observed.contest {
+        let message = contest.message(context.target_name);
+        // The token is there, and only the next repair is waited for.
+        let waits = stored.is_none() && observed.standing.token.is_some();
+        for facts in all
+            .iter_mut()
+            .filter(|facts| waits && facts.reason == Reason::Progressing.as_str())
+        {
+            facts.message.clone_from(&message);
+        }
         all.push(ConditionFacts {
             kind: condition::TARGET_CONTESTED,
             status: true,
             reason: condition::TARGET_CONTESTED,
-            message: contest.message(context.target_name),
+            message,
         });
     }
     let due = stored.map(|stored| stored.due(observed.refresh));

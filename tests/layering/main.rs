@@ -1,6 +1,6 @@
 //! The dependency rules of the workspace, read from its sources with `syn`: who may use whom and what stays out of the
-//! modules that decide (`modules`), no import circle between files or modules (`circles`), and the length of test names
-//! (`names`).
+//! modules that decide (`modules`), no import circle between files or modules (`circles`), the length of test names
+//! (`names`), and who asks for Secrets (`calls`).
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod calls;
 mod circles;
 mod modules;
 mod names;

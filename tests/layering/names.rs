@@ -38,7 +38,7 @@ fn no_test_name_is_longer_than_80_characters() {
     );
 }
 
-fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
+pub(crate) fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in entries(folder) {
         if entry.is_dir() {
             sources(&entry, files);

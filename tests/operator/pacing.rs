@@ -104,11 +104,12 @@ async fn a_throttling_api_server_is_not_asked_before_the_time_that_it_gives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_whose_webhook_fails_delays_no_other() {
-    let world = World::new("webhook-bad").await;
-    let good = world.neighbour("webhook-good").await;
-    let worlds = [world, good];
+    // The operator's own Secret is in the first.
+    let good = World::new("webhook-good").await;
+    let world = good.neighbour("webhook-bad").await;
+    let worlds = [good, world];
     let operator = World::operator_in(&worlds).await;
-    let [world, good] = &worlds;
+    let [good, world] = &worlds;
     let webhook = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
         "metadata": { "name": world.namespace },

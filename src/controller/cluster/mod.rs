@@ -12,6 +12,7 @@ pub(crate) mod packed;
 pub(crate) mod pages;
 pub(crate) mod references;
 pub(crate) mod remembered;
+pub(crate) mod repairs;
 pub(crate) mod secret_name;
 pub(crate) mod secret_reads;
 pub(crate) mod secret_record;

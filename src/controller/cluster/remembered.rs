@@ -9,10 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::{Moment, Now, Timeline};
 use crate::controller::cluster::pacing::CallKind;
+use crate::controller::cluster::repairs::{Repairs, TargetWrite};
 use crate::fingerprint::{Account, CertificateDigest, Fingerprint, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
-use crate::policy::contest::{self, Contest};
+use crate::policy::contest::Contest;
 use crate::policy::{Problem, PublishBlock};
 use crate::sync::lock;
 
@@ -104,55 +105,6 @@ struct Errors {
     own: u32,
 }
 
-/// A write of the target: the token's issue, and the generation of the spec that it was made by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TargetWrite {
-    pub(crate) issued: Timestamp,
-    pub(crate) generation: Option<i64>,
-}
-
-/// The repairs of a target: writes of a token that was written before, since somebody else has changed or deleted the
-/// Secret.
-#[derive(Clone, Debug, Default)]
-struct Repairs {
-    last_write: Option<TargetWrite>,
-    /// Those within [`contest::WINDOW`], at most as many as are free of a pause.
-    recent: Vec<Moment>,
-    /// The pauses in a row.
-    pauses: u32,
-    /// The end of the last pause.
-    paused_until: Option<Moment>,
-    /// The field manager that has changed the Secret; `None` where it was deleted.
-    manager: Option<Box<str>>,
-}
-
-impl Repairs {
-    /// True while the contest lasts: it is over when no repair was needed for a while after the last pause.
-    fn is_contested(&self, now: Moment) -> bool {
-        self.paused_until
-            .is_some_and(|until| now.since(until) < contest::CALM)
-    }
-
-    fn forget_what_is_over(&mut self, now: Moment) {
-        self.recent.retain(|repair| now.since(*repair) < contest::WINDOW);
-        if self.paused_until.is_some() && !self.is_contested(now) {
-            *self = Self {
-                last_write: self.last_write,
-                ..Self::default()
-            };
-        }
-    }
-
-    /// The pause that would follow a write, where it is a repair that is one too many.
-    fn pause_after(&mut self, write: TargetWrite, now: Moment) -> Option<Duration> {
-        self.forget_what_is_over(now);
-        let is_repair = self.last_write == Some(write);
-        is_repair
-            .then(|| contest::pause_after(self.recent.len() + 1, self.pauses))
-            .flatten()
-    }
-}
-
 /// A target whose owner references the API server forbids to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OwnersStay {
@@ -162,17 +114,23 @@ pub(crate) struct OwnersStay {
     pub(crate) generation: Option<i64>,
 }
 
+/// The part of a record that few objects need.
+#[derive(Debug, Default)]
+struct Troubles {
+    owners_stay: Option<OwnersStay>,
+    trouble: Option<Trouble>,
+    errors: Errors,
+}
+
 /// The record of one VendorToken.
 #[derive(Debug, Default)]
 struct Record {
-    owners_stay: Option<Box<OwnersStay>>,
-    repairs: Repairs,
-    trouble: Option<Trouble>,
-    errors: Errors,
     first_look: Option<FirstLook>,
     credentials: Option<KnownCredentials>,
     certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<Box<PublishBackoff>>,
+    repairs: Repairs,
+    troubles: Option<Box<Troubles>>,
     /// A digest of the version of the target whose data is known.
     known_target: Option<u64>,
 }
@@ -261,11 +219,18 @@ impl Remembered {
 
     /// The target whose owner references may not be changed.
     pub(crate) fn owners_stay(&self, object: &ObjectKey) -> Option<OwnersStay> {
-        lock(&self.records).get(object)?.owners_stay.as_deref().cloned()
+        lock(&self.records)
+            .get(object)?
+            .troubles
+            .as_ref()?
+            .owners_stay
+            .clone()
     }
 
+    /// Notes the target whose owner references may not be changed, or that there is none.
     pub(crate) fn set_owners_stay(&self, object: &ObjectKey, owners_stay: Option<OwnersStay>) {
-        self.record(object, |record| record.owners_stay = owners_stay.map(Box::new));
+        let is_some = owners_stay.is_some();
+        self.troubles(object, is_some, |troubles| troubles.owners_stay = owners_stay);
     }
 
     /// True where a pause would follow this write of the target, because somebody else keeps undoing such writes.
@@ -275,8 +240,7 @@ impl Remembered {
         record.is_some_and(|record| record.repairs.pause_after(write, now).is_some())
     }
 
-    /// Notes a write of the target, and the field manager that has changed the Secret before it, where that was asked
-    /// for.
+    /// Notes a write of the target: see [`Repairs::written`].
     pub(crate) fn target_written(
         &self,
         object: &ObjectKey,
@@ -284,48 +248,25 @@ impl Remembered {
         manager: Option<Box<str>>,
         now: Moment,
     ) {
-        self.record(object, |record| {
-            let repairs = &mut record.repairs;
-            let pause = repairs.pause_after(write, now);
-            if repairs.last_write.replace(write) == Some(write) {
-                repairs.recent.push(now);
-            }
-            if let Some(pause) = pause {
-                repairs.pauses = repairs.pauses.saturating_add(1);
-                repairs.paused_until = Some(now + pause);
-                repairs.manager = repairs.manager.take().or(manager);
-                // The pauses count from here on.
-                repairs.recent.clear();
-            }
-        });
+        self.record(object, |record| record.repairs.written(write, manager, now));
     }
 
-    /// The contest for the target of an object, by the wall clock as it goes now.
+    /// The contest for the target of an object.
     pub(crate) fn contest(&self, object: &ObjectKey, now: &Now) -> Option<Contest> {
-        let records = lock(&self.records);
-        let repairs = &records.get(object)?.repairs;
-        let paused_until = repairs
-            .paused_until
-            .filter(|_| repairs.is_contested(now.moment))?;
-        Some(Contest {
-            issued: repairs.last_write?.issued,
-            paused_until: now.wall_at(paused_until),
-            over_at: now.wall_at(paused_until + contest::CALM),
-            manager: repairs.manager.as_deref().map(str::to_owned),
-        })
+        lock(&self.records).get(object)?.repairs.contest(now)
     }
 
     /// The calls that have failed for the object for at least this long.
     pub(crate) fn trouble(&self, object: &ObjectKey, now: Moment, at_least: Duration) -> Option<Trouble> {
-        let trouble = lock(&self.records).get(object)?.trouble?;
+        let trouble = lock(&self.records).get(object)?.troubles.as_ref()?.trouble?;
         (now.since(trouble.since) >= at_least).then_some(trouble)
     }
 
     /// Notes that calls of this kind fail for the object, `None` where none does. The first moment of a trouble is kept.
     pub(crate) fn set_trouble(&self, object: &ObjectKey, trouble: Option<Trouble>) {
-        self.record(object, |record| {
-            let before = record.trouble;
-            record.trouble = trouble.map(|trouble| Trouble {
+        self.troubles(object, trouble.is_some(), |troubles| {
+            let before = troubles.trouble;
+            troubles.trouble = trouble.map(|trouble| Trouble {
                 since: before.map_or(trouble.since, |before| before.since),
                 ..trouble
             });
@@ -335,24 +276,38 @@ impl Remembered {
     /// Notes an error of a reconcile, and gives the moment of the one before, where no success followed it.
     pub(crate) fn last_error(&self, object: &ObjectKey, now: Moment) -> Option<Moment> {
         let mut before = None;
-        self.record(object, |record| before = record.errors.last.replace(now));
+        self.troubles(object, true, |troubles| {
+            before = troubles.errors.last.replace(now)
+        });
         before
     }
 
     /// Counts an error that the object has alone, and gives the number of those in a row.
     pub(crate) fn count_error(&self, object: &ObjectKey) -> u32 {
         let mut count = 0;
-        self.record(object, |record| {
-            record.errors.own = record.errors.own.saturating_add(1);
-            count = record.errors.own;
+        self.troubles(object, true, |troubles| {
+            troubles.errors.own = troubles.errors.own.saturating_add(1);
+            count = troubles.errors.own;
         });
         count
     }
 
     /// Notes a reconcile without an error.
     pub(crate) fn succeeded(&self, object: &ObjectKey) {
-        if let Some(record) = lock(&self.records).get_mut(object) {
-            record.errors = Errors::default();
+        self.troubles(object, false, |troubles| troubles.errors = Errors::default());
+    }
+
+    /// Changes the part of a record that few objects need. Where it is not there, it is made only if `make`.
+    fn troubles(&self, object: &ObjectKey, make: bool, change: impl FnOnce(&mut Troubles)) {
+        let mut records = lock(&self.records);
+        if make {
+            let record = records.entry(object.clone()).or_default();
+            change(record.troubles.get_or_insert_default());
+        } else if let Some(troubles) = records
+            .get_mut(object)
+            .and_then(|record| record.troubles.as_mut())
+        {
+            change(troubles);
         }
     }
 

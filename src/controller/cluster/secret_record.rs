@@ -274,6 +274,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_writer_beside_our_apply_is_found_whatever_its_name() {
+        let mut metadata = metadata(fields(owned()), annotations());
+        let found = |metadata: &ObjectMeta| last_other_manager(metadata).map(String::from);
+        assert_eq!(found(&metadata).as_deref(), Some("kubectl"));
+        let entries = metadata.managed_fields.as_mut().unwrap();
+        let mut later = entries[0].clone();
+        later.manager = Some(format!("{}\n", "x".repeat(250)));
+        later.time = serde_json::from_value(json!("2026-05-04T10:00:00Z")).unwrap();
+        entries.insert(0, later);
+        // Cut, and on one line.
+        assert_eq!(found(&metadata), Some("x".repeat(63)));
+        metadata.managed_fields.as_mut().unwrap().drain(..2);
+        assert_eq!(found(&metadata), None);
+    }
+
+    #[test]
     fn a_lost_data_key_changes_the_digest_and_the_order_of_keys_does_not() {
         let all = owned_digest(&["a", "b"], &["l"], &["x"]);
         assert_eq!(

@@ -235,7 +235,9 @@ mod tests {
         context.secrets.end_list("");
         let token = token(status);
         let checked = ValidatedSpec::new(&token, &BTreeMap::new()).unwrap();
-        let requests = last_requests(&token, &checked, &fake::key(), &context, now()).await;
+        // Facts under a lost key are older than this one.
+        let key = fake::key().made_at(now());
+        let requests = last_requests(&token, &checked, &key, &context, now()).await;
         requests
             .iter()
             .map(|(_, sent)| now().duration_since(*sent).as_secs())
@@ -282,6 +284,22 @@ mod tests {
         let failure = token(status.clone()).status.unwrap().failure.unwrap();
         assert!(PastFailure::parse(&failure).is_some(), "it could be read back");
         assert_eq!(read_back(None, status).await, Vec::<i64>::new());
+    }
+
+    #[test]
+    fn a_target_that_is_not_watched_is_read_where_its_last_request_may_count() {
+        for (issued, expected) in [
+            ("2026-05-04T10:00:50Z", true),
+            ("2026-05-04T09:59:50Z", false),
+            ("0001-01-01T00:00:00Z", false),
+        ] {
+            assert_eq!(
+                is_recent(&token(json!({ "issuedTime": issued })), now()),
+                expected,
+                "{issued}"
+            );
+        }
+        assert!(!is_recent(&token(json!({})), now()), "nothing was published");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod error;
 pub(crate) mod events;
 mod exchanged;
 mod fences;
+mod owners;
 pub(crate) mod publish;
 pub(crate) mod read_target;
 pub(crate) mod record;

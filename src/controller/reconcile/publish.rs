@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
-use crate::api::names::Reason;
+use crate::api::names::{self, Reason};
 use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::remembered::PublishBackoff;
 use crate::controller::cluster::secret_name::SecretName;
@@ -263,10 +263,12 @@ async fn apply(
     }
 }
 
-/// The field manager that has written to the Secret last, beside our own apply; `None` where that does not show.
+/// The field manager that has written to the Secret last, beside our own apply, or our own name where somebody else uses
+/// it; `None` where there is no Secret.
 async fn other_manager(calls: &SecretCalls, name: &SecretName) -> Option<Box<str>> {
     let secret = calls.read_metadata(name).await.ok()??;
-    secret_record::last_other_manager(&secret.metadata)
+    let other = secret_record::last_other_manager(&secret.metadata);
+    Some(other.unwrap_or_else(|| names::FIELD_MANAGER.into()))
 }
 
 /// Takes the present record of the target, `None` where there is none.

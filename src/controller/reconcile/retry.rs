@@ -1,38 +1,122 @@
-//! The time of another try after a reconcile that failed.
+//! What follows a Kubernetes call that failed: the time of another try, and the problem that the status tells.
 
 use std::time::Duration;
 
 use crate::api::VendorToken;
+use crate::api::names::Reason;
 use crate::controller::cluster::objects::key_of;
+use crate::controller::cluster::remembered::Trouble;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
-use crate::policy::backoff;
+use crate::grants::ObjectKey;
+use crate::policy::{Problem, backoff};
 use crate::text;
+
+/// The time after which a status tells that Kubernetes calls fail.
+const TROUBLE_IS_TOLD_AFTER: Duration = Duration::from_secs(60);
+
+impl Snapshot {
+    /// Notes that a call of this reconcile has failed.
+    pub(crate) fn note_trouble(&self, error: &Error, context: &Context) {
+        let trouble = error.call().map(|call| Trouble {
+            kind: call.kind,
+            since: context.timeline.now().moment,
+        });
+        context.remembered.set_trouble(&self.object, trouble);
+    }
+
+    /// The problem of calls that have failed for a minute.
+    pub(super) fn trouble(&self, context: &Context) -> Option<Problem> {
+        let now = context.timeline.now().moment;
+        let trouble = context
+            .remembered
+            .trouble(&self.object, now, TROUBLE_IS_TOLD_AFTER)?;
+        let message = format!(
+            "{} have failed at the API server for more than a minute; they are tried again after short pauses: look into \
+             the operator's log, and ask the cluster's administrator",
+            trouble.kind.words()
+        );
+        Some(Problem::new(Reason::ApiDenied, message))
+    }
+}
 
 /// Logs the error of a reconcile, and gives the wait until another try. Objects whose calls fail as those of others do wait
 /// together, and go on when the API server answers; one that fails alone has waits of its own, which grow.
 pub(crate) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Duration {
-    let object = key_of(token);
+    wait_after_error(&key_of(token), error, context)
+}
+
+fn wait_after_error(object: &ObjectKey, error: &Error, context: &Context) -> Duration {
     if let Some(held) = error.held() {
         tracing::debug!(%object, error = with_causes(error), "a reconcile waits");
-        return context.pacer.wait_at(&held.call, held.wait, &object);
+        return context.pacer.wait_at(held, object);
     }
     tracing::warn!(%object, error = with_causes(error), "a reconcile failed and is tried again");
     let before = context
         .remembered
-        .last_error(&object, context.timeline.now().moment);
+        .last_error(object, context.timeline.now().moment);
     let gate = error
         .call()
         .and_then(|call| Some((context.pacer.wait_after(&call)?, call)));
     let fails_alone = |kind| before.is_some_and(|before| context.pacer.was_answered_since(kind, before));
     match gate {
-        Some((wait, call)) if !fails_alone(call.kind) => context.pacer.wait_at(&call, wait, &object),
+        Some((wait, call)) if !fails_alone(call.kind) => {
+            // It is the one that tries the gate.
+            context.pacer.wake_at_opening(&call, object);
+            wait
+        }
         _ => {
-            let wait = backoff::after_own_error(context.remembered.count_error(&object));
+            let wait = backoff::after_own_error(context.remembered.count_error(object));
             // By name, so that many objects do not return together.
             let spread = text::spread(&object.to_string()) % 256;
             wait + wait.mul_f64(spread as f64 / 256.0).min(Duration::from_secs(5))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::cluster::pacing::{CallKind, Outcome};
+    use crate::controller::cluster::secret_name::SecretName;
+    use crate::controller::fake;
+    use crate::controller::reconcile::read_target::read_record;
+
+    fn object(name: &str) -> ObjectKey {
+        ObjectKey {
+            namespace: "a".to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_that_fails_alone_waits_longer_and_longer_and_others_do_not() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let name = SecretName::new("s").unwrap();
+        // The first failure may be the API server's: it is tried again soon.
+        let error = read_record(&context, "a", &name).await.unwrap_err();
+        let wait = wait_after_error(&object("bad"), &error, &context);
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
+        for least in [5, 10, 20] {
+            // Others are answered in between.
+            let call = error.call().unwrap();
+            while context
+                .pacer
+                .enter(call.clone())
+                .map(|pass| pass.end(Outcome::Answered))
+                .is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let error = read_record(&context, "a", &name).await.unwrap_err();
+            let wait = wait_after_error(&object("bad"), &error, &context);
+            assert!((least..=least + 5).contains(&wait.as_secs()), "{wait:?}");
+            let held = read_record(&context, "a", &name).await.unwrap_err();
+            let wait = wait_after_error(&object("good"), &held, &context);
+            assert!(wait <= Duration::from_secs(2), "{wait:?}");
+        }
+        assert_eq!(context.pacer.check(CallKind::WriteSecret, "a"), Ok(()));
     }
 }

@@ -1,7 +1,6 @@
 //! Gather: what is known of one VendorToken in one reconcile.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -10,9 +9,8 @@ use crate::api::VendorToken;
 use crate::api::names::{self, Reason};
 use crate::controller::cluster::objects::{LONGEST_REQUEST, key_of};
 use crate::controller::cluster::references::target_name;
-use crate::controller::cluster::remembered::{
-    GrantIdentity, KnownCredentials, OwnersStay, PublishBackoff, TargetWrite, Trouble, number_of,
-};
+use crate::controller::cluster::remembered::{GrantIdentity, KnownCredentials, PublishBackoff, number_of};
+use crate::controller::cluster::repairs::TargetWrite;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
@@ -23,14 +21,11 @@ use crate::controller::reconcile::validated::{self, ValidatedSpec};
 use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
 use crate::grants::{ObjectKey, Observation};
 use crate::inputs::Inputs;
-use crate::policy::ownership::{Claimant, Desired, SecretRecord, has_desired_owner, incumbent, judge};
+use crate::policy::ownership::{Claimant, Desired, SecretRecord, incumbent, judge};
 use crate::policy::schedule::RefreshPolicy;
-use crate::policy::{self, Credentials, Evidence, Observed, Problem, PublishBlock, Standing, Stored, Target};
+use crate::policy::{Credentials, Evidence, Observed, Problem, PublishBlock, Standing, Stored, Target};
 use crate::seal::{Place, SealedFacts, Verified};
 use crate::token;
-
-/// The time after which a status tells that Kubernetes calls fail.
-const TROUBLE_IS_TOLD_AFTER: Duration = Duration::from_secs(60);
 
 /// One VendorToken with its target and its credentials, as far as metadata shows them, for one reconcile.
 pub(crate) struct Snapshot {
@@ -59,7 +54,7 @@ pub(crate) struct Snapshot {
     pub(crate) values: Option<token::Credentials>,
     pub(crate) block: Option<PublishBlock>,
     /// The API server forbids to change the target's owner references.
-    owners_stay: bool,
+    pub(super) owners_stay: bool,
 }
 
 impl Snapshot {
@@ -131,29 +126,6 @@ impl Snapshot {
             .present_backoff(context)
             .map(|backoff| backoff.block(&context.timeline.now()));
         Ok(snapshot)
-    }
-
-    /// Notes that a call of this reconcile has failed.
-    pub(crate) fn note_trouble(&self, error: &Error, context: &Context) {
-        let trouble = error.call().map(|call| Trouble {
-            kind: call.kind,
-            since: context.timeline.now().moment,
-        });
-        context.remembered.set_trouble(&self.object, trouble);
-    }
-
-    /// The problem of calls that have failed for a minute.
-    fn trouble(&self, context: &Context) -> Option<Problem> {
-        let now = context.timeline.now().moment;
-        let trouble = context
-            .remembered
-            .trouble(&self.object, now, TROUBLE_IS_TOLD_AFTER)?;
-        let message = format!(
-            "{} have failed at the API server for more than a minute; they are tried again after short pauses: look into \
-             the operator's log, and ask the cluster's administrator",
-            trouble.kind.words()
-        );
-        Some(Problem::new(Reason::ApiDenied, message))
     }
 
     /// Everything that the decision depends on. The book of grants takes in what the status and the target say.
@@ -337,7 +309,7 @@ impl Snapshot {
 
     /// The target that the spec describes. A spec that cannot be used has no templates, but its status shows the token in
     /// the target all the same.
-    fn desired(&self) -> Desired<'_> {
+    pub(super) fn desired(&self) -> Desired<'_> {
         let target = self.validated.as_ref().ok().map(|checked| &checked.target);
         Desired {
             secret_name: &self.target_name,
@@ -352,50 +324,6 @@ impl Snapshot {
                 Some(Verified::LostKey(..)) | None => None,
             },
         }
-    }
-
-    /// True where the API server has refused to change the owner references of this target for this spec: as this process
-    /// knows, or as the status says.
-    fn owner_change_was_refused(&self, context: &Context) -> bool {
-        let Some(record) = &self.record else { return false };
-        match context.remembered.owners_stay(&self.object) {
-            Some(refused) => {
-                refused.target == record.uid && refused.generation == self.token.metadata.generation
-            }
-            None => policy::says_that_owners_stay(self.status(), self.token.metadata.generation),
-        }
-    }
-
-    /// Notes whether the API server forbids to change the target's owner references, and judges it anew.
-    pub(crate) fn set_owners_stay(&mut self, owners_stay: bool, context: &Context) {
-        let refused = self
-            .record
-            .as_ref()
-            .filter(|_| owners_stay)
-            .map(|record| OwnersStay {
-                target: record.uid.clone(),
-                generation: self.token.metadata.generation,
-            });
-        context.remembered.set_owners_stay(&self.object, refused);
-        self.owners_stay = owners_stay;
-        self.judge_target(context);
-    }
-
-    /// True where the owner references of the target are not those that the spec wants.
-    pub(crate) fn has_undesired_owners(&self) -> bool {
-        let has_desired = |record| has_desired_owner(record, &self.object.name, &self.desired());
-        self.record.as_ref().is_some_and(|record| !has_desired(record))
-    }
-
-    /// True for a target of ours that has other owners than the spec wants, and keeps them.
-    fn has_other_owners(&self) -> bool {
-        self.owners_stay && matches!(self.target, Target::Ours { .. }) && self.has_undesired_owners()
-    }
-
-    /// True where the owner references are not to be changed by a write of the token that was issued at `issued`. With
-    /// each other token it is tried again.
-    pub(crate) fn keeps_owners(&self, issued: Timestamp) -> bool {
-        self.owners_stay && self.stored().is_some_and(|stored| stored.issued == issued)
     }
 
     /// A write of the token that was issued at `issued` to the target.

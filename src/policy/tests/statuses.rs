@@ -123,6 +123,9 @@ use Reason::{
 )]
 #[case::calls_that_fail_leave_a_good_token_ready(scene().api_trouble(), "True ApiDenied RefreshFailing")]
 #[case::a_contest_stands_beside_a_good_token(scene().contested(0, 200), "True Published TargetContested")]
+#[case::a_contest_stands_beside_a_token_that_waits_for_its_repair(
+    scene().free().known('a').memory(0, EXPIRES).contested(0, 200), "False Progressing Reconciling TargetContested"
+)]
 #[case::a_contest_stands_beside_a_missing_token(
     scene().free().known('a').contested(0, 200), "False Progressing Reconciling TargetContested"
 )]
@@ -707,4 +710,12 @@ fn a_failure_with_a_future_time_ends_with_the_next_success() {
     let status = status_of(&scene);
     assert_eq!(summary(&status), "True Published");
     assert_eq!(status.failure, None);
+}
+
+#[test]
+fn a_target_that_is_gone_in_a_contest_waits_for_no_vendor() {
+    let scene = scene().free().known('a').memory(0, EXPIRES).contested(0, 200);
+    let status = status_of(&scene);
+    let ready = status.condition(condition::READY).unwrap();
+    assert!(ready.message.contains("kubectl-edit"), "{}", ready.message);
 }

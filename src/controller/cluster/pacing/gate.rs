@@ -62,12 +62,11 @@ impl Gate {
         }
     }
 
-    /// Closes the gate for what `pause` makes of the number of failures in a row. False where that was done for another
-    /// call that was sent at the same time; a longer pause counts all the same.
-    pub(super) fn close(&mut self, seen: Seen, now: Moment, pause: impl Fn(u32) -> Duration) -> bool {
+    /// Closes the gate for what `pause` makes of the number of failures in a row. Those of calls that were sent at the same
+    /// time count as one.
+    pub(super) fn close(&mut self, seen: Seen, now: Moment, pause: impl Fn(u32) -> Duration) {
         self.failed = Some(now);
-        let is_first = seen.0 == self.closings || self.is_open();
-        if is_first {
+        if seen.0 == self.closings || self.is_open() {
             self.failures = self.failures.saturating_add(1);
             self.closings += 1;
             self.opens = None;
@@ -76,7 +75,6 @@ impl Gate {
         }
         let opens = now + pause(self.failures);
         self.opens = Some(self.opens.map_or(opens, |before| before.max(opens)));
-        is_first
     }
 
     /// Lets the next try be made at `moment`, if it is not made sooner.

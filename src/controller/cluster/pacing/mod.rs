@@ -2,9 +2,9 @@
 //! API server again, after pauses that grow; an answer opens the gate. So many objects cost no more than one does.
 //!
 //! Each namespace has gates of its own: an admission webhook of one namespace, or one Secret that cannot be decrypted,
-//! holds up no other. The gate of the whole API server closes where two namespaces fail with no answer in between, and
-//! where nothing is answered at all. Reads of Secrets, writes of Secrets and writes of statuses have gates apart, since
-//! one kind may fail alone.
+//! holds up no other. The gate of all namespaces closes where two of them fail with no answer in between. Reads of
+//! Secrets, writes of Secrets and writes of statuses have gates apart, since one kind may fail alone. Where the API server
+//! does not answer at all, one gate is closed for all of them.
 
 mod client;
 mod gate;
@@ -26,7 +26,7 @@ pub(crate) use client::paced;
 
 /// The longest pause that the API server may ask for by `Retry-After`.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// A namespace that has failed lets the others try first for this long, when the gate of the API server may be tried.
+/// A namespace that has failed lets the others try first for this long, when the gate of all may be tried.
 const COURTESY: Duration = Duration::from_millis(500);
 /// The distance between the looks of two objects that wait at a gate.
 const SPACING: Duration = Duration::from_millis(50);
@@ -104,14 +104,13 @@ impl Held {
 /// The gates of one kind of calls.
 #[derive(Debug, Default)]
 struct Gates {
-    server: Gate,
+    /// That of all namespaces.
+    all: Gate,
     namespaces: HashMap<String, Gate>,
     /// The last answer.
     answered: Option<Moment>,
     /// The objects that wait.
     waiting: HashSet<ObjectKey>,
-    /// The number of looks that were put off since the last failure.
-    put_off: u32,
 }
 
 /// The gates of all calls. See the module.
@@ -119,7 +118,14 @@ pub(crate) struct Pacer {
     timeline: Arc<Timeline>,
     /// Takes the objects that may go on.
     queue: mpsc::UnboundedSender<ObjectKey>,
-    gates: Mutex<HashMap<CallKind, Gates>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The gate of all calls: it is closed while nothing is answered.
+    reach: Gate,
+    kinds: HashMap<CallKind, Gates>,
 }
 
 impl std::fmt::Debug for Pacer {
@@ -133,7 +139,8 @@ impl std::fmt::Debug for Pacer {
 pub(crate) struct Pass {
     pacer: Arc<Pacer>,
     call: Call,
-    server: Seen,
+    reach: Seen,
+    all: Seen,
     namespace: Seen,
     ended: bool,
 }
@@ -144,7 +151,7 @@ impl Pacer {
         Arc::new(Self {
             timeline,
             queue,
-            gates: Mutex::default(),
+            state: Mutex::default(),
         })
     }
 
@@ -154,26 +161,19 @@ impl Pacer {
     /// Where such calls fail, and it is not time for another try or one is under way.
     pub(crate) fn enter(self: &Arc<Self>, call: Call) -> Result<Pass, Held> {
         let now = self.timeline.now().moment;
-        let mut all = lock(&self.gates);
-        let gates = all.entry(call.kind).or_default();
-        let has_failed = gates.namespaces.contains_key(&call.namespace);
-        let courtesy = if has_failed { COURTESY } else { Duration::ZERO };
-        let waits = [
-            gates.server.wait(now, courtesy),
-            gates
-                .namespaces
-                .get(&call.namespace)
-                .and_then(|gate| gate.wait(now, Duration::ZERO)),
-        ];
-        if let Some(wait) = waits.into_iter().flatten().max() {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        if let Some(wait) = state.wait(&call, now, COURTESY) {
             return Err(Held { call, wait });
         }
+        let gates = state.kinds.entry(call.kind).or_default();
         let namespace = match gates.namespaces.get_mut(&call.namespace) {
             Some(gate) => gate.try_now(now),
             None => Seen::default(),
         };
         Ok(Pass {
-            server: gates.server.try_now(now),
+            reach: state.reach.try_now(now),
+            all: gates.all.try_now(now),
             namespace,
             pacer: Arc::clone(self),
             call,
@@ -193,64 +193,57 @@ impl Pacer {
         self.enter(call).map(drop)
     }
 
-    /// Has `object` wait until the gate opens, and gives the time of its next look: the objects that wait look one
-    /// after the other.
-    pub(crate) fn wait_at(&self, call: &Call, wait: Duration, object: &ObjectKey) -> Duration {
-        let mut all = lock(&self.gates);
-        let gates = all.entry(call.kind).or_default();
+    /// Has `object` wait until the gate opens, and gives the time of its next look: however many wait, their looks are
+    /// [`SPACING`] apart.
+    pub(crate) fn wait_at(&self, held: &Held, object: &ObjectKey) -> Duration {
+        let mut state = lock(&self.state);
+        let waiting = &mut state.kinds.entry(held.call.kind).or_default().waiting;
+        waiting.insert(object.clone());
+        let others = u32::try_from(waiting.len() - 1).unwrap_or(u32::MAX);
+        (held.wait + SPACING.saturating_mul(others)).min(LONGEST_WAIT)
+    }
+
+    /// Has `object`, whose `call` has failed, go on when the gate opens.
+    pub(crate) fn wake_at_opening(&self, call: &Call, object: &ObjectKey) {
+        let mut state = lock(&self.state);
+        let gates = state.kinds.entry(call.kind).or_default();
         gates.waiting.insert(object.clone());
-        let rank = gates.put_off;
-        gates.put_off = gates.put_off.saturating_add(1);
-        (wait + SPACING.saturating_mul(rank)).min(LONGEST_WAIT)
     }
 
     /// The wait for the next try of a call that has failed; `None` where the gate is open.
     pub(crate) fn wait_after(&self, call: &Call) -> Option<Duration> {
         let now = self.timeline.now().moment;
-        let all = lock(&self.gates);
-        let gates = all.get(&call.kind)?;
-        let namespace = gates.namespaces.get(&call.namespace);
-        let waits = [
-            gates.server.wait(now, Duration::ZERO),
-            namespace.and_then(|gate| gate.wait(now, Duration::ZERO)),
-        ];
-        waits.into_iter().flatten().max()
+        lock(&self.state).wait(call, now, Duration::ZERO)
     }
 
     /// True where such calls have been answered since `moment`.
     pub(crate) fn was_answered_since(&self, kind: CallKind, moment: Moment) -> bool {
-        let all = lock(&self.gates);
-        let answered = all.get(&kind).and_then(|gates| gates.answered);
+        let state = lock(&self.state);
+        let answered = state.kinds.get(&kind).and_then(|gates| gates.answered);
         answered.is_some_and(|answered| answered > moment)
     }
 
     fn end(&self, pass: &Pass, outcome: Outcome) {
         let now = self.timeline.now().moment;
-        let mut all = lock(&self.gates);
-        let gates = all.entry(pass.call.kind).or_default();
-        let namespace = &pass.call.namespace;
-        let woken = match outcome {
-            Outcome::Answered => {
-                gates.answered = Some(now);
-                gates.open(namespace, pass.call.kind, now)
-            }
-            Outcome::Failed { code, retry_after } => {
-                gates.fail(pass, &format!("HTTP {code}"), retry_after, false, now);
-                Vec::new()
-            }
+        let mut state = lock(&self.state);
+        let mut woken = match outcome {
+            Outcome::Answered | Outcome::Failed { .. } => state.is_reached(now),
             Outcome::Unanswered => {
-                gates.fail(pass, "no answer", None, true, now);
+                state.is_out_of_reach(pass, now);
                 Vec::new()
             }
             Outcome::Unknown => {
-                gates.server.give_back(pass.server);
-                if let Some(gate) = gates.namespaces.get_mut(namespace) {
-                    gate.give_back(pass.namespace);
-                }
+                state.reach.give_back(pass.reach);
                 Vec::new()
             }
         };
-        drop(all);
+        let gates = state.kinds.entry(pass.call.kind).or_default();
+        match outcome {
+            Outcome::Answered => woken.extend(gates.open(&pass.call, now)),
+            Outcome::Failed { code, retry_after } => gates.fail(pass, code, retry_after, now),
+            Outcome::Unanswered | Outcome::Unknown => gates.give_back(pass),
+        }
+        drop(state);
         for object in woken {
             // The receiver is gone at shutdown only.
             let _ = self.queue.send(object);
@@ -258,25 +251,78 @@ impl Pacer {
     }
 }
 
-impl Gates {
-    /// An answer in `namespace` opens the gates. Gives the objects that may go on.
-    fn open(&mut self, namespace: &str, kind: CallKind, now: Moment) -> Vec<ObjectKey> {
-        let of_server = self.server.open();
-        if of_server.is_some() {
-            // The other namespaces may be tried at once; each opens by its own answer.
-            self.namespaces.values_mut().for_each(|gate| gate.try_at(now));
+impl State {
+    /// The time until `call` may be sent; `None`: now. A namespace that has failed lets others go first for `courtesy`.
+    fn wait(&self, call: &Call, now: Moment, courtesy: Duration) -> Option<Duration> {
+        let mut wait = self.reach.wait(now, Duration::ZERO);
+        if let Some(gates) = self.kinds.get(&call.kind) {
+            let namespace = gates.namespaces.get(&call.namespace);
+            let courtesy = namespace.map_or(Duration::ZERO, |_| courtesy);
+            wait = wait
+                .max(gates.all.wait(now, courtesy))
+                .max(namespace.and_then(|gate| gate.wait(now, Duration::ZERO)));
         }
-        let of_namespace = self.namespaces.remove(namespace).and_then(|mut gate| gate.open());
-        let Some(since) = of_server.or(of_namespace) else {
+        wait
+    }
+
+    /// Something was answered. Gives the objects that may go on.
+    fn is_reached(&mut self, now: Moment) -> Vec<ObjectKey> {
+        let Some(since) = self.reach.open() else {
             return Vec::new();
         };
         tracing::info!(
-            calls = kind.words(),
-            namespace,
             seconds = now.since(since).as_secs(),
-            waiting = self.waiting.len(),
             "the API server answers again"
         );
+        self.kinds.values_mut().flat_map(Gates::wake).collect()
+    }
+
+    /// Nothing was answered.
+    fn is_out_of_reach(&mut self, pass: &Pass, now: Moment) {
+        let pause = |failures| backoff::after_server_error(failures, None);
+        self.reach.close(pass.reach, now, pause);
+        if self.reach.reminds(now, REMINDER) {
+            tracing::warn!(
+                seconds = self.reach.failing_for(now).as_secs(),
+                waiting = self
+                    .kinds
+                    .values()
+                    .map(|gates| gates.waiting.len())
+                    .sum::<usize>(),
+                "the API server does not answer: it is tried with one call at a time"
+            );
+        }
+    }
+}
+
+impl Gates {
+    /// An answer to `call` opens the gates. Gives the objects that may go on.
+    fn open(&mut self, call: &Call, now: Moment) -> Vec<ObjectKey> {
+        self.answered = Some(now);
+        let of_all = self.all.open();
+        if of_all.is_some() {
+            // The other namespaces may be tried at once; each opens by its own answer.
+            self.namespaces.values_mut().for_each(|gate| gate.try_at(now));
+        }
+        let of_namespace = self.namespaces.remove(&call.namespace);
+        let Some(since) = of_all.or(of_namespace.and_then(|mut gate| gate.open())) else {
+            return Vec::new();
+        };
+        tracing::info!(
+            calls = call.kind.words(),
+            namespace = call.namespace,
+            seconds = now.since(since).as_secs(),
+            waiting = self.waiting.len(),
+            "the API server answers such calls again"
+        );
+        self.wake()
+    }
+
+    /// Takes the objects that may go on.
+    fn wake(&mut self) -> Vec<ObjectKey> {
+        if !self.all.is_open() {
+            return Vec::new();
+        }
         // One object of each namespace that still has to be tried goes on too.
         let mut tried = HashSet::new();
         let namespaces = &self.namespaces;
@@ -287,20 +333,25 @@ impl Gates {
             .collect()
     }
 
-    fn fail(&mut self, pass: &Pass, told: &str, retry_after: Option<Duration>, of_server: bool, now: Moment) {
+    fn give_back(&mut self, pass: &Pass) {
+        self.all.give_back(pass.all);
+        if let Some(gate) = self.namespaces.get_mut(&pass.call.namespace) {
+            gate.give_back(pass.namespace);
+        }
+    }
+
+    fn fail(&mut self, pass: &Pass, code: u16, retry_after: Option<Duration>, now: Moment) {
         let (kind, namespace) = (pass.call.kind, &pass.call.namespace);
         let retry_after = retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER));
         let pause = |failures| backoff::after_server_error(failures, retry_after);
         self.namespaces.retain(|_, gate| !gate.is_stale(now, RETENTION));
         let gate = self.namespaces.entry(namespace.clone()).or_default();
-        if gate.close(pass.namespace, now, pause) {
-            self.put_off = 0;
-        }
+        gate.close(pass.namespace, now, pause);
         if gate.reminds(now, REMINDER) {
             tracing::warn!(
                 calls = kind.words(),
                 namespace,
-                told,
+                code,
                 seconds = gate.failing_for(now).as_secs(),
                 waiting = self.waiting.len(),
                 "the API server fails: such calls in this namespace are held back and tried one at a time"
@@ -311,15 +362,13 @@ impl Gates {
             .namespaces
             .values()
             .filter(|gate| gate.has_failed_since(answered));
-        if (of_server || !self.server.is_open() || failing.count() > 1)
-            && self.server.close(pass.server, now, pause)
-        {
-            self.put_off = 0;
-            if self.server.reminds(now, REMINDER) {
+        if !self.all.is_open() || failing.count() > 1 {
+            self.all.close(pass.all, now, pause);
+            if self.all.reminds(now, REMINDER) {
                 tracing::warn!(
                     calls = kind.words(),
-                    told,
-                    seconds = self.server.failing_for(now).as_secs(),
+                    code,
+                    seconds = self.all.failing_for(now).as_secs(),
                     waiting = self.waiting.len(),
                     "the API server fails: such calls are held back everywhere and tried one at a time"
                 );

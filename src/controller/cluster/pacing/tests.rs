@@ -41,8 +41,9 @@ async fn pass_time(seconds: u64) {
     tokio::time::advance(Duration::from_secs(seconds)).await;
 }
 
-/// The calls of a minute of outage, where as many objects of this many namespaces come back as soon as they may.
-async fn calls_in_a_minute(objects: u32, namespaces: u32, outcome: Outcome) -> u32 {
+/// The calls and the looks of a minute of outage, where as many objects of this many namespaces come back as the pacer
+/// says.
+async fn calls_in_a_minute(objects: u32, namespaces: u32, outcome: Outcome) -> (u32, u32) {
     let (pacer, _woken) = pacer();
     let mut next: Vec<_> = (0..objects)
         .map(|number| {
@@ -51,39 +52,46 @@ async fn calls_in_a_minute(objects: u32, namespaces: u32, outcome: Outcome) -> u
             (Duration::ZERO, ObjectKey { namespace, name })
         })
         .collect();
-    let mut calls = 0;
+    let (mut calls, mut looks) = (0, 0);
     let started = tokio::time::Instant::now();
     while started.elapsed() < Duration::from_secs(60) {
         // At most 32 reconciles are under way.
         let mut passes = Vec::new();
+        let mut failing = Vec::new();
         for (due, object) in &mut next {
             if *due > started.elapsed() || passes.len() == 32 {
                 continue;
             }
+            looks += 1;
             let call = call(KIND, &object.namespace);
             match pacer.enter(call.clone()) {
                 Ok(pass) => {
                     calls += 1;
                     passes.push(pass);
-                    *due = started.elapsed() + Duration::from_millis(1);
+                    failing.push((due, object, call));
                 }
-                Err(held) => *due = started.elapsed() + pacer.wait_at(&call, held.wait, object),
+                Err(held) => *due = started.elapsed() + pacer.wait_at(&held, object),
             }
         }
         tokio::time::advance(Duration::from_millis(10)).await;
         for pass in passes {
             pass.end(outcome);
         }
+        for (due, object, call) in failing {
+            pacer.wake_at_opening(&call, object);
+            *due = started.elapsed() + pacer.wait_after(&call).unwrap();
+        }
     }
-    calls
+    (calls, looks)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_objects_at_a_failing_api_server_cost_what_ten_do() {
     for namespaces in [1, 10] {
         for outcome in [FAILED, Outcome::Unanswered] {
-            let ten = calls_in_a_minute(10, namespaces, outcome).await;
-            let many = calls_in_a_minute(1000, namespaces, outcome).await;
+            let (ten, _) = calls_in_a_minute(10, namespaces, outcome).await;
+            let (many, looks) = calls_in_a_minute(1000, namespaces, outcome).await;
+            assert!(looks <= 3000, "{looks} looks");
             // Those in flight at the first failure, then one at a time: after 1, 2, 4 and then each 5 seconds.
             assert!(
                 ten <= 10 + 16,
@@ -104,7 +112,7 @@ async fn nothing_is_sent_before_the_time_that_the_api_server_asks_for() {
         code: 429,
         retry_after: Some(Duration::from_secs(30)),
     };
-    assert_eq!(calls_in_a_minute(1, 1, throttled).await, 2);
+    assert_eq!(calls_in_a_minute(1, 1, throttled).await.0, 2);
     let for_ever = Outcome::Failed {
         code: 429,
         retry_after: Some(Duration::from_secs(86_400)),
@@ -158,14 +166,38 @@ async fn two_namespaces_that_fail_hold_up_a_third_for_a_second_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_without_an_answer_is_tried_by_one_namespace_for_all() {
-    let (pacer, _woken) = pacer();
+async fn an_api_server_that_does_not_answer_is_tried_with_one_call_for_all() {
+    let (pacer, mut woken) = pacer();
     assert!(send(&pacer, "a", Outcome::Unanswered));
-    assert!(!send(&pacer, "b", Outcome::Unanswered));
+    for (kind, namespace) in [
+        (KIND, "b"),
+        (CallKind::ReadSecret, "a"),
+        (CallKind::WriteStatus, "c"),
+    ] {
+        let held = pacer.enter(call(kind, namespace)).unwrap_err();
+        let (namespace, name) = (namespace.to_owned(), "t".to_owned());
+        pacer.wait_at(&held, &ObjectKey { namespace, name });
+    }
     pass_time(1).await;
-    // Another namespace than the one that has failed is first.
-    assert!(!send(&pacer, "a", Outcome::Unanswered));
-    assert!(send(&pacer, "b", Outcome::Answered));
+    assert!(send(&pacer, "b", Outcome::Unanswered));
+    pass_time(1).await;
+    assert!(!send(&pacer, "a", Outcome::Answered), "the pause grows");
+    pass_time(1).await;
+    // A refusal or a server error is an answer.
+    assert!(send(&pacer, "d", FAILED));
+    assert!(send(&pacer, "a", Outcome::Answered));
+    let woken: Vec<_> = std::iter::from_fn(|| woken.try_recv().ok()).collect();
+    assert_eq!(woken.len(), 3, "{woken:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_failing_namespaces_another_than_the_last_one_is_tried_first() {
+    let (pacer, _woken) = pacer();
+    assert!(send(&pacer, "a", FAILED));
+    assert!(send(&pacer, "b", FAILED));
+    pass_time(1).await;
+    assert!(!send(&pacer, "a", Outcome::Answered));
+    assert!(send(&pacer, "c", Outcome::Answered));
     assert!(send(&pacer, "a", Outcome::Answered));
 }
 
@@ -189,7 +221,7 @@ async fn all_that_wait_go_on_at_the_first_answer() {
             name: name.to_owned(),
         };
         let held = pacer.enter(call(KIND, namespace)).unwrap_err();
-        assert!(pacer.wait_at(&held.call, held.wait, &object) >= Duration::from_secs(1));
+        assert!(pacer.wait_at(&held, &object) >= Duration::from_secs(1));
         waiting.insert((object.namespace, object.name));
     }
     pass_time(2).await;
@@ -198,6 +230,43 @@ async fn all_that_wait_go_on_at_the_first_answer() {
         .map(|object| (object.namespace, object.name))
         .collect();
     assert_eq!(woken, waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_at_once_and_then_once_a_minute() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || Lines(Arc::clone(&sink)))
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (pacer, _woken) = pacer();
+    for _ in 0..300 {
+        send(&pacer, "a", FAILED);
+        pass_time(1).await;
+    }
+    let told = String::from_utf8(lock(&told).clone()).unwrap();
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 5, "{told}");
+    assert!(
+        lines[0].contains("writes of Secrets") && lines[0].contains("code=500"),
+        "{told}"
+    );
+    assert!(lines.iter().all(|line| line.contains("WARN")), "{told}");
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        lock(&self.0).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 proptest! {

@@ -1,0 +1,31 @@
+//! Where the API server is asked for Secrets: a name becomes a part of a URL, so it has to be a checked one.
+
+use std::fs;
+
+use crate::names::sources;
+use crate::tree::{shown, workspace};
+
+/// The calls by a checked name; the lists and watches of the term; and the operator's own Secret, whose name is a constant.
+const ALLOWED: [&str; 3] = [
+    "src/controller/leading/key.rs",
+    "src/controller/leading/session.rs",
+    "src/controller/reconcile/secret_calls.rs",
+];
+
+#[test]
+fn secrets_are_asked_for_by_checked_names_only() {
+    let mut files = Vec::new();
+    sources(&workspace().join("src"), &mut files);
+    let mut found: Vec<_> = files
+        .iter()
+        .filter(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            ["Api<Secret>", "Api<PartialObjectMeta<Secret>>"]
+                .iter()
+                .any(|api| text.contains(api))
+        })
+        .map(|file| shown(file))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, ALLOWED);
+}
