@@ -15,8 +15,7 @@ pub(crate) trait Mirrored: PartialEq {
 /// The records of all objects of one kind. A scope is a namespace, or empty for all namespaces.
 #[derive(Debug)]
 pub(crate) struct Mirror<T> {
-    /// Boxed, because half of the places in a hash map may be empty.
-    namespaces: HashMap<Box<str>, HashMap<Box<str>, Box<Entry<T>>>>,
+    namespaces: HashMap<Box<str>, Entries<T>>,
     /// The number of lists that have begun, which is the time in this mirror.
     lists: u64,
     /// By scope, the time at which the present list began.
@@ -25,6 +24,9 @@ pub(crate) struct Mirror<T> {
     listed: HashSet<String>,
     deleted: Deleted,
 }
+
+/// The entries of one namespace by name. Boxed, because half of the places in a hash map may be empty.
+type Entries<T> = HashMap<Box<str>, Box<Entry<T>>>;
 
 #[derive(Debug)]
 struct Entry<T> {

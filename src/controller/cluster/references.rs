@@ -53,7 +53,10 @@ fn rank(references: &References) -> (Timestamp, &str) {
 
 /// VendorTokens by namespace and name of a Secret, each in order.
 #[derive(Debug, Default)]
-struct BySecret(HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<References>>>>);
+struct BySecret(HashMap<Box<str>, OfNamespace>);
+
+/// The same of one namespace.
+type OfNamespace = HashMap<Box<str>, Vec<Arc<References>>>;
 
 impl BySecret {
     fn get(&self, namespace: &str, secret: &str) -> &[Arc<References>] {
