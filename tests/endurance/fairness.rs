@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use vendor_simulator::{Budget, Options, Vendor};
 use vendor_token_operator::api::names;
 
@@ -16,8 +17,8 @@ use crate::world::{Account, Program, World, vendors};
 const HONEST: usize = 10;
 const JUNK: usize = 250;
 const LIFE: u64 = 300;
-/// An honest token is due 120 s before its end. The junk comes a little sooner.
-const JUNK_COMES: Duration = Duration::from_secs(160);
+/// A token is due 120 s before its end, so 180 s after its issue. The junk comes a little sooner.
+const JUNK_COMES: Duration = Duration::from_secs(155);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn honest(number: usize) -> String {
@@ -40,13 +41,15 @@ async fn program(world: &World, hostile: &World) -> Program {
     world.program_with(&["--rate-limit=Mapiq=20", &also]).await
 }
 
-async fn create_honest(world: &World) {
+/// Creates the honest VendorTokens, and gives the moment by which all have their token.
+async fn create_honest(world: &World) -> Instant {
     for number in 0..HONEST {
         let name = honest(number);
         let account = Account::new(Vendor::Mapiq, &name, &vendors::secret_of(&name));
         world.create_with(&name, &account).await;
     }
     world.until_published(HONEST, PATIENCE).await;
+    Instant::now()
 }
 
 /// Runs `act` for the number of each VendorToken of the hostile namespace, several at a time.
@@ -54,9 +57,9 @@ async fn for_all_junk<F: Future<Output = ()>>(act: impl Fn(usize) -> F) {
     stream::iter(0..JUNK).for_each_concurrent(8, act).await;
 }
 
-/// Lets the honest tokens live once more, and asserts that each was refreshed before its end.
-async fn no_honest_token_expires(world: &World) {
-    tokio::time::sleep(Duration::from_secs(LIFE) - JUNK_COMES + Duration::from_secs(30)).await;
+/// Waits until the honest tokens that were there at `published` have ended, and asserts that each was refreshed before.
+async fn no_honest_token_expires(world: &World, published: Instant) {
+    tokio::time::sleep_until(published + Duration::from_secs(LIFE + 30)).await;
     let mut times: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     let calls = world.simulator.calls();
     for call in calls.iter().filter(|call| call.status == Some(200)) {
@@ -80,8 +83,8 @@ async fn no_honest_token_expires(world: &World) {
 async fn junk_with_forged_targets_ends_no_token_of_another_namespace() {
     let (world, hostile) = worlds("fair-forged").await;
     let _program = program(&world, &hostile).await;
-    create_honest(&world).await;
-    tokio::time::sleep(JUNK_COMES).await;
+    let published = create_honest(&world).await;
+    tokio::time::sleep_until(published + JUNK_COMES).await;
     // Targets with the manager's name and the form of our own, which say that a token ends in a moment.
     let stranger = world.secret(&honest(0)).await.metadata.annotations.unwrap();
     for_all_junk(async |number| {
@@ -91,7 +94,7 @@ async fn junk_with_forged_targets_ends_no_token_of_another_namespace() {
         hostile.create_unregistered(&name, &account, json!({})).await;
     })
     .await;
-    no_honest_token_expires(&world).await;
+    no_honest_token_expires(&world, published).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,10 +108,12 @@ async fn a_good_credential_replaced_by_junk_ends_no_token_of_another_namespace()
             .await;
     })
     .await;
+    // Their token comes before the honest ones, and ends before them.
     let _program = program(&world, &hostile).await;
+    let started = Instant::now();
     hostile.until_published(JUNK, PATIENCE).await;
-    create_honest(&world).await;
-    tokio::time::sleep(JUNK_COMES).await;
+    let published = create_honest(&world).await;
+    tokio::time::sleep_until(started + JUNK_COMES).await;
     for_all_junk(async |number| {
         let name = format!("junk-{number}");
         let junk = format!("nobody knows {number}");
@@ -120,7 +125,7 @@ async fn a_good_credential_replaced_by_junk_ends_no_token_of_another_namespace()
             .await;
     })
     .await;
-    no_honest_token_expires(&world).await;
+    no_honest_token_expires(&world, published).await;
 }
 
 impl World {
