@@ -64,7 +64,7 @@ impl SecretData {
     }
 
     /// True where each of `keys` was asked for.
-    fn has_asked_for(&self, keys: &BTreeSet<String>) -> bool {
+    pub(crate) fn has_asked_for(&self, keys: &BTreeSet<String>) -> bool {
         keys.iter().all(|key| self.values.contains_key(key))
     }
 }

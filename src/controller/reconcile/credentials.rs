@@ -75,12 +75,7 @@ pub(crate) async fn read(
         }
         None => None,
     };
-    let keys = checked
-        .grant
-        .credential_keys()
-        .iter()
-        .map(|canonical| in_secret(&checked.keys, canonical))
-        .collect();
+    let keys = keys_of_credentials(checked);
     let data = get(context, namespace, &checked.credentials_secret, keys).await?;
     let mut values = credentials(checked, &data).map_err(ReadError::Unusable)?;
     let mut version = data.version.clone();
@@ -94,6 +89,13 @@ pub(crate) async fn read(
 /// The key in the Secret for a canonical key.
 fn in_secret(keys: &BTreeMap<String, String>, canonical: &str) -> String {
     keys.get(canonical).map_or(canonical, String::as_str).to_owned()
+}
+
+fn keys_of_credentials(checked: &ValidatedSpec) -> BTreeSet<String> {
+    let canonical = checked.grant.credential_keys().iter();
+    canonical
+        .map(|canonical| in_secret(&checked.keys, canonical))
+        .collect()
 }
 
 fn keys_of_certificates() -> BTreeSet<String> {
@@ -174,7 +176,9 @@ async fn note_for_all(context: &Context, namespace: &str, secret: &str, data: &S
         let Some(token) = context.objects.get(&object) else {
             continue;
         };
-        if certificate_secret(&token).is_some_and(|name| name == secret) {
+        if certificate_secret(&token).is_some_and(|name| name == secret)
+            && data.has_asked_for(&keys_of_certificates())
+        {
             let now = context.timeline.now().wall();
             let known = certificate.get_or_insert_with(|| known_certificate(&key, secret, data, now));
             if let Some(known) = known {
@@ -233,6 +237,10 @@ fn note_credentials(
     let Ok(checked) = ValidatedSpec::new(token, &context.settings.endpoints) else {
         return;
     };
+    if !data.has_asked_for(&keys_of_credentials(&checked)) {
+        // It came, or was edited, after the read had begun.
+        return;
+    }
     let found = credentials(&checked, data).map(|values| GrantIdentity {
         fingerprint: key.fingerprint_with(&checked.endpoint, &checked.grant, &values, certificate.as_ref()),
         account: key.account(&checked.endpoint, &checked.grant, &values),
@@ -446,6 +454,37 @@ mod tests {
                 .iter()
                 .zip(&first)
                 .all(|(new, old)| is_known(new) && new != old)
+        );
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_a_secret_is_read_is_not_told_that_its_key_is_missing() {
+        let cluster = Cluster::new();
+        cluster.put(
+            "c",
+            1,
+            &[("client-id", "id"), ("client-secret", "one"), ("other", "two")],
+        );
+        cluster.apply(1, sixmap);
+        let keys = ["client-id", "client-secret"].map(str::to_owned).into();
+        let name = SecretName::new("c").unwrap();
+        let reading = get(&cluster.context, "a", &name, keys);
+        let applying = async {
+            cluster.apply(2, |number| {
+                let mut spec = sixmap(number);
+                if number == 1 {
+                    spec["credentialsSecretRef"]["keys"] = json!({ "client-secret": "other" });
+                }
+                spec
+            });
+        };
+        let (read, ()) = futures::join!(reading, applying);
+        assert!(read.is_ok());
+        let (found, _) = cluster.look().await;
+        assert_eq!(
+            found.iter().filter(|credentials| is_known(credentials)).count(),
+            2,
+            "{found:?}"
         );
     }
 
