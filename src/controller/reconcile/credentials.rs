@@ -127,7 +127,7 @@ async fn get(
             (namespace, name),
             wanted.as_deref(),
             &keys,
-            || named_keys(context, namespace, name),
+            || named_keys(context, namespace, name, wanted.as_deref()),
             note,
         )
         .await;
@@ -141,10 +141,19 @@ async fn get(
     }
 }
 
-/// All keys of a Secret that VendorTokens name.
-fn named_keys(context: &Context, namespace: &str, secret: &str) -> BTreeSet<String> {
+/// True where the grant that this version of its only Secret makes is known.
+fn is_known(context: &Context, object: &ObjectKey, version: &str) -> bool {
+    let known = context.remembered.credentials(object);
+    known.is_some_and(|known| *known.version == *version)
+}
+
+/// The keys of a Secret that VendorTokens name, without those of VendorTokens that know this version of it.
+fn named_keys(context: &Context, namespace: &str, secret: &str, version: Option<&str>) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
     for object in context.objects.referrers(namespace, secret) {
+        if version.is_some_and(|version| is_known(context, &object, version)) {
+            continue;
+        }
         let Some(token) = context.objects.get(&object) else {
             continue;
         };
@@ -172,6 +181,9 @@ async fn note_for_all(context: &Context, namespace: &str, secret: &str, data: &S
     {
         if count % NOTED_AT_A_TIME == NOTED_AT_A_TIME - 1 {
             tokio::task::yield_now().await;
+        }
+        if is_known(context, &object, &data.version) {
+            continue;
         }
         let Some(token) = context.objects.get(&object) else {
             continue;
