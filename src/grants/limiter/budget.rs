@@ -26,6 +26,8 @@ pub(crate) struct Budget {
     in_flight: usize,
     /// The moment at which the last request was sent.
     last_sent: Option<Moment>,
+    /// The moment at which the one before it was sent.
+    sent_before: Option<Moment>,
 }
 
 impl Budget {
@@ -46,6 +48,7 @@ impl Budget {
             ended: VecDeque::new(),
             in_flight: 0,
             last_sent: None,
+            sent_before: None,
         };
         if now.since(leading_since) < WINDOW {
             budget.start_leading(leading_since);
@@ -120,15 +123,18 @@ impl Budget {
 
     /// Counts a request that is sent now.
     pub(crate) fn sent(&mut self, now: Moment) {
-        self.last_sent = Some(now);
+        self.sent_before = self.last_sent.replace(now);
         if self.per_minute.is_some() {
             self.in_flight += 1;
         }
     }
 
-    /// Counts no more a request that was not sent after all.
-    pub(crate) fn not_sent(&mut self) {
+    /// Counts no more a request that was to be sent at `slot` and was not: the next one has its slot.
+    pub(crate) fn not_sent(&mut self, slot: Moment) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if self.last_sent == Some(slot) {
+            self.last_sent = self.sent_before.take();
+        }
     }
 
     /// Counts a request until 60 s from now, the moment of its end: the vendor may have counted it until now.

@@ -37,8 +37,8 @@ pub(super) struct EndpointState {
     pub(super) vendor: Vendor,
     pub(super) queue: Queue,
     pub(super) budget: Budget,
-    /// The grants whose requests are in flight, each with the namespace whose turn it was.
-    in_flight: HashMap<Fingerprint, Namespace>,
+    /// The grants whose requests are in flight, each with the namespace whose turn it was, and its slot.
+    in_flight: HashMap<Fingerprint, (Namespace, Moment)>,
     /// Nothing is sent before this moment.
     paused_until: Option<Moment>,
     suspicion: Option<Suspicion>,
@@ -131,7 +131,7 @@ impl EndpointState {
     /// Counts a request that is sent now.
     pub(super) fn sent(&mut self, served: Served, now: Moment) {
         self.budget.sent(now);
-        self.in_flight.insert(served.fingerprint, served.namespace);
+        self.in_flight.insert(served.fingerprint, (served.namespace, now));
     }
 
     /// Notes that the request of `fingerprint` has ended. The vendor asked to wait until `throttled`, or gave another
@@ -143,7 +143,7 @@ impl EndpointState {
         succeeded: bool,
         now: Moment,
     ) {
-        let Some(namespace) = self.in_flight.remove(&fingerprint) else {
+        let Some((namespace, _)) = self.in_flight.remove(&fingerprint) else {
             return;
         };
         self.budget.ended(now);
@@ -155,8 +155,8 @@ impl EndpointState {
 
     /// Notes that the request of `fingerprint` was not sent after all.
     pub(super) fn not_sent(&mut self, fingerprint: Fingerprint) {
-        if self.in_flight.remove(&fingerprint).is_some() {
-            self.budget.not_sent();
+        if let Some((_, slot)) = self.in_flight.remove(&fingerprint) {
+            self.budget.not_sent(slot);
             self.answered(fingerprint, false);
         }
     }

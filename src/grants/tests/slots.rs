@@ -105,6 +105,19 @@ async fn credentials_that_were_changed_are_not_sent(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_was_not_sent_leaves_its_slot_to_the_next() {
+    let bench = bench_with(&[(Vendor::Mapiq, 4)], 32, |_| token("t", 3600));
+    bench.ask("first", 200, Vendor::Mapiq);
+    bench.settle().await;
+    bench.ask_by_reference(ask("o", 1, Grant::Mapiq));
+    bench.ask_by_reference(ask("p", 2, Grant::Mapiq));
+    bench.secrets.remove("o");
+    bench.pass(60).await;
+    assert_eq!(bench.order(), [200, 2]);
+    assert_eq!(bench.times(), [0, 15]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_who_wait_for_credentials_that_were_changed_are_woken() {
     let mut bench = bench_with(&[(Vendor::Mapiq, 4)], 32, |_| token("t", 3600));
     bench.ask("first", 200, Vendor::Mapiq);
