@@ -44,9 +44,10 @@ impl GrantTable {
         grant.users.insert(object.clone());
     }
 
-    /// Drops expired tokens, grants without a user, endpoints that are idle, and attempts that no longer count, once in
-    /// [`SWEEP_EVERY`].
+    /// Drops credentials that are at hand for too long, and once in [`SWEEP_EVERY`] expired tokens, grants without a
+    /// user, endpoints that are idle, and attempts that no longer count.
     pub(super) fn sweep(&mut self, now: &Now) {
+        self.in_hand.drop_old(now.moment);
         if now.moment.since(self.swept) < SWEEP_EVERY {
             return;
         }

@@ -253,7 +253,6 @@ impl GrantTable {
     pub(super) fn ready(&mut self, now: &Now) -> (Vec<SendJob>, Duration) {
         let mut jobs = Vec::new();
         let mut wait = LONGEST_SLEEP;
-        self.in_hand.drop_old(now.moment);
         // The first endpoint changes with each call, so that endpoints that hang do not keep all the places in flight.
         // Those with a live token come before: no endpoint that does not exist has brought one.
         let first = (self.first_endpoint + 1) % self.endpoints.len().max(1);

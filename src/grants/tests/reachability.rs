@@ -23,6 +23,18 @@ async fn no_vendor_is_asked_while_the_api_server_is_silent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn credentials_at_hand_are_dropped_while_the_api_server_is_silent() {
+    let server = Arc::new(FakeApiServer::default());
+    server.set_silent(true);
+    let bench = bench_beside(&server);
+    bench.ask("a", 1, Vendor::Mapiq);
+    bench.settle().await;
+    assert_eq!(bench.grants.lock().in_hand.len(), 1);
+    bench.pass(60).await;
+    assert_eq!(bench.grants.lock().in_hand.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn vendors_are_asked_beside_an_api_server_that_takes_12_s_for_each_answer() {
     let server = Arc::new(FakeApiServer::default());
     server.set_answer_time(Some(Duration::from_secs(12)));
