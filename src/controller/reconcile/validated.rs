@@ -70,8 +70,8 @@ impl ValidatedSpec {
         Self::new(token, endpoints)
     }
 
-    /// Validates a spec beyond the schema, which may be an older one. The object may be kept without its templates: grant and
-    /// credentials need none.
+    /// Validates a spec beyond the schema, which may be an older one. The object may be kept without its templates:
+    /// grant and credentials need none.
     pub(crate) fn new(token: &VendorToken, endpoints: &BTreeMap<Vendor, Endpoint>) -> Result<Self, Problem> {
         let spec = &token.spec;
         fences::check(token)?;
