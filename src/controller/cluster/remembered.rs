@@ -181,8 +181,8 @@ impl Remembered {
         lock(&self.records).get(object)?.certificate.as_deref().cloned()
     }
 
-    pub(crate) fn set_certificate(&self, object: &ObjectKey, certificate: KnownCertificate) {
-        self.record(object, |record| record.certificate = Some(Box::new(certificate)));
+    pub(crate) fn set_certificate(&self, object: &ObjectKey, certificate: Option<KnownCertificate>) {
+        self.record(object, |record| record.certificate = certificate.map(Box::new));
     }
 
     /// True where the target at this version holds what this process knows of it: what it has written or verified itself,

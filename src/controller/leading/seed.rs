@@ -176,7 +176,7 @@ async fn take_in_failures(context: &Arc<Context>) {
             async move {
                 let object = key_of(&token);
                 let read = async {
-                    let mut snapshot = Snapshot::gather(token, key, context).await?;
+                    let mut snapshot = Snapshot::gather_for_grant(token, key, context).await?;
                     // The book of grants takes in what the status says of credentials that are known, and of those that
                     // are read.
                     snapshot.observe(context);

@@ -90,25 +90,42 @@ impl CallSource for QueuedCalls {
     fn call(&self, object: ObjectKey) -> BoxFuture<'static, Option<(Fingerprint, VendorCall)>> {
         let context = Arc::clone(&self.0);
         async move {
-            let (token, key) = (context.objects.get(&object)?, context.key()?);
-            let checked = ValidatedSpec::new(&token, &context.settings.endpoints).ok()?;
-            match credentials::read(&context, &object.namespace, &checked).await {
-                Ok(read) => {
-                    let fingerprint = key.fingerprint(&checked.endpoint, &checked.grant, &read.values);
-                    Some((fingerprint, checked.call(read.values)))
-                }
-                Err(credentials::ReadError::Unusable(_)) => None,
-                Err(credentials::ReadError::Api { name, source }) => {
-                    tracing::debug!(
-                        %object, secret = name, error = with_causes(&source),
-                        "the credentials of a request could not be read when its turn came"
-                    );
-                    // The reconcile that follows reads them itself, and waits as after each error of the API server.
-                    context.remembered.set_credentials(&object, None);
-                    None
-                }
+            let call = queued_call(&context, &object).await;
+            let known = context.remembered.credentials(&object);
+            let known = known.and_then(|known| known.found.ok().map(|found| found.fingerprint));
+            let is_as_known = call.as_ref().is_some_and(|(read, _)| known == Some(*read));
+            if !is_as_known && context.objects.has(&object) {
+                // The reconcile that follows would ask by the same knowledge again, without a pause. It reads the credentials
+                // itself, tells their problem, and waits as after each error of the API server.
+                context.remembered.set_credentials(&object, None);
             }
+            call
         }
         .boxed()
+    }
+}
+
+async fn queued_call(context: &Arc<Context>, object: &ObjectKey) -> Option<(Fingerprint, VendorCall)> {
+    let (token, key) = (context.objects.get(object)?, context.key()?);
+    let checked = ValidatedSpec::new(&token, &context.settings.endpoints).ok()?;
+    match credentials::read(context, &object.namespace, &checked).await {
+        Ok(read) => {
+            let fingerprint = key.fingerprint(&checked.endpoint, &checked.grant, &read.values);
+            Some((fingerprint, checked.call(read.values)))
+        }
+        Err(credentials::ReadError::Unusable(problem)) => {
+            tracing::debug!(
+                %object, problem = problem.message,
+                "the credentials of a request cannot be used when its turn has come"
+            );
+            None
+        }
+        Err(credentials::ReadError::Api { name, source }) => {
+            tracing::debug!(
+                %object, secret = name, error = with_causes(&source),
+                "the credentials of a request could not be read when its turn came"
+            );
+            None
+        }
     }
 }

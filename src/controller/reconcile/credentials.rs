@@ -193,9 +193,8 @@ async fn note_for_all(context: &Context, namespace: &str, secret: &str, data: &S
         {
             let now = context.timeline.now().wall();
             let known = certificate.get_or_insert_with(|| known_certificate(&key, secret, data, now));
-            if let Some(known) = known {
-                context.remembered.set_certificate(&object, known.clone());
-            }
+            // One that has ended since makes no grant any more.
+            context.remembered.set_certificate(&object, known.clone());
         }
         if token.spec.credentials_secret_ref.name == secret {
             note_credentials(context, &key, &object, &token, data);
@@ -352,9 +351,12 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemClock;
+    use crate::controller::cluster::objects::lacks_templates;
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
+    use crate::controller::reconcile::ask::QueuedCalls;
     use crate::controller::reconcile::snapshot::Snapshot;
+    use crate::grants::CallSource as _;
     use crate::policy;
     use crate::sync::lock;
 
@@ -521,10 +523,14 @@ mod tests {
     }
 
     fn pair() -> (String, String) {
+        pair_until(2400)
+    }
+
+    fn pair_until(year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
         parameters.not_before = date_time_ymd(2024, 1, 2);
-        parameters.not_after = date_time_ymd(2400, 3, 4);
+        parameters.not_after = date_time_ymd(year, 3, 4);
         (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
@@ -594,6 +600,76 @@ mod tests {
             let (_, again) = cluster.look().await;
             assert_eq!(again, 0, "it is not read again before it changes");
         }
+    }
+
+    fn object(name: &str) -> ObjectKey {
+        ObjectKey {
+            namespace: "a".to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// True where the request of `t0` is sent when its turn comes, and the credentials that the next reconcile finds.
+    async fn at_its_turn(cluster: &Cluster) -> (bool, policy::Credentials) {
+        let call = QueuedCalls(Arc::clone(&cluster.context)).call(object("t0")).await;
+        (call.is_some(), cluster.look().await.0.remove(0))
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_ends_before_the_turn_of_its_request_is_told() {
+        let cluster = Cluster::new();
+        let (certificate, key) = pair();
+        cluster.put("c", 1, &[("api-key", "k")]);
+        cluster.put("tls", 1, &[("tls.crt", &certificate), ("tls.key", &key)]);
+        cluster.apply(1, sixclicks(|_| "tls".to_owned()));
+        assert!(is_known(&cluster.look().await.0[0]));
+        // The same version of the Secret, which time has passed.
+        let (ended, key) = pair_until(2025);
+        let data = json!({ "tls.crt": STANDARD.encode(ended), "tls.key": STANDARD.encode(key) });
+        lock(&cluster.secrets).get_mut("tls").unwrap()["data"] = data;
+        let (is_sent, found) = at_its_turn(&cluster).await;
+        assert!(!is_sent);
+        let policy::Credentials::Unusable(problem) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!(problem.reason, Reason::CredentialsInvalid);
+        assert!(cluster.context.remembered.certificate(&object("t0")).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_large_object_has_its_grant_and_its_requests_without_its_templates() {
+        let cluster = Cluster::new();
+        cluster.put("c", 1, &SIXMAP);
+        cluster.apply(1, |number| {
+            let mut spec = sixmap(number);
+            spec["target"] =
+                json!({ "data": { "a": "x".repeat(4096), "b": "x".repeat(4096), "c": "$(token)" } });
+            spec
+        });
+        let object = object("t0");
+        let kept = cluster.context.objects.get(&object).unwrap();
+        assert!(lacks_templates(&kept));
+        for version in 1..=3 {
+            cluster.put("c", version, &SIXMAP);
+            let call = QueuedCalls(Arc::clone(&cluster.context))
+                .call(object.clone())
+                .await;
+            assert!(call.is_some(), "refresh {version} is sent");
+            let known = cluster.context.remembered.credentials(&object);
+            assert_eq!(
+                known.map(|known| known.version.to_string()),
+                Some(format!("c/{version}"))
+            );
+        }
+        let key = cluster.context.key().unwrap();
+        let of_grant =
+            Snapshot::gather_for_grant(Arc::clone(&kept), Arc::clone(&key), &cluster.context).await;
+        assert!(is_known(&of_grant.unwrap().credentials));
+        let whole = Snapshot::gather(kept, key, &cluster.context).await.unwrap();
+        assert!(
+            whole.validated.is_err(),
+            "its target is not judged without templates"
+        );
     }
 
     #[tokio::test]

@@ -50,7 +50,8 @@ impl Error {
             Self::ReadSecret { namespace, .. } => (CallKind::ReadSecret, namespace),
             Self::WriteTarget { namespace, .. } => (CallKind::WriteSecret, namespace),
             Self::WriteStatus { namespace, .. } => (CallKind::WriteStatus, namespace),
-            Self::ReadVendorToken { .. } | Self::Task => return None,
+            Self::ReadVendorToken { namespace, .. } => (CallKind::ReadVendorToken, namespace),
+            Self::Task => return None,
         };
         Some(Call {
             kind,

@@ -47,11 +47,6 @@ pub(super) fn check(token: &VendorToken) -> Result<(), Problem> {
             target.type_
         )));
     }
-    if target.data.is_empty() {
-        return Err(invalid(
-            "`spec.target.data` has no key: name at least one".to_owned(),
-        ));
-    }
     bounded("spec.target.data", &target.data, MOST_DATA_KEYS, LONGEST_TEXT)?;
     bounded("spec.target.labels", &target.labels, MOST_LABELS, LONGEST_LABEL)?;
     bounded(
@@ -84,6 +79,16 @@ pub(super) fn check(token: &VendorToken) -> Result<(), Problem> {
         check_scopes(scopes)?;
     }
     token.spec.refresh.as_ref().map_or(Ok(()), check_refresh)
+}
+
+/// Checks that the whole object has a template. One that is kept without its templates has none.
+pub(super) fn check_templates(token: &VendorToken) -> Result<(), Problem> {
+    if token.spec.target.data.is_empty() {
+        return Err(invalid(
+            "`spec.target.data` has no key: name at least one".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Checks the name of a Secret in `field`.
@@ -217,7 +222,7 @@ mod tests {
         #[case] change: Value,
         #[case] field: &str,
     ) {
-        let problem = ValidatedSpec::new(&object(change), &BTreeMap::new()).unwrap_err();
+        let problem = ValidatedSpec::of_whole(&object(change), &BTreeMap::new()).unwrap_err();
         assert_eq!(problem.reason, Reason::InvalidSpec);
         assert!(problem.message.contains(field), "{}", problem.message);
         assert!(problem.message.len() < 400, "{}", problem.message);
@@ -238,6 +243,6 @@ mod tests {
                 },
             },
         });
-        assert!(ValidatedSpec::new(&object(largest), &BTreeMap::new()).is_ok());
+        assert!(ValidatedSpec::of_whole(&object(largest), &BTreeMap::new()).is_ok());
     }
 }

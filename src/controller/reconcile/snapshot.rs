@@ -58,7 +58,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Gathers everything that metadata shows. Reads no Secret data.
+    /// Gathers everything that metadata shows of a whole object. Reads no Secret data.
     ///
     /// # Errors
     /// When the target's metadata could not be read, and the status need not say so.
@@ -67,9 +67,31 @@ impl Snapshot {
         key: Arc<FingerprintKey>,
         context: &Context,
     ) -> Result<Self, Error> {
+        let validated = ValidatedSpec::of_whole(&token, &context.settings.endpoints);
+        Self::with_spec(token, validated, key, context).await
+    }
+
+    /// The same of an object that may be kept without its templates: enough for its grant, and not for its target.
+    ///
+    /// # Errors
+    /// As those of [`Self::gather`].
+    pub(crate) async fn gather_for_grant(
+        token: Arc<VendorToken>,
+        key: Arc<FingerprintKey>,
+        context: &Context,
+    ) -> Result<Self, Error> {
+        let validated = ValidatedSpec::new(&token, &context.settings.endpoints);
+        Self::with_spec(token, validated, key, context).await
+    }
+
+    async fn with_spec(
+        token: Arc<VendorToken>,
+        validated: Result<ValidatedSpec, Problem>,
+        key: Arc<FingerprintKey>,
+        context: &Context,
+    ) -> Result<Self, Error> {
         let object = key_of(&token);
         let target_name = target_name(&token);
-        let validated = ValidatedSpec::new(&token, &context.settings.endpoints);
         let mut target_denied = None;
         let checked_name = SecretName::new(&target_name);
         let record = match (

@@ -365,4 +365,28 @@ mod tests {
         reconcile(kept, context).await.unwrap();
         assert_eq!(reads.load(std::sync::atomic::Ordering::SeqCst), 2);
     }
+
+    #[tokio::test]
+    async fn many_large_objects_at_a_failing_api_server_cost_one_call() {
+        let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&reads);
+        let clock = Arc::new(crate::clock::SystemClock);
+        let (context, _) = fake::context_at(clock, move |_, _, _| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500,
+                "reason": "InternalError", "message": "m" });
+            (500, status)
+        });
+        for number in 0..20 {
+            let kept = json!({
+                "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+                "metadata": { "name": format!("t{number}"), "namespace": "a" },
+                "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" }, "target": { "data": {} } },
+            });
+            let kept = Arc::new(serde_json::from_value(kept).unwrap());
+            let error = reconcile(kept, Arc::clone(&context)).await.unwrap_err();
+            assert!(error.call().is_some());
+        }
+        assert_eq!(reads.load(std::sync::atomic::Ordering::SeqCst), 1);
+    }
 }

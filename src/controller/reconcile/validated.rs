@@ -61,7 +61,17 @@ impl ValidatedSpec {
         }
     }
 
-    /// Validates a spec beyond the schema, which may be an older one.
+    /// Validates the spec of a whole object, with the templates of its target.
+    pub(crate) fn of_whole(
+        token: &VendorToken,
+        endpoints: &BTreeMap<Vendor, Endpoint>,
+    ) -> Result<Self, Problem> {
+        fences::check_templates(token)?;
+        Self::new(token, endpoints)
+    }
+
+    /// Validates a spec beyond the schema, which may be an older one. The object may be kept without its templates:
+    /// grant and credentials need none.
     pub(crate) fn new(token: &VendorToken, endpoints: &BTreeMap<Vendor, Endpoint>) -> Result<Self, Problem> {
         let spec = &token.spec;
         fences::check(token)?;

@@ -48,7 +48,8 @@ fn outcome(code: u16, headers: &HeaderMap) -> Outcome {
     }
 }
 
-/// The call of this method and path, where it has gates: the reads and writes of one Secret, and of one status. Lists
+/// The call of this method and path, where it has gates: the reads and writes of one Secret, the read of one
+/// VendorToken, and the write of its status. Lists
 /// and watches have pauses of their own.
 fn call(method: &Method, path: &str) -> Option<Call> {
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
@@ -59,6 +60,9 @@ fn call(method: &Method, path: &str) -> Option<Call> {
         }
         ("PATCH", ["apis", _, _, "namespaces", namespace, "vendortokens", _, "status"]) => {
             (CallKind::WriteStatus, *namespace)
+        }
+        ("GET", ["apis", _, _, "namespaces", namespace, "vendortokens", _]) => {
+            (CallKind::ReadVendorToken, *namespace)
         }
         _ => return None,
     };
@@ -82,6 +86,12 @@ mod tests {
         "/apis/vendortoken.io/v1alpha1/namespaces/a/vendortokens/t/status",
         Some(CallKind::WriteStatus)
     )]
+    #[case(
+        "GET",
+        "/apis/vendortoken.io/v1alpha1/namespaces/a/vendortokens/t",
+        Some(CallKind::ReadVendorToken)
+    )]
+    #[case("GET", "/apis/vendortoken.io/v1alpha1/namespaces/a/vendortokens", None)]
     #[case("GET", "/api/v1/namespaces/a/secrets", None)]
     #[case("GET", "/api/v1/secrets", None)]
     #[case("POST", "/apis/events.k8s.io/v1/namespaces/a/events", None)]

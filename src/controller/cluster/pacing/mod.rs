@@ -3,8 +3,8 @@
 //!
 //! Each namespace has gates of its own: an admission webhook of one namespace, or one Secret that cannot be decrypted,
 //! holds up no other. The gate of all namespaces closes where two of them fail with no answer in between. Reads of
-//! Secrets, writes of Secrets and writes of statuses have gates apart, since one kind may fail alone. Where the API server
-//! does not answer at all, one gate is closed for all of them.
+//! Secrets, reads of VendorTokens, writes of Secrets and writes of statuses have gates apart, since one kind may fail
+//! alone. Where the API server does not answer at all, one gate is closed for all of them.
 
 mod client;
 mod gate;
@@ -41,18 +41,25 @@ const REMINDER: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CallKind {
     ReadSecret,
+    ReadVendorToken,
     WriteSecret,
     WriteStatus,
 }
 
 impl CallKind {
     #[cfg(test)]
-    const ALL: [Self; 3] = [Self::ReadSecret, Self::WriteSecret, Self::WriteStatus];
+    const ALL: [Self; 4] = [
+        Self::ReadSecret,
+        Self::ReadVendorToken,
+        Self::WriteSecret,
+        Self::WriteStatus,
+    ];
 
     /// The words for it in logs and messages.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::ReadSecret => "reads of Secrets",
+            Self::ReadVendorToken => "reads of VendorTokens",
             Self::WriteSecret => "writes of Secrets",
             Self::WriteStatus => "writes of the status of VendorTokens",
         }
