@@ -10,6 +10,7 @@ use super::call::CallSource;
 use super::table::{LONGEST_SLEEP, SendJob};
 use crate::failure::{Failure, FailureClass};
 use crate::fingerprint::{Account, Fingerprint};
+use crate::policy::backoff;
 use crate::providers::{Vendor, scrub};
 use crate::token::AccessToken;
 
@@ -60,6 +61,7 @@ impl Grants {
     /// Sends the requests that may be sent, with credentials from `source`, until [`Self::drain`] is called. Sends none
     /// while this process does not lead, or while the API server does not answer.
     pub async fn run(self: Arc<Self>, source: Arc<dyn CallSource>) {
+        let mut unanswered = 0;
         loop {
             let silent = self
                 .leadership
@@ -86,9 +88,16 @@ impl Grants {
                 // No request is sent: its token could not be published.
                 Err(api_server) => {
                     api_server.ask().await;
+                    if !api_server.is_reachable() {
+                        unanswered += 1;
+                        tokio::time::sleep(backoff::after_server_error(unanswered, None)).await;
+                    }
                     continue;
                 }
             };
+            if silent.is_none() {
+                unanswered = 0;
+            }
             for job in jobs {
                 tokio::spawn(Arc::clone(&self).perform(job, Arc::clone(&source)));
             }

@@ -56,25 +56,21 @@ async fn no_vendor_is_asked_beside_an_api_server_that_is_frozen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_api_server_is_asked_once_a_second() {
+async fn a_silent_api_server_is_asked_after_pauses_that_grow_in_each_outage() {
     let server = Arc::new(FakeApiServer::default());
-    server.set_silent(true);
     let bench = bench_beside(&server);
-    bench.ask("a", 1, Vendor::Mapiq);
-    bench.pass(60).await;
-    assert!((59..=61).contains(&server.calls()), "{}", server.calls());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_waiting_request_is_sent_once_the_api_server_is_back() {
-    let server = Arc::new(FakeApiServer::default());
-    server.set_silent(true);
-    let bench = bench_beside(&server);
-    bench.ask("a", 1, Vendor::Mapiq);
-    bench.pass(60).await;
-    server.set_silent(false);
-    bench.pass(2).await;
-    assert_eq!(bench.calls().len(), 1);
+    for (grant, object) in [(1, "a"), (2, "b")] {
+        server.set_silent(true);
+        bench.pass(60).await;
+        bench.ask(object, grant, Vendor::Mapiq);
+        let before = server.calls();
+        bench.pass(59).await;
+        // At once, after 1, 2 and 4 s, and then each 5 s.
+        assert_eq!(server.calls() - before, 4 + 10);
+        server.set_silent(false);
+        bench.pass(5).await;
+        assert_eq!(bench.calls().len(), usize::from(grant), "it is found back in 5 s");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,6 @@ pub use operator::{
 };
 pub use paths::{program, workspace};
 pub use process::Process;
-pub use proxy::{ApiProxy, Breakage, Broken, Calls};
+pub use proxy::{ApiProxy, Breakage, Broken, BrokenCall, Calls};
 pub use shared::{shared, shared_with_garbage_collection};
 pub use wait::{DEADLINE, wait_for};

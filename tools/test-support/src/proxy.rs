@@ -4,9 +4,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream;
@@ -117,14 +116,34 @@ pub enum Breakage {
 pub struct Broken {
     calls: Calls,
     breakage: Breakage,
-    met: Arc<AtomicU64>,
+    met: Arc<Mutex<Vec<BrokenCall>>>,
 }
 
 impl Broken {
     /// Calls that were broken so far.
     pub fn count(&self) -> u64 {
-        self.met.load(Ordering::SeqCst)
+        self.met().len() as u64
     }
+
+    /// The calls that were broken so far, in the order in which they came.
+    pub fn calls(&self) -> Vec<BrokenCall> {
+        self.met().clone()
+    }
+
+    fn met(&self) -> MutexGuard<'_, Vec<BrokenCall>> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that was broken.
+#[derive(Clone, Debug)]
+pub struct BrokenCall {
+    /// Its HTTP method.
+    pub method: http::Method,
+    /// Its path, without the query.
+    pub path: String,
+    /// The moment at which it came.
+    pub at: Instant,
 }
 
 /// One call, as far as a rule looks at it.
@@ -253,7 +272,11 @@ impl Shared {
         let Some(rule) = self.rule(&call) else {
             return self.pass_on(call, request).await;
         };
-        rule.met.fetch_add(1, Ordering::SeqCst);
+        rule.met().push(BrokenCall {
+            method: call.method.clone(),
+            path: call.path.clone(),
+            at: Instant::now(),
+        });
         if let Breakage::Slow(time) = rule.breakage {
             tokio::time::sleep(time).await;
             return self.pass_on(call, request).await;
