@@ -109,7 +109,11 @@ impl Context {
         let pacer = Pacer::new(Arc::clone(&parts.timeline), parts.queue.clone());
         let client = paced(parts.client, Arc::clone(&pacer));
         Self {
-            remembered: Arc::new(Remembered::new(Arc::clone(&parts.grants), parts.metrics.clone())),
+            remembered: Arc::new(Remembered::new(
+                Arc::clone(&parts.grants),
+                Arc::clone(&pacer),
+                parts.metrics.clone(),
+            )),
             triggers: Triggers::new(Arc::clone(&objects), parts.queue),
             watches: Arc::new(WatchMonitor::new(
                 Arc::clone(&parts.timeline),

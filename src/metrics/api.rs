@@ -116,14 +116,17 @@ fn is_watch(uri: &Uri) -> bool {
     })
 }
 
-/// Limits each call, with kube's retries, to a duration: 20 s by default, since a slow answer is one. Of a watch it limits the response's head
+/// The time within which a call is answered, or has failed. A slow answer is one.
+pub const LONGEST_CALL: Duration = Duration::from_secs(20);
+
+/// Limits each call, with kube's retries, to a duration: [`LONGEST_CALL`] by default. Of a watch it limits the response's head
 /// alone, since kube's watcher has an idle timeout for the body.
 #[derive(Clone, Copy, Debug)]
 pub struct CallDeadline(Duration);
 
 impl Default for CallDeadline {
     fn default() -> Self {
-        Self(Duration::from_secs(20))
+        Self(LONGEST_CALL)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::{Moment, Now, Timeline};
-use crate::controller::cluster::pacing::CallKind;
+use crate::controller::cluster::pacing::{CallKind, Pacer};
 use crate::controller::cluster::repairs::{Repairs, TargetWrite};
 use crate::fingerprint::{Account, CertificateDigest, Fingerprint, KnownInputs};
 use crate::grants::{Grants, ObjectKey};
@@ -142,11 +142,12 @@ fn digest(version: &str) -> u64 {
 }
 
 /// The records of all VendorTokens. They outlast a change of the leader. To forget an object drops its record here, its
-/// part in the book of grants, and its metrics.
+/// part in the book of grants, its place at gates, and its metrics.
 pub(crate) struct Remembered {
     /// Boxed, because half of the places in a hash map may be empty.
     records: Mutex<HashMap<ObjectKey, Box<Record>>>,
     grants: Arc<Grants>,
+    pacer: Arc<Pacer>,
     metrics: Metrics,
 }
 
@@ -161,10 +162,11 @@ impl std::fmt::Debug for Remembered {
 
 impl Remembered {
     /// No records.
-    pub(crate) fn new(grants: Arc<Grants>, metrics: Metrics) -> Self {
+    pub(crate) fn new(grants: Arc<Grants>, pacer: Arc<Pacer>, metrics: Metrics) -> Self {
         Self {
             records: Mutex::default(),
             grants,
+            pacer,
             metrics,
         }
     }
@@ -354,6 +356,7 @@ impl Remembered {
     pub(crate) fn forget(&self, object: &ObjectKey) {
         lock(&self.records).remove(object);
         self.grants.forget(object);
+        self.pacer.forget(object);
         self.metrics.object_removed(&object.namespace, &object.name);
     }
 
@@ -363,6 +366,7 @@ impl Remembered {
         for object in known.iter().filter(|object| !exists(object)) {
             self.forget(object);
         }
+        self.pacer.forget_unless(&exists);
         self.grants.forget_unless(exists);
     }
 }

@@ -45,7 +45,13 @@ impl Snapshot {
 /// Logs the error of a reconcile, and gives the wait until another try. Objects whose calls fail as those of others do wait
 /// together, and go on when the API server answers; one that fails alone has waits of its own, which grow.
 pub(crate) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Duration {
-    wait_after_error(&key_of(token), error, context)
+    let object = key_of(token);
+    let wait = wait_after_error(&object, error, context);
+    if !context.objects.has(&object) {
+        // It was deleted meanwhile.
+        context.pacer.forget(&object);
+    }
+    wait
 }
 
 fn wait_after_error(object: &ObjectKey, error: &Error, context: &Context) -> Duration {
@@ -118,5 +124,29 @@ mod tests {
             assert!(wait <= Duration::from_secs(2), "{wait:?}");
         }
         assert_eq!(context.pacer.check(CallKind::WriteSecret, "a"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_was_deleted_waits_at_no_gate() {
+        let (context, _, mut triggered) = fake::context(|sent| sent);
+        let name = SecretName::new("s").unwrap();
+        let failed = read_record(&context, "a", &name).await.unwrap_err();
+        let held = read_record(&context, "a", &name).await.unwrap_err();
+        assert!(failed.held().is_none() && held.held().is_some());
+        for name in ["kept", "deleted"] {
+            wait_after_error(&object(name), &held, &context);
+        }
+        context.remembered.forget(&object("deleted"));
+        let deleted_meanwhile = serde_json::from_value(serde_json::json!({
+            "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
+            "metadata": { "name": "deleted-meanwhile", "namespace": "a" },
+            "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
+        }));
+        after_error(&deleted_meanwhile.unwrap(), &held, &context);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let pass = context.pacer.enter(held.call().unwrap()).unwrap();
+        pass.end(Outcome::Answered);
+        assert_eq!(triggered.try_recv(), Ok(object("kept")));
+        assert!(triggered.try_recv().is_err());
     }
 }

@@ -20,7 +20,11 @@ pub(crate) fn paced(client: Client, pacer: Arc<Pacer>) -> Client {
         let (client, pacer) = (client.clone(), Arc::clone(&pacer));
         async move {
             let Some(call) = call(request.method(), request.uri().path()) else {
-                return client.send(request).await;
+                let answer = client.send(request).await;
+                if answer.is_ok() {
+                    pacer.is_answered();
+                }
+                return answer;
             };
             let pass = pacer
                 .enter(call)
@@ -48,9 +52,8 @@ fn outcome(code: u16, headers: &HeaderMap) -> Outcome {
     }
 }
 
-/// The call of this method and path, where it has gates: the reads and writes of one Secret, the read of one
-/// VendorToken, and the write of its status. Lists
-/// and watches have pauses of their own.
+/// The call of this method and path, where it has gates: the reads and writes of one Secret, the read of one VendorToken,
+/// and the write of its status. Lists and watches have pauses of their own.
 fn call(method: &Method, path: &str) -> Option<Call> {
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     let (kind, namespace) = match (method.as_str(), segments.as_slice()) {

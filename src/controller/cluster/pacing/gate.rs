@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::metrics::api::LONGEST_CALL;
 
 /// The wait of others while a call tries a gate.
 const ATTEMPT: Duration = Duration::from_secs(1);
-/// The patience for a call that tries a gate: no other is sent meanwhile. Calls have a shorter deadline.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The patience for a call that tries a gate: after it another one is sent beside it, since its connection may be dead. A
+/// call ends after [`LONGEST_CALL`], so two are under way at most.
+const PATIENCE: Duration = Duration::from_secs(LONGEST_CALL.as_secs() / 2);
 
 /// The number of closings of a gate that a call has seen: a failure of a call from before the last one counts no more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub(super) struct Gate {
     /// The end of the patience for the call that tries it.
     trying: Option<Moment>,
     since: Option<Moment>,
+    /// The last moment at which calls failed, by what is known.
     failed: Option<Moment>,
     reminded: Option<Moment>,
 }
@@ -62,10 +65,10 @@ impl Gate {
         }
     }
 
-    /// Closes the gate for what `pause` makes of the number of failures in a row. Those of calls that were sent at the same
-    /// time count as one.
-    pub(super) fn close(&mut self, seen: Seen, now: Moment, pause: impl Fn(u32) -> Duration) {
-        self.failed = Some(now);
+    /// Closes the gate, since a call failed at the moment `failed`, for what `pause` makes of the number of failures in a
+    /// row. Those of calls that were sent at the same time count as one.
+    pub(super) fn close(&mut self, seen: Seen, failed: Moment, now: Moment, pause: impl Fn(u32) -> Duration) {
+        self.failed = self.failed.max(Some(failed));
         if seen.0 == self.closings || self.is_open() {
             self.failures = self.failures.saturating_add(1);
             self.closings += 1;

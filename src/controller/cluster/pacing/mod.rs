@@ -2,9 +2,11 @@
 //! API server again, after pauses that grow; an answer opens the gate. So many objects cost no more than one does.
 //!
 //! Each namespace has gates of its own: an admission webhook of one namespace, or one Secret that cannot be decrypted,
-//! holds up no other. The gate of all namespaces closes where two of them fail with no answer in between. Reads of
-//! Secrets, reads of VendorTokens, writes of Secrets and writes of statuses have gates apart, since one kind may fail
-//! alone. Where the API server does not answer at all, one gate is closed for all of them.
+//! holds up no other, whether such calls fail or hang. The gate of all namespaces closes where two of them fail with no
+//! answer in between. Reads of Secrets, reads of VendorTokens, writes of Secrets and writes of statuses have gates apart,
+//! since one kind may fail alone. Where calls of two namespaces are not answered, and nobody else's either, one gate is
+//! closed for all of them. A call that was not answered tells of the time since it was sent: an answer to another one
+//! after that shows that the API server is there.
 
 mod client;
 mod gate;
@@ -83,7 +85,7 @@ pub(crate) enum Outcome {
         code: u16,
         retry_after: Option<Duration>,
     },
-    /// It did not answer.
+    /// It did not answer: the connection failed, or the call has taken [`LONGEST_CALL`](crate::metrics::api::LONGEST_CALL).
     Unanswered,
     /// The call says nothing of the API server.
     Unknown,
@@ -132,7 +134,21 @@ pub(crate) struct Pacer {
 struct State {
     /// The gate of all calls: it is closed while nothing is answered.
     reach: Gate,
+    /// The last answer to any call.
+    answered: Option<Moment>,
+    /// The namespace of the first call since then that was not answered.
+    unanswered: Option<String>,
     kinds: HashMap<CallKind, Gates>,
+}
+
+/// The failure of a call.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    /// The HTTP status; `None` without an answer.
+    code: Option<u16>,
+    retry_after: Option<Duration>,
+    /// The moment of the answer; without one, that at which the call was sent.
+    at: Moment,
 }
 
 impl std::fmt::Debug for Pacer {
@@ -146,6 +162,7 @@ impl std::fmt::Debug for Pacer {
 pub(crate) struct Pass {
     pacer: Arc<Pacer>,
     call: Call,
+    sent: Moment,
     reach: Seen,
     all: Seen,
     namespace: Seen,
@@ -184,6 +201,7 @@ impl Pacer {
             namespace,
             pacer: Arc::clone(self),
             call,
+            sent: now,
             ended: false,
         })
     }
@@ -230,13 +248,34 @@ impl Pacer {
         answered.is_some_and(|answered| answered > moment)
     }
 
+    /// Forgets an object that is gone.
+    pub(crate) fn forget(&self, object: &ObjectKey) {
+        for gates in lock(&self.state).kinds.values_mut() {
+            gates.waiting.remove(object);
+        }
+    }
+
+    /// Forgets the objects that do not exist.
+    pub(crate) fn forget_unless(&self, exists: impl Fn(&ObjectKey) -> bool) {
+        for gates in lock(&self.state).kinds.values_mut() {
+            gates.waiting.retain(&exists);
+        }
+    }
+
+    /// A call that has no gates was answered.
+    fn is_answered(&self) {
+        let now = self.timeline.now().moment;
+        let woken = lock(&self.state).is_reached(now);
+        self.wake(woken);
+    }
+
     fn end(&self, pass: &Pass, outcome: Outcome) {
         let now = self.timeline.now().moment;
         let mut state = lock(&self.state);
         let mut woken = match outcome {
             Outcome::Answered | Outcome::Failed { .. } => state.is_reached(now),
             Outcome::Unanswered => {
-                state.is_out_of_reach(pass, now);
+                state.is_unanswered(pass, now);
                 Vec::new()
             }
             Outcome::Unknown => {
@@ -244,14 +283,37 @@ impl Pacer {
                 Vec::new()
             }
         };
+        let is_told = !state.reach.is_open();
         let gates = state.kinds.entry(pass.call.kind).or_default();
-        match outcome {
-            Outcome::Answered => woken.extend(gates.open(&pass.call, now)),
-            Outcome::Failed { code, retry_after } => gates.fail(pass, code, retry_after, now),
-            Outcome::Unanswered | Outcome::Unknown => gates.give_back(pass),
+        let failure = match outcome {
+            Outcome::Failed { code, retry_after } => Some(Failure {
+                code: Some(code),
+                retry_after: retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)),
+                at: now,
+            }),
+            Outcome::Unanswered => Some(Failure {
+                code: None,
+                retry_after: None,
+                at: pass.sent,
+            }),
+            Outcome::Answered => {
+                woken.extend(gates.open(&pass.call, now));
+                None
+            }
+            Outcome::Unknown => {
+                gates.give_back(pass);
+                None
+            }
+        };
+        if let Some(failure) = failure {
+            gates.fail(pass, failure, is_told, now);
         }
         drop(state);
-        for object in woken {
+        self.wake(woken);
+    }
+
+    fn wake(&self, objects: Vec<ObjectKey>) {
+        for object in objects {
             // The receiver is gone at shutdown only.
             let _ = self.queue.send(object);
         }
@@ -261,19 +323,18 @@ impl Pacer {
 impl State {
     /// The time until `call` may be sent; `None`: now. A namespace that has failed lets others go first for `courtesy`.
     fn wait(&self, call: &Call, now: Moment, courtesy: Duration) -> Option<Duration> {
-        let mut wait = self.reach.wait(now, Duration::ZERO);
-        if let Some(gates) = self.kinds.get(&call.kind) {
-            let namespace = gates.namespaces.get(&call.namespace);
-            let courtesy = namespace.map_or(Duration::ZERO, |_| courtesy);
-            wait = wait
-                .max(gates.all.wait(now, courtesy))
-                .max(namespace.and_then(|gate| gate.wait(now, Duration::ZERO)));
-        }
-        wait
+        let gates = self.kinds.get(&call.kind);
+        let namespace = gates.and_then(|gates| gates.namespaces.get(&call.namespace));
+        let courtesy = namespace.map_or(Duration::ZERO, |_| courtesy);
+        let of_all = gates.and_then(|gates| gates.all.wait(now, courtesy));
+        let of_namespace = namespace.and_then(|gate| gate.wait(now, Duration::ZERO));
+        self.reach.wait(now, courtesy).max(of_all).max(of_namespace)
     }
 
     /// Something was answered. Gives the objects that may go on.
     fn is_reached(&mut self, now: Moment) -> Vec<ObjectKey> {
+        self.answered = Some(now);
+        self.unanswered = None;
         let Some(since) = self.reach.open() else {
             return Vec::new();
         };
@@ -284,10 +345,19 @@ impl State {
         self.kinds.values_mut().flat_map(Gates::wake).collect()
     }
 
-    /// Nothing was answered.
-    fn is_out_of_reach(&mut self, pass: &Pass, now: Moment) {
+    /// A call was not answered. The gate of all calls closes where one of another namespace was not either, and no call
+    /// has been answered since this one was sent.
+    fn is_unanswered(&mut self, pass: &Pass, now: Moment) {
+        if self.answered.is_some_and(|answered| answered > pass.sent) {
+            return;
+        }
+        let namespace = &pass.call.namespace;
+        let first = self.unanswered.get_or_insert_with(|| namespace.clone());
+        if self.reach.is_open() && first == namespace {
+            return;
+        }
         let pause = |failures| backoff::after_server_error(failures, None);
-        self.reach.close(pass.reach, now, pause);
+        self.reach.close(pass.reach, now, now, pause);
         if self.reach.reminds(now, REMINDER) {
             tracing::warn!(
                 seconds = self.reach.failing_for(now).as_secs(),
@@ -347,21 +417,22 @@ impl Gates {
         }
     }
 
-    fn fail(&mut self, pass: &Pass, code: u16, retry_after: Option<Duration>, now: Moment) {
+    /// Closes the gate of the namespace, and that of all where such calls of another one have failed too, with no answer
+    /// in between. Nothing is logged where it `is_told` already that nothing is answered.
+    fn fail(&mut self, pass: &Pass, failure: Failure, is_told: bool, now: Moment) {
         let (kind, namespace) = (pass.call.kind, &pass.call.namespace);
-        let retry_after = retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER));
-        let pause = |failures| backoff::after_server_error(failures, retry_after);
+        let pause = |failures| backoff::after_server_error(failures, failure.retry_after);
         self.namespaces.retain(|_, gate| !gate.is_stale(now, RETENTION));
         let gate = self.namespaces.entry(namespace.clone()).or_default();
-        gate.close(pass.namespace, now, pause);
-        if gate.reminds(now, REMINDER) {
+        gate.close(pass.namespace, failure.at, now, pause);
+        if !is_told && gate.reminds(now, REMINDER) {
             tracing::warn!(
                 calls = kind.words(),
                 namespace,
-                code,
+                code = failure.code,
                 seconds = gate.failing_for(now).as_secs(),
                 waiting = self.waiting.len(),
-                "the API server fails: such calls in this namespace are held back and tried one at a time"
+                "the API server fails or does not answer: such calls in this namespace are held back and tried one at a time"
             );
         }
         let answered = self.answered;
@@ -369,15 +440,16 @@ impl Gates {
             .namespaces
             .values()
             .filter(|gate| gate.has_failed_since(answered));
-        if !self.all.is_open() || failing.count() > 1 {
-            self.all.close(pass.all, now, pause);
-            if self.all.reminds(now, REMINDER) {
+        let is_outdated = answered.is_some_and(|answered| answered > failure.at);
+        if !is_outdated && (!self.all.is_open() || failing.count() > 1) {
+            self.all.close(pass.all, failure.at, now, pause);
+            if !is_told && self.all.reminds(now, REMINDER) {
                 tracing::warn!(
                     calls = kind.words(),
-                    code,
+                    code = failure.code,
                     seconds = self.all.failing_for(now).as_secs(),
                     waiting = self.waiting.len(),
-                    "the API server fails: such calls are held back everywhere and tried one at a time"
+                    "the API server fails or does not answer: such calls are held back everywhere and tried one at a time"
                 );
             }
         }

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -165,29 +163,168 @@ async fn two_namespaces_that_fail_hold_up_a_third_for_a_second_at_most() {
     }
 }
 
+fn object(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// The objects that went on since this was last asked.
+fn taken(woken: &mut mpsc::UnboundedReceiver<ObjectKey>) -> Vec<String> {
+    let mut taken: Vec<_> = std::iter::from_fn(|| woken.try_recv().ok())
+        .map(|object| object.to_string())
+        .collect();
+    taken.sort();
+    taken
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_does_not_answer_is_tried_with_one_call_for_all() {
     let (pacer, mut woken) = pacer();
     assert!(send(&pacer, "a", Outcome::Unanswered));
+    assert!(send(&pacer, "b", Outcome::Unanswered), "one namespace is not all");
     for (kind, namespace) in [
-        (KIND, "b"),
+        (KIND, "e"),
         (CallKind::ReadSecret, "a"),
         (CallKind::WriteStatus, "c"),
     ] {
         let held = pacer.enter(call(kind, namespace)).unwrap_err();
-        let (namespace, name) = (namespace.to_owned(), "t".to_owned());
-        pacer.wait_at(&held, &ObjectKey { namespace, name });
+        pacer.wait_at(&held, &object(namespace, "t"));
     }
     pass_time(1).await;
-    assert!(send(&pacer, "b", Outcome::Unanswered));
+    assert!(!send(&pacer, "a", Outcome::Answered), "others go first");
+    assert!(send(&pacer, "c", Outcome::Unanswered));
     pass_time(1).await;
-    assert!(!send(&pacer, "a", Outcome::Answered), "the pause grows");
+    assert!(!send(&pacer, "e", Outcome::Answered), "the pause grows");
     pass_time(1).await;
-    // A refusal or a server error is an answer.
+    // A refusal or a server error is an answer, and ends the silence for other kinds of calls.
     assert!(send(&pacer, "d", FAILED));
+    assert_eq!(taken(&mut woken), ["a/t", "c/t"]);
+    for kind in CallKind::ALL {
+        assert_eq!(pacer.check(kind, "e").is_ok(), kind != KIND, "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_one_namespace_that_hang_hold_up_no_other() {
+    for answers_in_between in [true, false] {
+        let (pacer, _woken) = pacer();
+        for round in 0..10 {
+            let hanging = loop {
+                match pacer.enter(call(KIND, "bad")) {
+                    Ok(pass) => break pass,
+                    Err(_) => pass_time(1).await,
+                }
+            };
+            for _ in 0..20 {
+                if answers_in_between {
+                    assert!(send(&pacer, "good", Outcome::Answered), "round {round}");
+                }
+                pass_time(1).await;
+            }
+            hanging.end(Outcome::Unanswered);
+            assert!(
+                !send(&pacer, "bad", Outcome::Unanswered),
+                "its own gate is closed"
+            );
+            for kind in CallKind::ALL {
+                assert_eq!(pacer.check(kind, "good"), Ok(()), "round {round}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_tells_nothing_of_the_time_after_an_answer_to_another() {
+    let of_another_kind = Call {
+        kind: CallKind::ReadSecret,
+        namespace: "good".to_owned(),
+    };
+    for (answered_after, closed) in [(None, true), (Some(&of_another_kind), false)] {
+        let (pacer, _woken) = pacer();
+        assert!(send(&pacer, "good", Outcome::Answered));
+        pass_time(1).await;
+        let hanging = ["bad", "worse"].map(|namespace| pacer.enter(call(KIND, namespace)).unwrap());
+        pass_time(10).await;
+        if let Some(call) = answered_after {
+            pacer.enter(call.clone()).unwrap().end(Outcome::Answered);
+        }
+        pass_time(10).await;
+        for pass in hanging {
+            pass.end(Outcome::Unanswered);
+        }
+        let others = pacer.check(CallKind::WriteStatus, "good");
+        assert_eq!(others.is_err(), closed, "answered: {answered_after:?}");
+        // Such calls hang in two namespaces, with no answer to one of them.
+        assert!(pacer.check(KIND, "good").is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_a_call_without_gates_shows_that_the_api_server_is_there() {
+    let (pacer, mut woken) = pacer();
+    assert!(send(&pacer, "a", Outcome::Unanswered));
+    pacer.is_answered();
+    assert!(send(&pacer, "b", Outcome::Unanswered));
+    assert_eq!(pacer.check(CallKind::ReadSecret, "c"), Ok(()));
+    pass_time(1).await;
+    assert!(send(&pacer, "c", Outcome::Unanswered));
+    let held = pacer.enter(call(CallKind::ReadSecret, "c")).unwrap_err();
+    pacer.wait_at(&held, &object("c", "t"));
+    pacer.is_answered();
+    assert_eq!(taken(&mut woken), ["c/t"]);
+    assert_eq!(pacer.check(CallKind::ReadSecret, "c"), Ok(()));
+}
+
+/// The most calls under way in the third and later half minutes of an API server that answers nothing, where as many
+/// objects of this many namespaces try it each second, 32 of them at a time.
+async fn calls_that_hang(objects: u32, namespaces: u32) -> usize {
+    let (pacer, _woken) = pacer();
+    let mut under_way: Vec<(u64, Pass)> = Vec::new();
+    let mut most = 0;
+    for second in 0..300 {
+        let ended = under_way.extract_if(.., |(begun, _)| *begun + 20 == second);
+        ended.for_each(|(_, pass)| pass.end(Outcome::Unanswered));
+        for number in 0..objects {
+            if under_way.len() < 32
+                && let Ok(pass) = pacer.enter(call(KIND, &format!("n{}", number % namespaces)))
+            {
+                under_way.push((second, pass));
+            }
+        }
+        if second >= 60 {
+            most = most.max(under_way.len());
+        }
+        pass_time(1).await;
+    }
+    most
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_calls_that_hang_two_are_under_way_however_many_wait() {
+    for namespaces in [1, 10, 100] {
+        assert_eq!(
+            calls_that_hang(1000, namespaces).await,
+            2,
+            "{namespaces} namespaces"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_gone_waits_at_no_gate() {
+    let (pacer, mut woken) = pacer();
+    assert!(send(&pacer, "a", FAILED));
+    for name in ["kept", "deleted", "deleted-unseen"] {
+        let held = pacer.enter(call(KIND, "a")).unwrap_err();
+        pacer.wait_at(&held, &object("a", name));
+    }
+    pacer.forget(&object("a", "deleted"));
+    pacer.forget_unless(|object| object.name != "deleted-unseen");
+    pass_time(1).await;
     assert!(send(&pacer, "a", Outcome::Answered));
-    let woken: Vec<_> = std::iter::from_fn(|| woken.try_recv().ok()).collect();
-    assert_eq!(woken.len(), 3, "{woken:?}");
+    assert_eq!(taken(&mut woken), ["a/kept"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,6 +336,21 @@ async fn of_failing_namespaces_another_than_the_last_one_is_tried_first() {
     assert!(!send(&pacer, "a", Outcome::Answered));
     assert!(send(&pacer, "c", Outcome::Answered));
     assert!(send(&pacer, "a", Outcome::Answered));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_namespaces_without_an_answer_another_than_the_last_one_is_tried_first() {
+    let (pacer, _woken) = pacer();
+    let kinds = [(CallKind::ReadSecret, "a"), (CallKind::WriteSecret, "b")];
+    for (kind, namespace) in kinds {
+        let pass = pacer.enter(call(kind, namespace)).unwrap();
+        pass.end(Outcome::Unanswered);
+    }
+    pass_time(1).await;
+    for (kind, namespace) in kinds {
+        assert!(pacer.check(kind, namespace).is_err());
+    }
+    assert_eq!(pacer.check(CallKind::ReadSecret, "c"), Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,22 +366,14 @@ async fn kinds_of_calls_fail_apart() {
 async fn all_that_wait_go_on_at_the_first_answer() {
     let (pacer, mut woken) = pacer();
     assert!(send(&pacer, "a", Outcome::Unanswered));
-    let mut waiting = BTreeSet::new();
+    assert!(send(&pacer, "b", Outcome::Unanswered));
     for (namespace, name) in [("a", "1"), ("a", "2"), ("b", "3")] {
-        let object = ObjectKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
         let held = pacer.enter(call(KIND, namespace)).unwrap_err();
-        assert!(pacer.wait_at(&held, &object) >= Duration::from_secs(1));
-        waiting.insert((object.namespace, object.name));
+        assert!(pacer.wait_at(&held, &object(namespace, name)) >= Duration::from_secs(1));
     }
     pass_time(2).await;
     assert!(send(&pacer, "a", Outcome::Answered));
-    let woken: BTreeSet<_> = std::iter::from_fn(|| woken.try_recv().ok())
-        .map(|object| (object.namespace, object.name))
-        .collect();
-    assert_eq!(woken, waiting);
+    assert_eq!(taken(&mut woken), ["a/1", "a/2", "b/3"]);
 }
 
 #[tokio::test(start_paused = true)]
