@@ -3,16 +3,18 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
+use kube::api::ListParams;
 use serde_json::json;
 use test_support::{ApiProxy, Breakage, Broken, Calls};
 use vendor_simulator::Vendor;
+use vendor_token_operator::metrics::api::LONGEST_CALL;
 
 use crate::world::vendors;
-use crate::world::{Operator, Running as _, World};
+use crate::world::{Operator, Running as _, World, summary};
 
 const VENDOR: Vendor = Vendor::SixMap;
-/// The writes that are under way when the first of them fails.
-const IN_FLIGHT: u64 = 16;
+/// The reconciles of one namespace that are under way, where no other has any: of 16 in all a quarter is left for others.
+const IN_FLIGHT: u64 = 12;
 
 /// A world whose operator cannot write Secrets, with as many VendorTokens that have to be published. All share one
 /// credential.
@@ -66,7 +68,7 @@ async fn an_api_server_that_fails_is_asked_as_rarely_for_many_objects_as_for_few
     tokio::time::sleep(Duration::from_secs(30)).await;
     let (of_few, of_many) = (few.broken.count(), many.broken.count());
     // After 1, 2, 4 and then each 5 s one; twice that, for what came before.
-    assert!(of_few <= 12 + 16, "{of_few} writes for 12 objects");
+    assert!(of_few <= IN_FLIGHT + 16, "{of_few} writes for 12 objects");
     assert!(of_many <= IN_FLIGHT + 16, "{of_many} writes for 300 objects");
     assert!(of_few >= 5, "{of_few} writes: it is not tried again");
     for outage in [&few, &many] {
@@ -130,7 +132,17 @@ async fn a_namespace_whose_webhook_fails_delays_no_other() {
     for number in 0..20 {
         world.create(VENDOR, &format!("bad{number}")).await;
     }
-    world.ready("bad0", "False ApiDenied +Stalled").await;
+    // Each learns of it when its own write is tried, in any order.
+    world
+        .until("a refusal to be told", async || {
+            let all = world.tokens().list(&ListParams::default()).await;
+            let all = all.map_err(|error| error.to_string())?.items;
+            let is_told = all
+                .iter()
+                .any(|token| summary(token) == "False ApiDenied +Stalled");
+            if is_told { Ok(()) } else { Err("no".to_owned()) }
+        })
+        .await;
     for number in 0..5 {
         let begun = Instant::now();
         good.published(VENDOR, &format!("good{number}")).await;
@@ -142,4 +154,44 @@ async fn a_namespace_whose_webhook_fails_delays_no_other() {
     let denied = |ready: &str| ready.starts_with("False ApiDenied");
     world.settled("bad19", denied, "False ApiDenied").await;
     operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_whose_calls_hang_delays_no_other() {
+    let good = World::new("hang-good").await;
+    let bad = good.neighbour("hang-bad").await;
+    let worlds = [good, bad];
+    let proxy = ApiProxy::start(worlds[0].plane).await.unwrap();
+    let _operator = World::operator_in_behind(&worlds, &proxy).await;
+    let [good, bad] = &worlds;
+    good.published(VENDOR, "first").await;
+    bad.published(VENDOR, "second").await;
+    let writes = Calls::patches_of("secrets").in_namespace(&bad.namespace);
+    let broken = proxy.break_calls(writes, Breakage::Hang);
+    // Their tokens are there: each has nothing but its writes to wait for.
+    for number in 0..20 {
+        bad.apply(&format!("bad{number}"), vendors::spec(VENDOR, "second"))
+            .await;
+    }
+    bad.until("writes to hang", async || {
+        let count = broken.count();
+        if count >= IN_FLIGHT {
+            Ok(())
+        } else {
+            Err(count.to_string())
+        }
+    })
+    .await;
+    for number in 0..3 {
+        let name = format!("good{number}");
+        good.apply(&name, vendors::spec(VENDOR, "first")).await;
+        good.ready(&name, "True Published").await;
+    }
+    // None of the writes that hang has ended by then.
+    let hangs_for = broken.calls()[0].at.elapsed();
+    println!("three of another namespace are published while a write hangs for {hangs_for:?}");
+    assert!(hangs_for < LONGEST_CALL, "{hangs_for:?}");
+    assert_eq!(broken.count(), IN_FLIGHT);
+    proxy.mend();
+    bad.until_published(21, Duration::from_secs(60)).await;
 }

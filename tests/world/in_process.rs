@@ -101,13 +101,15 @@ impl World {
 
     /// Starts an operator for the namespaces of these worlds, with its own Secret in the first.
     pub(crate) async fn operator_in(worlds: &[Self]) -> Operator {
+        worlds[0].operator_with(Self::serving(worlds)).await
+    }
+
+    fn serving(worlds: &[Self]) -> impl FnOnce(&mut Settings) {
         let namespaces: Vec<_> = worlds.iter().map(|world| world.namespace.clone()).collect();
-        worlds[0]
-            .operator_with(|settings| {
-                settings.operator_namespace = namespaces[0].clone();
-                settings.watch_namespaces = namespaces;
-            })
-            .await
+        |settings| {
+            settings.operator_namespace = namespaces[0].clone();
+            settings.watch_namespaces = namespaces;
+        }
     }
 
     pub(crate) async fn operator_with(&self, change: impl FnOnce(&mut Settings)) -> Operator {
@@ -126,12 +128,21 @@ impl World {
 
     /// An operator whose calls to the API server go through `proxy`.
     pub(crate) async fn operator_behind(&self, proxy: &ApiProxy) -> Operator {
+        self.operator_behind_with(proxy, |_| {}).await
+    }
+
+    /// The same for the namespaces of these worlds, with its own Secret in the first.
+    pub(crate) async fn operator_in_behind(worlds: &[Self], proxy: &ApiProxy) -> Operator {
+        worlds[0].operator_behind_with(proxy, Self::serving(worlds)).await
+    }
+
+    async fn operator_behind_with(&self, proxy: &ApiProxy, change: impl FnOnce(&mut Settings)) -> Operator {
         let path = self
             .plane
             .kubeconfig_through(proxy, OPERATOR, OPERATOR)
             .await
             .unwrap();
-        self.operator_by(config_at(&path).await, |_| {}, |transport| transport)
+        self.operator_by(config_at(&path).await, change, |transport| transport)
     }
 
     fn operator_by(

@@ -1,5 +1,5 @@
 //! The VendorTokens that wait for a reconcile. Namespaces take turns, so that a tenant with thousands of them delays
-//! nobody else's.
+//! nobody else's, and none has all places, so that a tenant whose calls hang delays nobody else's either.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -7,6 +7,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::grants::ObjectKey;
+
+/// A namespace has no more reconciles at a time than this many for each place that is free: three quarters of all places
+/// where it is alone, fewer beside others.
+const RUNNING_FOR_EACH_FREE: usize = 3;
 
 /// The reason for a reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +45,8 @@ pub(super) struct ReconcileQueue {
     lines: HashMap<String, Line>,
     /// The namespaces with an entry, in the order of their turns.
     turns: VecDeque<String>,
+    /// The number of reconciles that are under way, by namespace.
+    running: HashMap<String, usize>,
     later: BTreeSet<(Instant, Arc<ObjectKey>)>,
 }
 
@@ -78,9 +84,15 @@ impl ReconcileQueue {
         }
     }
 
-    /// Takes the next VendorToken to be reconciled: of the namespace whose turn it is.
-    pub(super) fn next(&mut self) -> Option<Arc<ObjectKey>> {
-        while let Some(namespace) = self.turns.pop_front() {
+    /// Takes the next VendorToken to be reconciled, where so many places are `free`: of the namespace whose turn it is.
+    /// One that has its share of the places keeps its turn until it may have another.
+    pub(super) fn next(&mut self, free: usize) -> Option<Arc<ObjectKey>> {
+        while let Some(turn) = self
+            .turns
+            .iter()
+            .position(|namespace| self.may_run(namespace, free))
+            && let Some(namespace) = self.turns.remove(turn)
+        {
             let Some(line) = self.lines.get_mut(&namespace) else {
                 continue;
             };
@@ -102,6 +114,7 @@ impl ReconcileQueue {
                 self.turns.push_back(namespace);
             }
             if let Some(object) = found {
+                *self.running.entry(object.namespace.clone()).or_default() += 1;
                 self.states.insert(Arc::clone(&object), State::Running(None));
                 return Some(object);
             }
@@ -109,10 +122,19 @@ impl ReconcileQueue {
         None
     }
 
+    /// True where the namespace has less than its share of the places. Few have more: their reconciles are counted.
+    fn may_run(&self, namespace: &str, free: usize) -> bool {
+        let running = self.running.get(namespace).copied().unwrap_or_default();
+        running < free.saturating_mul(RUNNING_FOR_EACH_FREE)
+    }
+
     /// Notes that the reconcile of `object` has ended, and is to be followed by another look at `next` at the latest.
     pub(super) fn done(&mut self, object: &Arc<ObjectKey>, next: Option<Instant>) {
         let again = match self.states.remove(object) {
-            Some(State::Running(again)) => again,
+            Some(State::Running(again)) => {
+                self.has_ended(&object.namespace);
+                again
+            }
             Some(State::Waiting(_) | State::Later(_)) | None => None,
         };
         if let Some(cause) = again {
@@ -121,6 +143,15 @@ impl ReconcileQueue {
         } else if let Some(at) = next {
             self.states.insert(Arc::clone(object), State::Later(at));
             self.later.insert((at, Arc::clone(object)));
+        }
+    }
+
+    fn has_ended(&mut self, namespace: &str) {
+        if let Some(running) = self.running.get_mut(namespace) {
+            *running -= 1;
+            if *running == 0 {
+                self.running.remove(namespace);
+            }
         }
     }
 
@@ -153,6 +184,9 @@ mod tests {
 
     use super::*;
 
+    /// As many free places as anybody needs.
+    const ALL: usize = usize::MAX;
+
     fn object(name: &str) -> ObjectKey {
         let (namespace, name) = name.split_once('/').unwrap();
         ObjectKey {
@@ -171,7 +205,7 @@ mod tests {
 
     /// All that wait, in the order in which they are reconciled.
     fn order(queue: &mut ReconcileQueue) -> Vec<String> {
-        std::iter::from_fn(|| queue.next())
+        std::iter::from_fn(|| queue.next(ALL))
             .map(|object| object.to_string())
             .collect()
     }
@@ -206,6 +240,56 @@ mod tests {
         assert_eq!(order(&mut queue), ["a/2", "b/1", "a/3", "a/1"]);
     }
 
+    /// Begins reconciles until all places are taken or none may begin, and gives their number by namespace.
+    fn fill(queue: &mut ReconcileQueue, places: usize) -> HashMap<String, usize> {
+        while let Some(free) = places.checked_sub(queue.running.values().sum())
+            && free > 0
+            && queue.next(free).is_some()
+        {}
+        queue.running.clone()
+    }
+
+    #[test]
+    fn a_namespace_whose_reconciles_hang_leaves_places_to_others() {
+        let mut queue = ReconcileQueue::default();
+        for number in 0..100 {
+            queue.trigger(object(&format!("hanging/{number}")), Cause::Look);
+        }
+        assert_eq!(fill(&mut queue, 32), HashMap::from([("hanging".to_owned(), 24)]));
+        for number in 0..100 {
+            queue.trigger(object(&format!("worse/{number}")), Cause::Look);
+        }
+        assert_eq!(fill(&mut queue, 32)["worse"], 6);
+        // One at a time is served there, as fast as its reconciles end.
+        for number in 0..100 {
+            queue.trigger(object(&format!("good/{number}")), Cause::Look);
+            let served = queue.next(2).unwrap();
+            assert_eq!(served.to_string(), format!("good/{number}"));
+            queue.done(&served, None);
+        }
+        // What hung has ended: those that waited for it take their turns.
+        queue.done(&Arc::new(object("hanging/0")), None);
+        assert_eq!(queue.next(3).unwrap().namespace, "worse");
+    }
+
+    #[test]
+    fn namespaces_share_the_places_evenly() {
+        let mut queue = ReconcileQueue::default();
+        for number in 0..100 {
+            for namespace in ["a", "b", "c"] {
+                queue.trigger(object(&format!("{namespace}/{number}")), Cause::Look);
+            }
+        }
+        let expected =
+            [("a", 10), ("b", 10), ("c", 9)].map(|(namespace, count)| (namespace.to_owned(), count));
+        assert_eq!(fill(&mut queue, 32), HashMap::from(expected));
+        assert_eq!(
+            fill(&mut super::tests::queue(&["a/1", "a/2"]), 1)["a"],
+            1,
+            "one place is used"
+        );
+    }
+
     #[test]
     fn an_object_that_waits_already_is_reconciled_once() {
         let mut queue = queue(&["a/1", "a/1"]);
@@ -217,9 +301,9 @@ mod tests {
     #[test]
     fn a_change_during_a_reconcile_brings_another_one_after_it() {
         let mut queue = queue(&["a/1"]);
-        let running = queue.next().unwrap();
+        let running = queue.next(ALL).unwrap();
         queue.trigger(object("a/1"), Cause::Look);
-        assert_eq!(queue.next(), None, "one task at a time");
+        assert_eq!(queue.next(ALL), None, "one task at a time");
         queue.done(&running, Some(Instant::now() + Duration::from_secs(300)));
         assert_eq!(order(&mut queue), ["a/1"]);
     }
@@ -229,12 +313,12 @@ mod tests {
         let mut queue = queue(&["a/1", "a/2"]);
         let start = Instant::now();
         for seconds in [300, 100] {
-            let running = queue.next().unwrap();
+            let running = queue.next(ALL).unwrap();
             queue.done(&running, Some(start + Duration::from_secs(seconds)));
         }
         assert_eq!(queue.next_look(), Some(start + Duration::from_secs(100)));
         queue.pass_to(start + Duration::from_secs(99));
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.next(ALL), None);
         queue.trigger(object("a/1"), Cause::Look);
         queue.pass_to(start + Duration::from_secs(100));
         assert_eq!(order(&mut queue), ["a/1", "a/2"]);
@@ -248,10 +332,11 @@ mod tests {
     #[test]
     fn an_object_without_a_next_look_leaves_nothing_behind() {
         let mut queue = queue(&["a/1"]);
-        let running = queue.next().unwrap();
+        let running = queue.next(ALL).unwrap();
         queue.done(&running, None);
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.next(ALL), None);
         assert!(queue.states.is_empty() && queue.lines.is_empty() && queue.turns.is_empty());
+        assert!(queue.running.is_empty());
     }
 
     proptest! {
@@ -276,7 +361,7 @@ mod tests {
                         turns.clear();
                     }
                     2 => {
-                        let next = queue.next();
+                        let next = queue.next(ALL);
                         let can_run = wanted.iter().any(|key| !running.iter().any(|other| **other == *key));
                         prop_assert_eq!(next.is_some(), can_run);
                         if let Some(next) = next {
@@ -308,7 +393,7 @@ mod tests {
             for ended in running {
                 queue.done(&ended, None);
             }
-            let rest: HashSet<_> = std::iter::from_fn(|| queue.next()).map(|key| (*key).clone()).collect();
+            let rest: HashSet<_> = std::iter::from_fn(|| queue.next(ALL)).map(|key| (*key).clone()).collect();
             prop_assert_eq!(rest, wanted);
         }
     }

@@ -170,8 +170,9 @@ async fn reconcile_all(context: &Arc<Context>, triggered: &mut Triggered) {
     let (mut wall, mut timer) = (context.timeline.now().wall(), Instant::now());
     loop {
         queue.pass_to(Instant::now());
-        while running.len() < usize::from(context.settings.concurrency)
-            && let Some(object) = queue.next()
+        while let free = usize::from(context.settings.concurrency).saturating_sub(running.len())
+            && free > 0
+            && let Some(object) = queue.next(free)
         {
             match context.objects.get(&object) {
                 Some(token) => running.push(reconcile_one(context, object, token)),

@@ -33,60 +33,78 @@ type Answer = Response<UnsyncBoxBody<Bytes, AnyError>>;
 /// Which calls are broken.
 #[derive(Clone, Debug)]
 pub struct Calls {
-    resource: Option<&'static str>,
-    lists: bool,
-    others: bool,
-    writes: bool,
+    kind: Kind,
+    namespace: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    All,
+    ListsAndWatchesOf(&'static str),
+    WatchesOf(&'static str),
+    PatchesOf(&'static str),
+    OfSingleObjects,
 }
 
 impl Calls {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            namespace: None,
+        }
+    }
+
     /// All calls: the API server is away.
     pub fn all() -> Self {
-        Self {
-            resource: None,
-            lists: true,
-            others: true,
-            writes: false,
-        }
+        Self::new(Kind::All)
     }
 
     /// Lists and watches of a resource (`secrets`), in one namespace or in all.
     pub fn lists_and_watches_of(resource: &'static str) -> Self {
-        Self {
-            resource: Some(resource),
-            lists: true,
-            others: false,
-            writes: false,
-        }
-    }
-
-    /// Patches of single objects of a resource (`secrets`), in all namespaces; those of its subresources go through.
-    pub fn patches_of(resource: &'static str) -> Self {
-        Self {
-            resource: Some(resource),
-            lists: false,
-            others: false,
-            writes: true,
-        }
+        Self::new(Kind::ListsAndWatchesOf(resource))
     }
 
     /// Watches of a resource; it can still be listed.
     pub fn watches_of(resource: &'static str) -> Self {
+        Self::new(Kind::WatchesOf(resource))
+    }
+
+    /// Patches of single objects of a resource (`secrets`); those of its subresources go through.
+    pub fn patches_of(resource: &'static str) -> Self {
+        Self::new(Kind::PatchesOf(resource))
+    }
+
+    /// Reads and writes of single objects in namespaces, and of their subresources. Lists and watches go through.
+    pub fn of_single_objects() -> Self {
+        Self::new(Kind::OfSingleObjects)
+    }
+
+    /// Of these calls those in one namespace.
+    #[must_use]
+    pub fn in_namespace(self, namespace: &str) -> Self {
         Self {
-            lists: false,
-            ..Self::lists_and_watches_of(resource)
+            namespace: Some(namespace.to_owned()),
+            ..self
         }
     }
 
     fn include(&self, call: &Call) -> bool {
-        if self.writes {
-            let resource = call.path.rsplit('/').nth(1);
-            return call.method == http::Method::PATCH && resource == self.resource;
-        }
-        let resource = self.resource.is_none_or(|resource| {
-            call.path.rsplit('/').next() == Some(resource) && call.method == http::Method::GET
-        });
-        resource && (self.others || call.is_watch || self.lists)
+        let path: Vec<&str> = call.path.split('/').collect();
+        let in_namespace = path.iter().skip_while(|part| **part != "namespaces");
+        let in_namespace: Vec<&str> = in_namespace.skip(1).copied().collect();
+        let is_collection_of =
+            |resource: &str| call.method == http::Method::GET && path.ends_with(&[resource]);
+        let is_of_kind = match self.kind {
+            Kind::All => true,
+            Kind::ListsAndWatchesOf(resource) => is_collection_of(resource),
+            Kind::WatchesOf(resource) => is_collection_of(resource) && call.is_watch,
+            Kind::PatchesOf(resource) => {
+                call.method == http::Method::PATCH && path.iter().rev().nth(1) == Some(&resource)
+            }
+            Kind::OfSingleObjects => in_namespace.len() >= 3,
+        };
+        let namespace = self.namespace.as_deref();
+        is_of_kind && namespace.is_none_or(|namespace| in_namespace.first() == Some(&namespace))
     }
 }
 
