@@ -121,7 +121,7 @@ impl Context {
                 parts.metrics.clone(),
             )),
             objects,
-            secrets: Arc::default(),
+            secrets: Arc::new(Secrets::new(parts.metrics.clone())),
             secret_reads: SecretReads::new(client.clone()),
             client,
             pacer,

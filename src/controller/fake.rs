@@ -214,8 +214,13 @@ pub(crate) fn context_at(
             Ok::<_, Infallible>(response.unwrap())
         }
     });
+    context_over(clock, kube::Client::new(service, "default"))
+}
+
+/// A context with the API server behind `client`.
+pub(crate) fn context_over(clock: Arc<dyn Clock>, client: kube::Client) -> (Arc<Context>, Triggered) {
     let (queue, triggered) = tokio::sync::mpsc::unbounded_channel();
-    let timeline = Arc::new(Timeline::new(Arc::clone(&clock)));
+    let timeline = Arc::new(Timeline::new(clock));
     let grants = Grants::new(
         GrantsOptions {
             per_minute: BTreeMap::new(),
@@ -227,7 +232,6 @@ pub(crate) fn context_at(
         queue.clone(),
         Leadership::always(),
     );
-    let client = kube::Client::new(service, "default");
     let context = Context::new(Parts {
         recorder: Recorder::new(client.clone(), reporter()),
         client,

@@ -43,8 +43,10 @@ pub const LEASE_NAME: &str = "vendor-token-operator";
 /// A long answer is remembered: each later one that is shorter takes this share off it. From 12 s to those of a usual
 /// Lease it takes 18 answers, about half a minute.
 const FORGOTTEN_WITH_EACH_ANSWER: f64 = 1.0 / 16.0;
-/// Timeout of each of the two calls that give the Lease back at the end of the process.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time at the end of the process for the call that is under way, and for giving the Lease back: with the 6 s that a leader
+/// takes before, less than the 30 s that a pod has. It is enough where an answer takes up to 11 s, and beyond that for a
+/// write that is carried out before its answer comes.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(22);
 
 /// A contender for the Lease.
 #[derive(Debug)]
@@ -116,16 +118,26 @@ impl Elector {
             let try_started = Instant::now();
             let leads = *self.leading.borrow();
             let deadline = self.deadline();
-            let attempt = async {
-                match (leads, deadline) {
-                    // A renewal that hangs must not outlast the right to act.
-                    (true, Some(deadline)) => tokio::time::timeout_at(deadline, self.attempt()).await.ok(),
-                    _ => Some(self.attempt().await),
+            let (result, stop_at) = {
+                let attempt = async {
+                    match (leads, deadline) {
+                        // A renewal that hangs must not outlast the right to act.
+                        (true, Some(deadline)) => {
+                            tokio::time::timeout_at(deadline, self.attempt()).await.ok()
+                        }
+                        _ => Some(self.attempt().await),
+                    }
+                };
+                tokio::pin!(attempt);
+                tokio::select! {
+                    result = &mut attempt => (result, None),
+                    () = &mut shutdown => {
+                        // It may have changed the Lease already: its answer tells.
+                        let stop_at = Instant::now() + RELEASE_PATIENCE;
+                        let result = tokio::time::timeout_at(stop_at, attempt).await;
+                        (result.ok().flatten(), Some(stop_at))
+                    }
                 }
-            };
-            let result = tokio::select! {
-                result = attempt => result,
-                () = &mut shutdown => break,
             };
             let result = result.unwrap_or_else(|| {
                 self.answer_time = self.answer_time.max(try_started.elapsed());
@@ -143,6 +155,9 @@ impl Elector {
                     );
                 }
             }
+            if let Some(stop_at) = stop_at {
+                return self.release(stop_at).await;
+            }
             if *self.leading.borrow() && self.term.time_left().is_none_or(|left| left.is_zero()) {
                 self.lost("the Lease could not be renewed in time");
             }
@@ -150,10 +165,9 @@ impl Elector {
             let next = self.deadline().map_or(next, |deadline| next.min(deadline));
             tokio::select! {
                 () = tokio::time::sleep_until(next.max(Instant::now() + Duration::from_millis(50))) => {}
-                () = &mut shutdown => break,
+                () = &mut shutdown => return self.release(Instant::now() + RELEASE_PATIENCE).await,
             }
         }
-        self.release().await;
     }
 
     /// Time until the next try. A standby reads twice as often as a leader renews, so that a Lease which is given back
@@ -318,39 +332,59 @@ impl Elector {
         }
     }
 
-    /// Gives the Lease back, so that another need not wait for its expiry. Reads it first, since a cancelled renewal
-    /// may have changed the version, and another's Lease must not be touched.
-    async fn release(&mut self) {
-        let was_leading = *self.leading.borrow();
+    /// Gives the Lease back until `stop_at`, so that another need not wait for its expiry.
+    async fn release(&mut self, stop_at: Instant) {
         self.lost("stopping");
-        if !was_leading {
-            return;
-        }
-        match self.try_release().await {
-            Ok(true) => tracing::info!(identity = self.options.identity, "the Lease is given back"),
-            Ok(false) => tracing::info!(identity = self.options.identity, "the Lease is another's by now"),
-            Err(error) => {
+        let released = match self.lease_of_our_own() {
+            Some(lease) => tokio::time::timeout_at(stop_at, self.try_release(lease)).await,
+            None => return,
+        };
+        match released {
+            Ok(Ok(true)) => tracing::info!(identity = self.options.identity, "the Lease is given back"),
+            Ok(Ok(false)) => {
+                tracing::info!(identity = self.options.identity, "the Lease is another's by now")
+            }
+            Ok(Err(error)) => {
                 tracing::warn!(
                     error = with_causes(&error),
                     "the Lease could not be given back; it expires"
                 );
             }
+            Err(_) => tracing::warn!("the Lease could not be given back in time; it expires"),
         }
     }
 
-    async fn try_release(&mut self) -> Result<bool, ElectionError> {
-        self.options.call_timeout = self.options.call_timeout.min(RELEASE_TIMEOUT);
-        let (api, parameters) = (self.api.clone(), PostParams::default());
-        let lease = self.call("get", || api.get_opt(LEASE_NAME)).await?;
-        let Some(mut lease) = lease.filter(|lease| holder(lease) == Some(&self.options.identity)) else {
+    /// The Lease as last read, where it names this process.
+    fn lease_of_our_own(&self) -> Option<Lease> {
+        let lease = &self.seen.as_ref()?.lease;
+        (holder(lease) == Some(&self.options.identity)).then(|| lease.clone())
+    }
+
+    /// Writes the Lease as last read. Reads it where that version is gone: a renewal whose answer was lost may have changed
+    /// it, and another's Lease must not be touched.
+    async fn try_release(&mut self, lease: Lease) -> Result<bool, ElectionError> {
+        if self.give_back(lease).await? {
+            return Ok(true);
+        }
+        let api = self.api.clone();
+        let Some(lease) = self.call("get", || api.get_opt(LEASE_NAME)).await? else {
             return Ok(false);
         };
+        self.look_at(lease);
+        match self.lease_of_our_own() {
+            Some(lease) => self.give_back(lease).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn give_back(&mut self, mut lease: Lease) -> Result<bool, ElectionError> {
         lease.metadata.managed_fields = None;
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
             spec.renew_time = Some(MicroTime(self.timeline.now().wall()));
         }
+        let (api, parameters) = (self.api.clone(), PostParams::default());
         let released = self
             .call("release", || api.replace(LEASE_NAME, &parameters, &lease))
             .await;

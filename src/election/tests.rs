@@ -125,7 +125,8 @@ impl State {
 /// A contender, which resigns when it is dropped.
 struct Contender {
     leadership: Leadership,
-    _resign: oneshot::Sender<()>,
+    resign: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Contender {
@@ -134,13 +135,22 @@ impl Contender {
         let options = ElectionOptions::new(identity);
         let (elector, leadership) = Elector::new(server.leases(), options, timeline);
         let (resign, resigned) = oneshot::channel::<()>();
-        tokio::spawn(elector.run(async move {
+        let task = tokio::spawn(elector.run(async move {
             let _ = resigned.await;
         }));
         Self {
             leadership,
-            _resign: resign,
+            resign,
+            task,
         }
+    }
+
+    /// Resigns, and gives the time until the end of its work.
+    async fn resign(self) -> Duration {
+        let started = Instant::now();
+        drop(self.resign);
+        self.task.await.unwrap();
+        started.elapsed()
     }
 
     /// The time until this contender leads.
@@ -278,4 +288,68 @@ async fn no_two_lead_however_slow_the_api_server_becomes() {
         changes >= 5,
         "the lead changed {changes} times only, so that little was shown"
     );
+}
+
+/// A pod has 30 s to end, of which a leader takes 6 before it resigns.
+const LONGEST_RELEASE: Duration = Duration::from_secs(24);
+
+#[rstest]
+#[case(5)]
+#[case(6_000)]
+#[case(10_900)]
+#[case(12_000)]
+#[tokio::test(start_paused = true)]
+async fn a_leader_gives_the_lease_back_however_slowly_the_api_server_answers(#[case] milliseconds: u64) {
+    // At all times of a renewal, and between two.
+    for moment in 0..15 {
+        let server = ApiServer::new(after(milliseconds));
+        let leader = Contender::on(&server, "leader");
+        leader.leads().await;
+        tokio::time::sleep(Duration::from_millis(120_000 + moment * 1000)).await;
+        let took = leader.resign().await;
+        let holder = server.lease()["spec"]["holderIdentity"].clone();
+        assert_eq!(holder, json!(""), "{moment} s later");
+        assert!(took < LONGEST_RELEASE, "{moment} s later: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_stopped_while_it_takes_the_lease_gives_it_back() {
+    for moment in 0..12 {
+        let server = ApiServer::new(after(5_000));
+        let contender = Contender::on(&server, "contender");
+        tokio::time::sleep(Duration::from_secs(moment)).await;
+        contender.resign().await;
+        let lease = lock(&server.state).lease.clone();
+        let holder = lease.map(|lease| lease["spec"]["holderIdentity"].clone());
+        assert!(
+            holder.is_none_or(|holder| holder == json!("")),
+            "{moment} s later"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_beside_a_frozen_api_server_ends_in_time() {
+    let server = ApiServer::new(after(5));
+    let leader = Contender::on(&server, "leader");
+    leader.leads().await;
+    server.set(Answers::Never);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(leader.resign().await < LONGEST_RELEASE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_a_successor_is_not_given_back() {
+    let server = ApiServer::new(after(5));
+    let leader = Contender::on(&server, "leader");
+    leader.leads().await;
+    {
+        let mut state = lock(&server.state);
+        let lease = state.lease.as_mut().unwrap();
+        lease["spec"]["holderIdentity"] = json!("successor");
+        lease["metadata"]["resourceVersion"] = json!("900");
+    }
+    leader.resign().await;
+    assert_eq!(server.lease()["spec"]["holderIdentity"], json!("successor"));
 }

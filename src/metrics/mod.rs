@@ -24,9 +24,17 @@ use registered::{ApiLabels, Registered, RequestLabels, ResultLabels, VendorLabel
 
 use crate::failure::FailureClass;
 use crate::providers::Vendor;
+use crate::sync::lock;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A kind of objects that the operator watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    VendorToken,
+    Secret,
+}
 
 /// All metrics of the process. Clones share the values.
 #[derive(Clone)]
@@ -166,11 +174,14 @@ impl Metrics {
             .inc();
     }
 
-    /// Sets the number of VendorTokens that this version cannot read and skips.
-    pub fn undecodable_objects(&self, count: usize) {
+    /// Sets the number of objects of one kind that this version cannot read and skips.
+    pub fn undecodable_objects(&self, kind: Kind, count: usize) {
+        let mut undecodable = lock(&self.inner.undecodable);
+        undecodable.insert(kind, count);
+        let sum = undecodable.values().sum::<usize>();
         self.inner
             .undecodable_objects
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+            .set(i64::try_from(sum).unwrap_or(i64::MAX));
     }
 
     /// Counts a finished call to the API server.

@@ -1,7 +1,8 @@
 //! The metric families: their names, help texts, labels and buckets.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::Kind;
 use super::objects::Objects;
 use super::process::Process;
 use super::throttles::Throttles;
@@ -62,6 +64,8 @@ pub(super) struct Registered {
     pub(super) watch_failures: Labelled<WatchLabels>,
     pub(super) watch_last_event: Family<WatchLabels, Gauge>,
     pub(super) undecodable_objects: Gauge,
+    /// The summands of it.
+    pub(super) undecodable: Mutex<BTreeMap<Kind, usize>>,
 }
 
 fn request_duration_histogram() -> Histogram {
@@ -142,8 +146,9 @@ impl Registered {
             undecodable_objects: register(
                 &mut registry,
                 "vendortoken_undecodable_objects",
-                "VendorTokens that this version cannot read and skips",
+                "VendorTokens and Secrets that this version cannot read and skips",
             ),
+            undecodable: Mutex::default(),
             registry,
         }
     }

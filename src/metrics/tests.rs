@@ -39,7 +39,8 @@ fn filled() -> Metrics {
     metrics.leader(true);
     metrics.watch_event("secrets", Timestamp::from_second(1_800_000_001).unwrap());
     metrics.watch_failure("secrets");
-    metrics.undecodable_objects(3);
+    metrics.undecodable_objects(Kind::VendorToken, 2);
+    metrics.undecodable_objects(Kind::Secret, 1);
     metrics.api_request("PATCH", "vendortokens/status".into(), "200".into());
     metrics
 }

@@ -23,6 +23,7 @@ mod key;
 mod lockout;
 mod modes;
 mod motion;
+mod odd_metadata;
 mod owners;
 mod pacing;
 mod publishing;

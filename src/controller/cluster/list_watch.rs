@@ -5,23 +5,21 @@
 //! because the objects that it brought are not to be trusted any longer; and a watch that the API server ends at once
 //! must not be begun again without a pause.
 
-use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use kube::Api;
+use kube::Client;
 use kube::api::WatchParams;
-use kube::core::{Status, WatchEvent};
+use kube::core::Request;
 use kube::runtime::utils::Backoff as _;
 use kube::runtime::watcher::DefaultBackoff;
-use kube::{Resource, ResourceExt};
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::controller::cluster::monitor::WatchMonitor;
+use crate::controller::cluster::object_json::FromJson;
 use crate::controller::cluster::pages::Pages;
+use crate::controller::cluster::watch_events::{WatchEvent, WatchEvents};
 use crate::error_text::with_causes;
 
 /// The time after which the API server is asked to end a watch. It sends a bookmark two seconds before.
@@ -41,7 +39,9 @@ const BLIND_AFTER: Duration = Duration::from_secs(60);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 
 /// Takes the objects of one kind in one scope: a namespace, or empty for all namespaces.
-pub(crate) trait Sink<K>: Send + Sync + 'static {
+pub(crate) trait Sink: Send + Sync + 'static {
+    /// An object, or what could be read of one.
+    type Object: FromJson;
     /// The name of the watch in logs and metrics.
     const WATCH: &'static str;
     /// Only the metadata of the objects is asked for.
@@ -49,11 +49,11 @@ pub(crate) trait Sink<K>: Send + Sync + 'static {
     /// A list of `scope` begins.
     fn list_begins(&self, scope: &str);
     /// An object of the list that has begun.
-    fn listed(&self, scope: &str, object: K);
+    fn listed(&self, scope: &str, object: Self::Object);
     /// An object was added or changed.
-    fn applied(&self, object: K);
+    fn applied(&self, object: Self::Object);
     /// An object was deleted.
-    fn deleted(&self, object: K);
+    fn deleted(&self, object: Self::Object);
     /// The list of `scope` is complete.
     fn list_ends(&self, scope: &str);
     /// Changes in `scope` are not seen any more, until the next list ends.
@@ -99,16 +99,18 @@ impl WatchError {
     }
 }
 
-/// Lists and watches `api` for ever, into `sink`.
-pub(crate) async fn run<K, S>(api: Api<K>, scope: String, sink: S, monitor: Arc<WatchMonitor>)
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    S: Sink<K>,
-{
-    let path = api.resource_url().to_owned();
+/// Lists and watches the collection at `path` for ever, into `sink`.
+pub(crate) async fn run<S: Sink>(
+    client: Client,
+    path: String,
+    scope: String,
+    sink: S,
+    monitor: Arc<WatchMonitor>,
+) {
     let mut watch = ListWatch {
-        pages: Pages::new(api.clone().into_client(), path, S::METADATA_ONLY),
-        api,
+        pages: Pages::new(client.clone(), path.clone(), S::METADATA_ONLY),
+        client,
+        path,
         scope,
         sink,
         monitor,
@@ -133,9 +135,10 @@ where
     }
 }
 
-struct ListWatch<K, S> {
+struct ListWatch<S> {
     pages: Pages,
-    api: Api<K>,
+    client: Client,
+    path: String,
     scope: String,
     sink: S,
     monitor: Arc<WatchMonitor>,
@@ -148,21 +151,17 @@ struct ListWatch<K, S> {
     ends_after: Duration,
 }
 
-impl<K, S> ListWatch<K, S>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    S: Sink<K>,
-{
+impl<S: Sink> ListWatch<S> {
     /// Lists all objects, and gives the version from which to watch.
     async fn list(&mut self) -> Result<String, WatchError> {
         self.sink.list_begins(&self.scope);
         let mut continue_token = None;
         loop {
             let (sink, scope) = (&self.sink, &self.scope);
-            let page = self
-                .pages
-                .read(continue_token.as_deref(), |object| sink.listed(scope, object));
-            let list = alive_while::<K, S, _>(&self.monitor, scope, page).await;
+            let page = self.pages.read(continue_token.as_deref(), |json| {
+                sink.listed(scope, S::Object::from_json(json))
+            });
+            let list = alive_while::<S, _>(&self.monitor, scope, page).await;
             let list = list.map_err(|source| WatchError::List(Box::new(source)))?;
             self.heard();
             continue_token = list.continue_.filter(|token| !token.is_empty());
@@ -180,48 +179,65 @@ where
 
     /// Follows changes from `version` on, and moves it forward, until the API server ends the watch in order.
     async fn follow(&mut self, version: &mut String) -> Result<(), WatchError> {
-        let ends_after = u32::try_from(self.ends_after.as_secs()).unwrap_or(u32::MAX);
-        let parameters = WatchParams::default().timeout(ends_after);
         let began = Instant::now();
-        let stream = self.alive_while(self.api.watch(&parameters, version)).await;
-        let stream = stream.map_err(|source| WatchError::Begin(Box::new(source)))?;
-        futures::pin_mut!(stream);
+        let request = self.request(version);
+        let request =
+            request.map_err(|source| WatchError::Begin(Box::new(kube::Error::BuildRequest(source))))?;
+        let answer = self.alive_while(self.client.request_stream(request)).await;
+        let answer = answer.map_err(|source| WatchError::Begin(Box::new(source)))?;
+        futures::pin_mut!(answer);
+        let mut events = WatchEvents::new(answer);
         let mut heard = began;
         loop {
-            let next = tokio::time::timeout_at(heard + DEAD_AFTER, stream.next());
-            let event = match self.alive_while(next).await {
+            let next = tokio::time::timeout_at(heard + DEAD_AFTER, events.next());
+            let (event, told) = match self.alive_while(next).await {
                 Err(_) => return Err(WatchError::Silent(heard.elapsed())),
-                Ok(None) if heard != began => return Ok(()),
-                Ok(None) if began.elapsed() < SHORTEST_WATCH => return Err(WatchError::EndedAtOnce),
-                Ok(None) if self.heard_at.elapsed() >= LONGEST_SILENCE => {
+                Ok(Ok(None)) if heard != began => return Ok(()),
+                Ok(Ok(None)) if began.elapsed() < SHORTEST_WATCH => return Err(WatchError::EndedAtOnce),
+                Ok(Ok(None)) if self.heard_at.elapsed() >= LONGEST_SILENCE => {
                     return Err(WatchError::Silent(self.heard_at.elapsed()));
                 }
-                Ok(None) => {
+                Ok(Ok(None)) => {
                     self.cut_after(heard.elapsed());
                     return Ok(());
                 }
-                Ok(Some(Err(source))) => {
+                Ok(Err(source)) => {
                     self.cut_after(heard.elapsed());
-                    return Err(WatchError::Broken(Box::new(source)));
+                    return Err(WatchError::Broken(Box::new(kube::Error::ReadEvents(source))));
                 }
-                Ok(Some(Ok(WatchEvent::Error(status)))) => return Err(broken(status)),
-                Ok(Some(Ok(event))) => event,
+                Ok(Ok(Some((WatchEvent::Failed(status), _)))) => {
+                    return Err(WatchError::Broken(Box::new(kube::Error::Api(status))));
+                }
+                Ok(Ok(Some(next))) => next,
             };
             heard = Instant::now();
             self.heard();
             self.well();
-            match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    *version = object.resource_version().unwrap_or_default();
-                    self.sink.applied(object);
-                }
-                WatchEvent::Deleted(object) => {
-                    *version = object.resource_version().unwrap_or_default();
-                    self.sink.deleted(object);
-                }
-                WatchEvent::Bookmark(bookmark) => *version = bookmark.metadata.resource_version,
-                WatchEvent::Error(status) => return Err(broken(status)),
+            if !told.is_empty() {
+                *version = told;
             }
+            match event {
+                WatchEvent::Applied(object) => self.sink.applied(object),
+                WatchEvent::Deleted(object) => self.sink.deleted(object),
+                WatchEvent::Bookmark => {}
+                WatchEvent::Unknown | WatchEvent::Failed(_) => {
+                    tracing::warn!(
+                        watch = S::WATCH,
+                        "skipped an event of a watch that this version does not know"
+                    );
+                }
+            }
+        }
+    }
+
+    fn request(&self, version: &str) -> Result<http::Request<Vec<u8>>, kube::core::request::Error> {
+        let ends_after = u32::try_from(self.ends_after.as_secs()).unwrap_or(u32::MAX);
+        let parameters = WatchParams::default().timeout(ends_after);
+        let request = Request::new(self.path.as_str());
+        if S::METADATA_ONLY {
+            request.watch_metadata(&parameters, version)
+        } else {
+            request.watch(&parameters, version)
         }
     }
 
@@ -234,7 +250,7 @@ where
     }
 
     async fn alive_while<T>(&self, work: impl Future<Output = T>) -> T {
-        alive_while::<K, S, T>(&self.monitor, &self.scope, work).await
+        alive_while::<S, T>(&self.monitor, &self.scope, work).await
     }
 
     fn heard(&mut self) {
@@ -267,11 +283,7 @@ where
 }
 
 /// Shows that the task of a watch is alive, for as long as it waits.
-async fn alive_while<K, S: Sink<K>, T>(
-    monitor: &WatchMonitor,
-    scope: &str,
-    work: impl Future<Output = T>,
-) -> T {
+async fn alive_while<S: Sink, T>(monitor: &WatchMonitor, scope: &str, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {
         monitor.alive(S::WATCH, scope);
@@ -279,10 +291,6 @@ async fn alive_while<K, S: Sink<K>, T>(
             return done;
         }
     }
-}
-
-fn broken(status: Box<Status>) -> WatchError {
-    WatchError::Broken(Box::new(kube::Error::Api(status)))
 }
 
 #[cfg(test)]
@@ -299,15 +307,13 @@ mod tests {
     use http_body_util::{BodyExt as _, Full, StreamBody};
     use hyper::body::Frame;
     use jiff::Timestamp;
-    use k8s_openapi::api::core::v1::Secret;
-    use kube::Client;
     use kube::client::Body;
-    use kube::core::PartialObjectMeta;
     use serde_json::json;
     use tower::service_fn;
 
     use super::*;
     use crate::clock::{Timeline, TokioClock};
+    use crate::controller::cluster::object_json::ReadSecret;
     use crate::metrics::Metrics;
     use crate::server::Health;
     use crate::sync::lock;
@@ -320,15 +326,16 @@ mod tests {
         versions: Mutex<Vec<String>>,
     }
 
-    impl Sink<PartialObjectMeta<Secret>> for Arc<Seen> {
+    impl Sink for Arc<Seen> {
+        type Object = ReadSecret;
         const WATCH: &'static str = "secrets";
         const METADATA_ONLY: bool = true;
         fn list_begins(&self, _: &str) {
             self.lists.fetch_add(1, Ordering::SeqCst);
         }
-        fn listed(&self, _: &str, _: PartialObjectMeta<Secret>) {}
-        fn applied(&self, _: PartialObjectMeta<Secret>) {}
-        fn deleted(&self, _: PartialObjectMeta<Secret>) {}
+        fn listed(&self, _: &str, _: ReadSecret) {}
+        fn applied(&self, _: ReadSecret) {}
+        fn deleted(&self, _: ReadSecret) {}
         fn list_ends(&self, _: &str) {}
         fn lost(&self, _: &str) {
             self.losses.fetch_add(1, Ordering::SeqCst);
@@ -407,11 +414,12 @@ mod tests {
             };
             async move { Ok::<_, Infallible>(Response::new(body)) }
         });
-        let api = Api::all(Client::new(service, "default"));
+        let client = Client::new(service, "default");
         let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
         let timeline = Arc::new(Timeline::new(clock));
         let monitor = Arc::new(WatchMonitor::new(timeline, Health::new(&[]), Metrics::new()));
-        let following = run(api, String::new(), Arc::clone(&seen), monitor);
+        let path = "/api/v1/secrets".to_owned();
+        let following = run(client, path, String::new(), Arc::clone(&seen), monitor);
         assert!(
             tokio::time::timeout(Duration::from_secs(seconds), following)
                 .await

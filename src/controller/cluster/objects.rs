@@ -12,7 +12,7 @@ use crate::controller::cluster::mirror::{Mirror, Mirrored};
 use crate::controller::cluster::packed::{pack, unpack};
 use crate::controller::cluster::references::{ReferenceIndex, References};
 use crate::grants::ObjectKey;
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics};
 use crate::sync::lock;
 
 /// The longest refresh request that is echoed in a status, in bytes.
@@ -201,6 +201,7 @@ impl Objects {
         inner.mirror.clear();
         inner.references = ReferenceIndex::default();
         inner.unreadable = 0;
+        self.metrics.undecodable_objects(Kind::VendorToken, 0);
     }
 
     /// Takes an object of an event or of an answer. `None` where it is not newer than the known one, or was deleted.
@@ -237,7 +238,8 @@ impl Objects {
         if !was_readable {
             former = None;
             inner.unreadable -= 1;
-            self.metrics.undecodable_objects(inner.unreadable);
+            self.metrics
+                .undecodable_objects(Kind::VendorToken, inner.unreadable);
         }
         Some(Change { former, present })
     }
@@ -253,7 +255,8 @@ impl Objects {
         inner.mirror.replace(scope, namespace, name, known);
         if is_news {
             inner.unreadable += 1;
-            self.metrics.undecodable_objects(inner.unreadable);
+            self.metrics
+                .undecodable_objects(Kind::VendorToken, inner.unreadable);
         }
         is_news
     }
@@ -336,7 +339,8 @@ impl Objects {
     fn gone(&self, inner: &mut Inner, object: &ObjectKey, known: Known) -> Option<Arc<References>> {
         if !known.is_readable() {
             inner.unreadable -= 1;
-            self.metrics.undecodable_objects(inner.unreadable);
+            self.metrics
+                .undecodable_objects(Kind::VendorToken, inner.unreadable);
         }
         let references = known.references?;
         inner.references.remove(object, &references);

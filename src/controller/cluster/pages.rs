@@ -6,14 +6,15 @@ use kube::Client;
 use kube::api::ListParams;
 use kube::core::{ListMeta, Request};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 /// The most objects in one page.
 const LARGEST_PAGE: u32 = 500;
 /// The most bytes of one page of several objects.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
-/// The longest object, in bytes. etcd takes 1.5 MiB, which JSON may make longer.
-const LONGEST_OBJECT: usize = 8 * 1024 * 1024;
+/// The bytes that are kept of an object. etcd takes 1.5 MiB, of which JSON may make six times as many.
+pub(crate) const LONGEST_OBJECT: usize = 8 * 1024 * 1024;
+/// The most bytes of a page of one object.
+const LONGEST_PAGE: usize = 64 * 1024 * 1024;
 /// The most bytes of a list beside its objects.
 const LONGEST_FRAME: usize = 64 * 1024;
 /// The bytes that are taken from a connection at a time.
@@ -24,10 +25,8 @@ const PIECE: usize = 32 * 1024;
 pub(crate) enum PageError {
     #[error("the API server's answer is no list in JSON")]
     NotAList,
-    #[error("an object has more than {} MiB", LONGEST_OBJECT / 1024 / 1024)]
-    LongObject,
-    #[error("failed to read an object of the list")]
-    Object(#[source] serde_json::Error),
+    #[error("the API server's answer has more than {} MiB", LONGEST_PAGE / 1024 / 1024)]
+    TooLong,
     #[error("failed to receive the API server's answer")]
     Broken(#[source] std::io::Error),
 }
@@ -52,12 +51,12 @@ impl Pages {
         }
     }
 
-    /// Reads the page at `continue_token`, the first for `None`, and gives the metadata of the list. An object may be
-    /// given to `item` twice, when a page turns out to be too large.
-    pub(crate) async fn read<K: DeserializeOwned>(
+    /// Reads the page at `continue_token`, the first for `None`, and gives the metadata of the list. Gives each object to
+    /// `item` as JSON: perhaps twice, when a page turns out to be too large, and only the beginning of one that is too long.
+    pub(crate) async fn read(
         &mut self,
         continue_token: Option<&str>,
-        mut item: impl FnMut(K),
+        mut item: impl FnMut(&[u8]),
     ) -> Result<ListMeta, kube::Error> {
         loop {
             match self.try_page(continue_token, &mut item).await? {
@@ -68,10 +67,10 @@ impl Pages {
     }
 
     /// The same; `None` for a page that is too large, and the next is smaller.
-    async fn try_page<K: DeserializeOwned>(
+    async fn try_page(
         &mut self,
         continue_token: Option<&str>,
-        item: &mut impl FnMut(K),
+        item: &mut impl FnMut(&[u8]),
     ) -> Result<Option<ListMeta>, kube::Error> {
         let mut parameters = ListParams::default().limit(self.size);
         parameters.continue_token = continue_token.map(str::to_owned);
@@ -97,14 +96,16 @@ impl Pages {
             bytes += read;
             splitter
                 .take(piece.get(..read).unwrap_or_default(), |object| {
-                    item(serde_json::from_slice(object).map_err(PageError::Object)?);
+                    item(object);
                     items += 1;
-                    Ok(())
                 })
                 .map_err(failed)?;
             if bytes > PAGE_BYTES && self.size > 1 {
                 self.size = (items / 2).clamp(1, self.size / 2);
                 return Ok(None);
+            }
+            if bytes > LONGEST_PAGE {
+                return Err(failed(PageError::TooLong));
             }
         }
         if bytes < PAGE_BYTES / 4 {
@@ -119,7 +120,7 @@ impl Pages {
 struct Splitter {
     /// The list without its items.
     frame: Vec<u8>,
-    /// The present item, as far as it has come.
+    /// The present item, as far as it has come, and without what is beyond [`LONGEST_OBJECT`].
     item: Vec<u8>,
     in_items: bool,
     depth: usize,
@@ -129,11 +130,7 @@ struct Splitter {
 
 impl Splitter {
     /// Takes the next piece, and gives each item that it completes to `complete`.
-    fn take(
-        &mut self,
-        piece: &[u8],
-        mut complete: impl FnMut(&[u8]) -> Result<(), PageError>,
-    ) -> Result<(), PageError> {
+    fn take(&mut self, piece: &[u8], mut complete: impl FnMut(&[u8])) -> Result<(), PageError> {
         for &byte in piece {
             let was_in_string = self.in_string;
             if self.in_string {
@@ -167,12 +164,11 @@ impl Splitter {
                     return Err(PageError::NotAList);
                 }
             } else if self.depth > 2 || self.in_string || was_in_string || byte == b'}' {
-                self.item.push(byte);
-                if self.item.len() > LONGEST_OBJECT {
-                    return Err(PageError::LongObject);
+                if self.item.len() < LONGEST_OBJECT {
+                    self.item.push(byte);
                 }
                 if self.depth == 2 && byte == b'}' && !was_in_string {
-                    complete(&self.item)?;
+                    complete(&self.item);
                     self.item.clear();
                 }
             }
@@ -204,14 +200,13 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use http::Response;
-    use k8s_openapi::api::core::v1::Secret;
     use kube::client::Body;
-    use kube::core::PartialObjectMeta;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use tower::service_fn;
 
     use super::*;
+    use crate::controller::cluster::object_json::{FromJson as _, ReadSecret};
     use crate::error_text::with_causes;
     use crate::sync::lock;
 
@@ -221,8 +216,7 @@ mod tests {
         let mut items = Vec::new();
         for piece in list.chunks(piece) {
             splitter.take(piece, |item| {
-                items.push(serde_json::from_slice(item).map_err(PageError::Object)?);
-                Ok(())
+                items.push(serde_json::from_slice(item).unwrap_or_default())
             })?;
         }
         Ok((items, splitter.end()?))
@@ -294,20 +288,29 @@ mod tests {
     }
 
     #[test]
-    fn an_object_or_a_frame_without_an_end_is_given_up() {
+    fn a_frame_without_an_end_is_given_up() {
         let mut splitter = Splitter::default();
-        let nothing = |_: &[u8]| Ok(());
-        splitter.take(br#"{"items":[{"a":""#, nothing).unwrap();
+        splitter.take(br#"{"a":""#, |_| {}).unwrap();
         let piece = vec![b'x'; PIECE];
         let taken = (0..)
-            .take_while(|_| splitter.take(&piece, nothing).is_ok())
+            .take_while(|_| splitter.take(&piece, |_| {}).is_ok())
             .count();
-        assert_eq!(taken, LONGEST_OBJECT / PIECE - 1);
+        assert_eq!(taken, LONGEST_FRAME / PIECE - 1);
+    }
+
+    #[test]
+    fn an_object_that_is_too_long_is_cut_and_the_next_one_is_whole() {
         let mut splitter = Splitter::default();
-        let taken = (0..)
-            .take_while(|_| splitter.take(&piece, nothing).is_ok())
-            .count();
-        assert_eq!(taken, LONGEST_FRAME / PIECE);
+        let mut items: Vec<Vec<u8>> = Vec::new();
+        let long = "x".repeat(LONGEST_OBJECT);
+        let list = format!(r#"{{"items":[{{"a":"{long}"}},{{"b":1}}],"metadata":{{}}}}"#);
+        for piece in list.as_bytes().chunks(PIECE) {
+            splitter.take(piece, |item| items.push(item.to_owned())).unwrap();
+        }
+        assert_eq!(
+            (items[0].len(), items[1].as_slice()),
+            (LONGEST_OBJECT, b"{\"b\":1}".as_slice())
+        );
     }
 
     /// The limits of the requests for all pages of a list of `count` Secrets with `bytes` of metadata each, and the
@@ -326,7 +329,8 @@ mod tests {
             let to = (from + limit).min(count);
             let items = (from..to).map(|number| {
                 let annotations = json!({ "a": "x".repeat(bytes) });
-                json!({ "metadata": { "name": number.to_string(), "annotations": annotations } })
+                json!({ "metadata": { "name": number.to_string(), "namespace": "a", "uid": "u", "resourceVersion": "1",
+                    "annotations": annotations } })
             });
             let token = if to < count { to.to_string() } else { String::new() };
             let list = json!({ "metadata": { "resourceVersion": "7", "continue": token },
@@ -339,8 +343,8 @@ mod tests {
         let mut token = None;
         loop {
             let page = pages
-                .read(token.as_deref(), |secret: PartialObjectMeta<Secret>| {
-                    names.insert(secret.metadata.name);
+                .read(token.as_deref(), |secret| {
+                    names.insert(ReadSecret::from_json(secret).unwrap().0.name);
                 })
                 .await
                 .unwrap();
@@ -376,21 +380,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_object_of_another_form_is_an_error_without_its_content() {
+    async fn an_answer_without_an_end_is_given_up() {
         let service = service_fn(|_: http::Request<Body>| async {
-            let list = json!({ "metadata": {}, "items": [{ "metadata": { "labels": ["hush"] } }] });
-            Ok::<_, Infallible>(Response::new(Body::from(list.to_string().into_bytes())))
+            let pieces = futures::stream::repeat_with(|| {
+                Ok::<_, Infallible>(hyper::body::Frame::data(vec![b'x'; PIECE].into()))
+            });
+            let start = futures::stream::iter([Ok(hyper::body::Frame::data(
+                br#"{"items":[{"a":""#.to_vec().into(),
+            ))]);
+            let body = http_body_util::StreamBody::new(futures::StreamExt::chain(start, pieces));
+            Ok::<http::Response<http_body_util::StreamBody<_>>, Infallible>(Response::new(body))
         });
         let mut pages = Pages::new(
             Client::new(service, "default"),
             "/api/v1/secrets".to_owned(),
             true,
         );
-        let found = pages.read(None, |_: PartialObjectMeta<Secret>| {}).await;
-        let text = with_causes(&found.unwrap_err());
-        assert!(
-            text.contains("failed to read an object") && !text.contains("hush"),
-            "{text}"
-        );
+        let error = pages.read(None, |_| {}).await.unwrap_err();
+        assert!(with_causes(&error).contains("more than 64 MiB"), "{error:?}");
     }
 }

@@ -66,7 +66,8 @@ pub(crate) fn read(metadata: &ObjectMeta) -> Option<SecretRecord> {
     })
 }
 
-fn is_our_entry(entry: &ManagedFieldsEntry) -> bool {
+/// True for an entry of an apply under the operator's name.
+pub(crate) fn is_our_entry(entry: &ManagedFieldsEntry) -> bool {
     entry.manager.as_deref() == Some(names::FIELD_MANAGER)
         && entry.operation.as_deref() == Some("Apply")
         && entry.subresource.as_deref().unwrap_or_default().is_empty()

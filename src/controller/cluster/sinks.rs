@@ -3,22 +3,16 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::error_boundary::InvalidObject;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
 use tokio::sync::Notify;
 
-use crate::api::VendorToken;
 use crate::controller::cluster::list_watch::Sink;
+use crate::controller::cluster::object_json::{FromJson as _, ReadSecret, ReadVendorToken, Unreadable};
 use crate::controller::cluster::objects::{Objects, key_of};
 use crate::controller::cluster::references::References;
 use crate::controller::cluster::remembered::Remembered;
-use crate::controller::cluster::secret_record;
 use crate::controller::cluster::secrets::Secrets;
 use crate::controller::cluster::triggers::Triggers;
 use crate::grants::ObjectKey;
-use crate::policy::ownership::SecretRecord;
 
 /// Takes VendorTokens. One that does not fit the schema is reported and holds up no other.
 pub(crate) struct ObjectSink {
@@ -29,10 +23,10 @@ pub(crate) struct ObjectSink {
 
 impl ObjectSink {
     /// Takes an object of the present list of `scope`, or of an event.
-    fn take(&self, scope: Option<&str>, object: DeserializeGuard<VendorToken>) {
-        let token = match object.0 {
+    fn take(&self, scope: Option<&str>, object: ReadVendorToken) {
+        let token = match object {
             Ok(token) => token,
-            Err(invalid) => return self.take_unreadable(scope, invalid),
+            Err(unreadable) => return self.take_unreadable(scope, &unreadable),
         };
         let object = key_of(&token);
         let change = match scope {
@@ -46,15 +40,15 @@ impl ObjectSink {
         self.triggers.trigger(object);
     }
 
-    fn take_unreadable(&self, scope: Option<&str>, invalid: InvalidObject) {
-        let object = unreadable_key(invalid.metadata);
-        if self.objects.put_unreadable(scope, &object) {
+    fn take_unreadable(&self, scope: Option<&str>, unreadable: &Unreadable) {
+        let object = &unreadable.object;
+        if self.objects.put_unreadable(scope, object) {
             tracing::error!(
-                %object, error = invalid.error,
+                %object, error = %unreadable.error,
                 "skipped a VendorToken that does not fit the schema: apply it again with the present \
                  CustomResourceDefinition installed"
             );
-            self.remembered.forget(&object);
+            self.remembered.forget(object);
         }
     }
 
@@ -65,14 +59,8 @@ impl ObjectSink {
     }
 }
 
-fn unreadable_key(metadata: ObjectMeta) -> ObjectKey {
-    ObjectKey {
-        namespace: metadata.namespace.unwrap_or_default(),
-        name: metadata.name.unwrap_or_default(),
-    }
-}
-
-impl Sink<DeserializeGuard<VendorToken>> for ObjectSink {
+impl Sink for ObjectSink {
+    type Object = ReadVendorToken;
     const WATCH: &'static str = "vendortokens";
     const METADATA_ONLY: bool = false;
 
@@ -80,19 +68,18 @@ impl Sink<DeserializeGuard<VendorToken>> for ObjectSink {
         self.objects.begin_list(scope);
     }
 
-    fn listed(&self, scope: &str, object: DeserializeGuard<VendorToken>) {
+    fn listed(&self, scope: &str, object: ReadVendorToken) {
         self.take(Some(scope), object);
     }
 
-    fn applied(&self, object: DeserializeGuard<VendorToken>) {
+    fn applied(&self, object: ReadVendorToken) {
         self.take(None, object);
     }
 
-    fn deleted(&self, object: DeserializeGuard<VendorToken>) {
-        let (object, references) = match object.0 {
+    fn deleted(&self, object: ReadVendorToken) {
+        let (object, references) = match object {
             Ok(token) => (key_of(&token), self.objects.remove(&token)),
-            Err(invalid) => {
-                let object = unreadable_key(invalid.metadata);
+            Err(Unreadable { object, .. }) => {
                 let references = self.objects.remove_unreadable(&object);
                 (object, references)
             }
@@ -127,16 +114,25 @@ pub(crate) struct SecretSink {
 }
 
 impl SecretSink {
-    /// Takes a Secret's metadata; `put` gives false for one that is known.
-    fn take(&self, object: &PartialObjectMeta<Secret>, put: impl FnOnce(&str, &str, SecretRecord) -> bool) {
-        let Some((namespace, name)) = name_of(object) else {
-            return;
-        };
-        let Some(record) = secret_record::read(&object.metadata) else {
-            return;
-        };
-        if put(namespace, name, record) {
-            self.triggers.secret_changed(namespace, name);
+    /// Takes a Secret's metadata: of the present list of `scope`, or of an event.
+    fn take(&self, scope: Option<&str>, object: ReadSecret) {
+        match object {
+            Ok((ObjectKey { namespace, name }, record)) => {
+                let is_news = match scope {
+                    Some(scope) => self.secrets.put_listed(scope, &namespace, &name, record),
+                    None => self.secrets.put(&namespace, &name, record),
+                };
+                if is_news {
+                    self.triggers.secret_changed(&namespace, &name);
+                }
+            }
+            Err(unreadable) => {
+                let Unreadable { object, error, .. } = &unreadable;
+                if self.secrets.put_unreadable(scope, &unreadable) {
+                    tracing::error!(%object, %error, "a Secret's metadata cannot be read: it counts as not watched");
+                }
+                self.triggers.secret_changed(&object.namespace, &object.name);
+            }
         }
     }
 
@@ -148,12 +144,8 @@ impl SecretSink {
     }
 }
 
-fn name_of(object: &PartialObjectMeta<Secret>) -> Option<(&str, &str)> {
-    let metadata = &object.metadata;
-    Some((metadata.namespace.as_deref()?, metadata.name.as_deref()?))
-}
-
-impl Sink<PartialObjectMeta<Secret>> for SecretSink {
+impl Sink for SecretSink {
+    type Object = ReadSecret;
     const WATCH: &'static str = "secrets";
     const METADATA_ONLY: bool = true;
 
@@ -161,25 +153,22 @@ impl Sink<PartialObjectMeta<Secret>> for SecretSink {
         self.secrets.begin_list(scope);
     }
 
-    fn listed(&self, scope: &str, object: PartialObjectMeta<Secret>) {
-        self.take(&object, |namespace, name, record| {
-            self.secrets.put_listed(scope, namespace, name, record)
-        });
+    fn listed(&self, scope: &str, object: ReadSecret) {
+        self.take(Some(scope), object);
     }
 
-    fn applied(&self, object: PartialObjectMeta<Secret>) {
-        self.take(&object, |namespace, name, record| {
-            self.secrets.put(namespace, name, record)
-        });
+    fn applied(&self, object: ReadSecret) {
+        self.take(None, object);
     }
 
-    fn deleted(&self, object: PartialObjectMeta<Secret>) {
-        let Some((namespace, name)) = name_of(&object) else {
-            return;
+    fn deleted(&self, object: ReadSecret) {
+        let version = object.resource_version().to_owned();
+        let ObjectKey { namespace, name } = match object {
+            Ok((object, _)) => object,
+            Err(unreadable) => unreadable.object,
         };
-        let version = object.metadata.resource_version.as_deref().unwrap_or_default();
-        if self.secrets.remove(namespace, name, version) {
-            self.gone(namespace, name);
+        if self.secrets.remove(&namespace, &name, &version) {
+            self.gone(&namespace, &name);
         }
     }
 

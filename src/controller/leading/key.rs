@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::api::names;
+use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::context::Context;
 use crate::controller::reconcile::credentials::wipe;
+use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::target::CREATE_ONLY;
 use crate::election::NotLeading;
 use crate::error_text::with_causes;
@@ -150,8 +152,11 @@ async fn restore(context: &Context, bytes: &KeyBytes) -> Result<bool, KeyError> 
 
 async fn read(context: &Context) -> Result<Option<(FingerprintKey, KeyBytes)>, KeyError> {
     let namespace = &context.settings.operator_namespace;
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let secret = api.get_opt(SECRET_NAME).await.map_err(|source| KeyError::Read {
+    let Some(name) = SecretName::new(SECRET_NAME) else {
+        return Ok(None);
+    };
+    let calls = SecretCalls::new(&context.client, namespace);
+    let secret = calls.read(&name).await.map_err(|source| KeyError::Read {
         namespace: namespace.clone(),
         source,
     })?;

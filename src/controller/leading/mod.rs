@@ -8,3 +8,6 @@ mod stand_by;
 
 pub(crate) use self::session::{Triggered, run};
 pub(crate) use self::stand_by::{Next, stand_by};
+
+#[cfg(test)]
+mod tests;

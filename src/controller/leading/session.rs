@@ -8,8 +8,7 @@ use futures::stream::FuturesUnordered;
 use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::{Api, Client};
+use kube::Resource as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -26,6 +25,7 @@ use crate::controller::reconcile;
 use crate::controller::reconcile::error::Error;
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
+use crate::metrics::Kind;
 
 /// The time for requests in flight at SIGTERM, and then again for publishing what arrived.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
@@ -110,17 +110,26 @@ fn start_leading(context: &Context) -> JoinSet<()> {
     context.remembered.forget_targets();
     let mut watches = JoinSet::new();
     for scope in context.settings.scopes() {
+        let namespace = (!scope.is_empty()).then_some(scope.as_str());
+        let (tokens, secrets) = (
+            VendorToken::url_path(&(), namespace),
+            Secret::url_path(&(), namespace),
+        );
         let client = context.client.clone();
-        let tokens: Api<DeserializeGuard<VendorToken>> = api(client.clone(), &scope);
         let sink = ObjectSink {
             objects: Arc::clone(&context.objects),
             remembered: Arc::clone(&context.remembered),
             triggers: context.triggers.clone(),
         };
         let monitor = Arc::clone(&context.watches);
-        watches.spawn(list_watch::run(tokens, scope.clone(), sink, monitor));
+        watches.spawn(list_watch::run(
+            client.clone(),
+            tokens,
+            scope.clone(),
+            sink,
+            monitor,
+        ));
         if context.settings.secret_watch {
-            let secrets: Api<PartialObjectMeta<Secret>> = api(client, &scope);
             let sink = SecretSink {
                 secrets: Arc::clone(&context.secrets),
                 triggers: context.triggers.clone(),
@@ -131,7 +140,7 @@ fn start_leading(context: &Context) -> JoinSet<()> {
                 },
             };
             let monitor = Arc::clone(&context.watches);
-            watches.spawn(list_watch::run(secrets, scope, sink, monitor));
+            watches.spawn(list_watch::run(client, secrets, scope, sink, monitor));
         }
     }
     watches
@@ -141,19 +150,9 @@ fn start_leading(context: &Context) -> JoinSet<()> {
 fn step_down(context: &Context) {
     context.grants.step_down();
     context.watches.ended();
-    context.metrics.undecodable_objects(0);
+    context.metrics.undecodable_objects(Kind::VendorToken, 0);
+    context.metrics.undecodable_objects(Kind::Secret, 0);
     context.metrics.all_objects_removed();
-}
-
-fn api<K>(client: Client, scope: &str) -> Api<K>
-where
-    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    if scope.is_empty() {
-        Api::all(client)
-    } else {
-        Api::namespaced(client, scope)
-    }
 }
 
 /// Reconciles the objects that are triggered, and those whose next look is due, for ever.
@@ -291,6 +290,7 @@ async fn initial_lists(context: &Context) {
 mod tests {
     use std::sync::Mutex;
 
+    use kube::Api;
     use serde_json::{Value, json};
 
     use super::*;

@@ -18,6 +18,7 @@ pub(crate) mod status;
 mod steps;
 pub(crate) mod target;
 pub(crate) mod validated;
+mod vendor_token_calls;
 
 pub(crate) use self::retry::after_error;
 pub(crate) use self::steps::reconcile;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Map, Value, json};
 
@@ -14,6 +13,7 @@ use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::events;
 use crate::controller::reconcile::snapshot::Snapshot;
+use crate::controller::reconcile::vendor_token_calls::VendorTokenCalls;
 
 /// Writes the status. False where the object was deleted, or deleted and made anew.
 pub(crate) async fn write_status(
@@ -22,7 +22,7 @@ pub(crate) async fn write_status(
     context: &Arc<Context>,
 ) -> Result<bool, Error> {
     let (namespace, name) = (&snapshot.object.namespace, &snapshot.object.name);
-    let api: Api<VendorToken> = Api::namespaced(context.client.clone(), namespace);
+    let calls = VendorTokenCalls::new(&context.client, namespace);
     let patch = json!({
         "apiVersion": "vendortoken.io/v1alpha1",
         "kind": "VendorToken",
@@ -31,7 +31,7 @@ pub(crate) async fn write_status(
         "status": status,
     });
     let parameters = PatchParams::apply(names::STATUS_FIELD_MANAGER).force();
-    let mut written = api.patch_status(name, &parameters, &Patch::Apply(patch)).await;
+    let mut written = calls.patch_status(name, &parameters, &Patch::Apply(patch)).await;
     if let Ok(applied) = &written
         && let Some(found) = &applied.status
         && let Some(without) = without_leftovers(status, found)
@@ -40,7 +40,7 @@ pub(crate) async fn write_status(
             "metadata": { "uid": applied.metadata.uid, "resourceVersion": applied.metadata.resource_version },
             "status": without,
         });
-        match api
+        match calls
             .patch_status(name, &PatchParams::default(), &Patch::Merge(patch))
             .await
         {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::Api;
 
 use crate::api::VendorToken;
 use crate::controller::cluster::objects::{key_of, lacks_templates, slim};
@@ -15,6 +14,7 @@ use crate::controller::reconcile::exchanged::verify_token;
 use crate::controller::reconcile::publish::{Published, publish, repair};
 use crate::controller::reconcile::record::{Outcome, record};
 use crate::controller::reconcile::snapshot::Snapshot;
+use crate::controller::reconcile::vendor_token_calls::VendorTokenCalls;
 use crate::error_text::with_causes;
 use crate::grants::ObjectKey;
 use crate::policy::{self, Decision, decide};
@@ -55,8 +55,8 @@ async fn with_templates(
         return Ok(Some(token));
     }
     let ObjectKey { namespace, name } = key_of(&token);
-    let api: Api<VendorToken> = Api::namespaced(context.client.clone(), &namespace);
-    match api.get_opt(&name).await {
+    let calls = VendorTokenCalls::new(&context.client, &namespace);
+    match calls.read(&name).await {
         Ok(found) => Ok(found.map(|mut whole| {
             slim(&mut whole.metadata);
             Arc::new(whole)
