@@ -1,6 +1,7 @@
 //! Decisions and statuses over scenes: one VendorToken as it was observed, with a token that was issued at second 0.
 
 mod decisions;
+mod generators;
 mod properties;
 mod statuses;
 mod times;
