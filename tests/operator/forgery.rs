@@ -1,4 +1,4 @@
-//! What somebody forges on a target gains nothing, also under the name of the operator's field manager.
+//! Forgeries on a target gain nothing, also under the name of the operator's field manager.
 
 use futures::future::join_all;
 use k8s_openapi::ByteString;
@@ -162,7 +162,7 @@ async fn a_token_that_is_exchanged_under_the_managers_name_is_put_back() {
     world.forge_secret("sixmap", forged).await;
     world.until_data("sixmap", "token", |value| value == first).await;
 
-    // What others write beside it costs one read, and no write.
+    // A write of somebody else beside it costs one read, and no write.
     let mark = world.mark().await;
     let label = json!({ "metadata": { "labels": { "theirs": "1" } } });
     world.edit_secret("sixmap", label).await;
@@ -209,7 +209,7 @@ async fn facts_under_a_lost_key_are_good_for_the_documented_life() {
     let issued = world.token("sixmap").await.status.unwrap().issued_time.unwrap().0;
     operator.stop().await;
     world.delete_secret(FINGERPRINT_KEY_SECRET).await;
-    // The target has to be written: what cannot be verified is written as it was.
+    // The target has to be written: facts that cannot be verified are written as they were.
     let without_owner = json!({ "metadata": { "ownerReferences": null } });
     let before = world.edit_secret("sixmap", without_owner).await;
     let operator = world

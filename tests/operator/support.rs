@@ -23,7 +23,7 @@ pub(crate) async fn plane_with(arguments: &[&str], definition: &str) -> &'static
         api_server_arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         ..Default::default()
     };
-    // It ends with the process.
+    // The control plane ends with the process.
     let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start(options).await.unwrap()));
     plane.apply_yaml("default", definition).await.unwrap();
     install_for_namespaces(plane).await;

@@ -211,7 +211,7 @@ async fn of_two_vendor_tokens_with_one_target_the_older_wins_until_it_is_gone() 
 
         world.delete(older).await;
         if policy == "Retain" {
-            // What is kept is for the VendorToken that it is kept for.
+            // A kept Secret is for the VendorToken for which it was kept, and for no other.
             world.ready(younger, "False TargetNotOwned +Stalled").await;
             assert!(world.message(younger).await.contains(&format!("'{older}'")));
             assert_eq!(of().await.as_deref(), Some(older));

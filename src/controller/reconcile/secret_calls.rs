@@ -37,7 +37,7 @@ impl SecretCalls {
         self.metadata.get_opt(name).await
     }
 
-    /// Applies `body`, and gives the metadata that came of it.
+    /// Applies `body`, and gives the metadata of the written Secret.
     pub(crate) async fn apply(
         &self,
         name: &SecretName,

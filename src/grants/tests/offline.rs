@@ -37,7 +37,7 @@ pub(super) enum Way {
 
 pub(super) const WAYS: [Way; 3] = [Way::AtOnce, Way::Paced, Way::FirstTimeLast];
 
-/// A token by the second in which it is due, and that in which it ends.
+/// A token: the second in which it is due, and the second in which it ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     pub(super) due: i64,
