@@ -97,15 +97,8 @@ fn size_of(call: &VendorCall) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grants::tests::{at, grant};
     use crate::token::SecretString;
-
-    fn grant(number: u8) -> Fingerprint {
-        Fingerprint::from_bytes([number; 16])
-    }
-
-    fn at(second: i64) -> Moment {
-        Moment::at_second(second)
-    }
 
     fn call(length: usize) -> VendorCall {
         let value = SecretString::from("x".repeat(length));

@@ -41,6 +41,13 @@ fn annotate(secret: &mut Secret, name: &str, value: &str) {
     annotations.insert(name.to_owned(), value.to_owned());
 }
 
+/// Puts another text in the place of the token, under the name of the operator's field manager.
+async fn exchange_token(world: &World) {
+    let mut forged = world.secret("sixmap").await;
+    put(&mut forged, "exchanged");
+    world.forge_secret("sixmap", forged).await;
+}
+
 fn put(secret: &mut Secret, token: &str) {
     let data = secret.data.get_or_insert_default();
     data.insert("token".to_owned(), ByteString(token.as_bytes().to_vec()));
@@ -157,9 +164,7 @@ async fn a_token_that_is_exchanged_under_the_managers_name_is_put_back() {
     let world = World::new("put-back").await;
     let operator = world.operator().await;
     let first = world.published(VENDOR, "sixmap").await;
-    let mut forged = world.secret("sixmap").await;
-    put(&mut forged, "exchanged");
-    world.forge_secret("sixmap", forged).await;
+    exchange_token(&world).await;
     world.until_data("sixmap", "token", |value| value == first).await;
 
     // A write of somebody else beside it costs one read, and no write.
@@ -183,9 +188,7 @@ async fn a_token_that_was_exchanged_in_the_data_is_not_written_again() {
     let operator = world.operator().await;
     let first = world.published(VENDOR, "sixmap").await;
     operator.stop().await;
-    let mut forged = world.secret("sixmap").await;
-    put(&mut forged, "exchanged");
-    world.forge_secret("sixmap", forged).await;
+    exchange_token(&world).await;
     // Without its owner the target has to be written, and the token in it is read for that.
     let without_owner = json!({ "metadata": { "ownerReferences": null } });
     world.edit_secret("sixmap", without_owner).await;

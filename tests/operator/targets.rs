@@ -361,17 +361,7 @@ async fn a_changed_deletion_policy_changes_the_owner_of_the_target_without_a_ven
         let target = json!({ "deletionPolicy": policy });
         world.apply("mapiq", spec_with_target("mapiq", target)).await;
         world.ready("mapiq", "True Published").await;
-        world
-            .until(&format!("{owners} owners"), async || {
-                let found = world.secret("mapiq").await.metadata.owner_references;
-                let found = found.unwrap_or_default().len();
-                if found == owners {
-                    Ok(())
-                } else {
-                    Err(found.to_string())
-                }
-            })
-            .await;
+        world.until_owners("mapiq", owners).await;
     }
     world.settle("mapiq", &operator).await;
     assert_eq!(world.calls(VENDOR), 1);

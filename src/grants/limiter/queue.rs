@@ -290,14 +290,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-
-    fn grant(number: u8) -> Fingerprint {
-        Fingerprint::from_bytes([number; 16])
-    }
-
-    fn at(second: i64) -> Moment {
-        Moment::at_second(second)
-    }
+    use crate::grants::tests::{at, grant};
 
     /// Waiting grants: the number, the namespace, and the second after the 100th in which the stored token ends.
     type Waiting<'a> = (u8, &'a str, Option<i64>);
