@@ -82,14 +82,14 @@ impl Failure {
         }
     }
 
-    /// The same, with an earliest time of the next attempt.
+    /// Adds the earliest time of the next attempt.
     #[must_use]
     pub fn with_deadline(mut self, not_before: Option<Timestamp>) -> Self {
         self.not_before = not_before;
         self
     }
 
-    /// The same, with a request id. An id in another form than [`Failure::request_id`] documents is left out.
+    /// Adds a request id. An id in another form than [`Failure::request_id`] documents is left out.
     #[must_use]
     pub fn with_request_id(mut self, id: Option<&str>) -> Self {
         let shaped = |id: &&str| {
@@ -102,8 +102,8 @@ impl Failure {
         self
     }
 
-    /// The same, without the parts of the vendor's answer for which `repeats_a_secret` is true: quoted words of the
-    /// message become `[withheld]`, and the request id is removed.
+    /// Removes the parts of the vendor's answer for which `repeats_a_secret` is true: quoted words of the message
+    /// become `[withheld]`, and the request id is dropped.
     #[must_use]
     pub fn withholding(mut self, repeats_a_secret: impl Fn(&str) -> bool) -> Self {
         let mut message = String::with_capacity(self.message.len());

@@ -214,7 +214,7 @@ async fn operate(arguments: &RunArguments) -> Result<(), OperatorError> {
     let told = Arc::clone(&ending);
     controller::run(parameters, async move {
         let ending = ending_of(terminate, interrupt, acceptance, credentials_end).await;
-        // It ends once.
+        // Cannot fail: this future runs once.
         let _ = told.set(ending);
     })
     .await;
@@ -287,7 +287,7 @@ fn grants_options(arguments: &RunArguments) -> GrantsOptions {
     }
 }
 
-/// The transport to the vendors, which trusts what is in `--vendor-ca-file` from then on.
+/// The transport to the vendors. A task has it trust the present content of `--vendor-ca-file`.
 fn transport(
     arguments: &RunArguments,
     proxy: Option<&Proxy>,

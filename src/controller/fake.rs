@@ -164,7 +164,7 @@ pub(crate) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Trig
     context_without_secrets(500, answer)
 }
 
-/// The same, where Secrets are refused with this HTTP status.
+/// A context as [`context`] makes it, with an API server that refuses Secrets with this HTTP status.
 pub(crate) fn context_without_secrets(
     refusal: u16,
     answer: fn(Value) -> Value,
@@ -172,7 +172,7 @@ pub(crate) fn context_without_secrets(
     context_by(Arc::new(SystemClock), refusal, answer)
 }
 
-/// The same, by this clock.
+/// A context as [`context_without_secrets`] makes it, by this clock.
 pub(crate) fn context_by(
     clock: Arc<dyn Clock>,
     refusal: u16,
@@ -206,7 +206,7 @@ pub(crate) fn context_at(
             let (head, body) = request.into_parts();
             let sent = body.collect().await.unwrap().to_bytes();
             let (code, body) = respond(&head.method, head.uri.path(), &sent);
-            // As over a network, an answer does not come at once.
+            // An answer takes a moment, as it does over a network.
             tokio::task::yield_now().await;
             let response = Response::builder()
                 .status(code)

@@ -14,12 +14,13 @@ const WINDOW: Duration = ACCOUNT_WINDOW.unsigned_abs();
 const MOST_ATTEMPTS: usize = 3;
 /// The precision of a status, which shows an attempt by the whole second in which it was sent.
 const STATUS_PRECISION: Duration = Duration::from_secs(1);
-/// A namespace waits for an attempt until this long after its last look. It looks every five minutes at least.
+/// A namespace that has not looked at the account for this long waits no more. While it waits, it looks every five
+/// minutes at least.
 const WAITS_FOR: Duration = Duration::from_secs(6 * 60);
-/// An attempt is kept for a namespace until this long after the account was last seen to be proven there.
+/// An attempt is kept for a namespace in which the account is proven, until this long after that was last seen.
 const PROVEN_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// The accounts with attempts that count, or that somebody waits for.
+/// The accounts that have attempts which count, or for which a namespace waits.
 #[derive(Debug, Default)]
 pub(super) struct Accounts(HashMap<Account, AccountState>);
 
@@ -88,7 +89,7 @@ impl AccountState {
         if ahead < most - common.len() {
             return None;
         }
-        // By then it has fewer attempts, or the others have had theirs.
+        // At that time this namespace has fewer attempts that count, or the other namespaces have had theirs.
         let own_first = counts.iter().find(|attempt| attempt.namespace == namespace);
         let first = own_first.or(counts.first());
         Some(first.map_or(now + WAITS_FOR, |attempt| attempt.at + WINDOW))
@@ -292,8 +293,8 @@ mod tests {
         assert!(accounts.0.is_empty());
     }
 
-    /// What happens to one account: an attempt, a look that is held back, or a look at a proven password, each of a
-    /// namespace, and the second.
+    /// An event at one account: an attempt, a look that is held back, or a look at a proven password. Each has a
+    /// namespace and a second.
     #[derive(Clone, Copy, Debug)]
     enum Event {
         Attempt(&'static str, i64),

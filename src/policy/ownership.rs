@@ -90,9 +90,9 @@ pub fn content(adopted: bool, digest: &str) -> String {
     format!("{mark}.{digest}")
 }
 
-/// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write. `sealed` are the facts on
-/// it, where they are proven. A mark that is not does not count on a Secret that has a controller: an adopted one gets
-/// no owner.
+/// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write. `sealed` are the facts
+/// on it, where they are proven. On a Secret with a controller a mark counts only if it is proven: an adopted Secret
+/// gets no owner.
 pub fn is_adopted(record: Option<&SecretRecord>, me: &str, sealed: Option<&TokenFacts>) -> bool {
     let Some(record) = record else { return false };
     let without_owner = record.controller.is_none();
@@ -122,7 +122,8 @@ pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     entry.name.as_deref().or(controller)
 }
 
-/// The VendorToken that a Secret is kept of: no owner deletes it, and there is still a token in it.
+/// The VendorToken for which a Secret was kept: the Secret has no owner that deletes it, and there is still a token in
+/// it.
 fn kept_of(record: &SecretRecord) -> Option<&str> {
     let holds_token = record.ours.as_ref()?.content.is_some();
     incumbent(record).filter(|_| record.controller.is_none() && holds_token)
@@ -220,7 +221,7 @@ fn ours(
     let stored = stored.filter(|stored| is_credible(stored, now));
     let Some(entry) = &record.ours else {
         return Target::Ours {
-            // Whether the token is still there is found where it is read.
+            // The read of the target shows if the token is still there.
             stored: stored.map(|stored| Stored {
                 is_readable: true,
                 ..stored

@@ -114,7 +114,7 @@ fn unfit(token: &str) -> Option<&'static str> {
 struct TokenType {
     /// The vendor's own spelling, or `Bearer` where it sends none, as 6clicks and Picus do.
     text: String,
-    /// True where the vendor wrote it in a form that a client need not understand (RFC 6749 section 5.1).
+    /// True where the vendor wrote the type in a form that a client need not understand (RFC 6749 section 5.1).
     is_unusual: bool,
 }
 

@@ -42,7 +42,6 @@ async fn peak_of_a_start(world: &World) -> u64 {
     peak
 }
 
-// C2
 #[tokio::test(flavor = "multi_thread")]
 async fn large_metadata_of_a_hundred_secrets_costs_little_at_a_start() {
     let world = World::new("metadata").await;
@@ -103,7 +102,6 @@ async fn paused(world: &World, count: usize) -> Program {
     operator
 }
 
-// C4
 #[tokio::test(flavor = "multi_thread")]
 async fn an_annotation_on_a_secret_that_a_thousand_name_costs_two_reads_at_most() {
     let world = World::new("one-read").await;

@@ -14,7 +14,7 @@ use crate::world::installation::everywhere;
 use crate::world::{Running as _, World, summary};
 
 const OBJECTS: usize = 4000;
-/// As many values, of which each VendorToken names two.
+/// The number of values in the Secret, of which each VendorToken names two.
 const VALUES: usize = 64;
 /// Bytes of a value in a Secret of about 1 MB, and in one to compare with.
 const LARGE: usize = 15_000;
@@ -27,7 +27,6 @@ const AT_ONCE: u64 = 5;
 const CREATES_AT_A_TIME: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(600);
 
-// C3
 #[tokio::test(flavor = "multi_thread")]
 async fn four_thousand_paused_over_one_large_secret_hold_few_of_their_credentials() {
     let (small, large) = tokio::join!(growth("small", SMALL), growth("large", LARGE));

@@ -1,4 +1,4 @@
-//! What somebody forges on a target gains nothing, also under the name of the operator's field manager.
+//! Forgeries on a target gain nothing, also under the name of the operator's field manager.
 
 use futures::future::join_all;
 use k8s_openapi::ByteString;
@@ -39,6 +39,13 @@ fn annotation(secret: &Secret, name: &str) -> Option<String> {
 fn annotate(secret: &mut Secret, name: &str, value: &str) {
     let annotations = secret.metadata.annotations.get_or_insert_default();
     annotations.insert(name.to_owned(), value.to_owned());
+}
+
+/// Puts another text in the place of the token, under the name of the operator's field manager.
+async fn exchange_token(world: &World) {
+    let mut forged = world.secret("sixmap").await;
+    put(&mut forged, "exchanged");
+    world.forge_secret("sixmap", forged).await;
 }
 
 fn put(secret: &mut Secret, token: &str) {
@@ -157,12 +164,10 @@ async fn a_token_that_is_exchanged_under_the_managers_name_is_put_back() {
     let world = World::new("put-back").await;
     let operator = world.operator().await;
     let first = world.published(VENDOR, "sixmap").await;
-    let mut forged = world.secret("sixmap").await;
-    put(&mut forged, "exchanged");
-    world.forge_secret("sixmap", forged).await;
+    exchange_token(&world).await;
     world.until_data("sixmap", "token", |value| value == first).await;
 
-    // What others write beside it costs one read, and no write.
+    // A write of somebody else beside it costs one read, and no write.
     let mark = world.mark().await;
     let label = json!({ "metadata": { "labels": { "theirs": "1" } } });
     world.edit_secret("sixmap", label).await;
@@ -183,9 +188,7 @@ async fn a_token_that_was_exchanged_in_the_data_is_not_written_again() {
     let operator = world.operator().await;
     let first = world.published(VENDOR, "sixmap").await;
     operator.stop().await;
-    let mut forged = world.secret("sixmap").await;
-    put(&mut forged, "exchanged");
-    world.forge_secret("sixmap", forged).await;
+    exchange_token(&world).await;
     // Without its owner the target has to be written, and the token in it is read for that.
     let without_owner = json!({ "metadata": { "ownerReferences": null } });
     world.edit_secret("sixmap", without_owner).await;
@@ -209,7 +212,7 @@ async fn facts_under_a_lost_key_are_good_for_the_documented_life() {
     let issued = world.token("sixmap").await.status.unwrap().issued_time.unwrap().0;
     operator.stop().await;
     world.delete_secret(FINGERPRINT_KEY_SECRET).await;
-    // The target has to be written: what cannot be verified is written as it was.
+    // The target has to be written: facts that cannot be verified are written as they were.
     let without_owner = json!({ "metadata": { "ownerReferences": null } });
     let before = world.edit_secret("sixmap", without_owner).await;
     let operator = world

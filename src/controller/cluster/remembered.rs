@@ -21,7 +21,7 @@ use crate::sync::lock;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GrantIdentity {
     pub(crate) fingerprint: Fingerprint,
-    /// The account that failed attempts could lock.
+    /// The account that failed attempts with these credentials could lock.
     pub(crate) account: Option<Account>,
 }
 
@@ -30,13 +30,13 @@ pub(crate) struct GrantIdentity {
 pub(crate) struct KnownCredentials {
     /// `uid/resourceVersion` of the Secrets that were read.
     pub(crate) version: Box<str>,
-    /// A number of what was known before they were read: another one after an edit of the spec.
+    /// A digest of the spec's part in the grant, made before the credentials were read. An edit of the spec changes it.
     pub(crate) known: u64,
     /// The grant that they make, or the reason why they make none.
     pub(crate) found: Result<GrantIdentity, Problem>,
 }
 
-/// A number of `known` for [`KnownCredentials::known`].
+/// The digest of `known` for [`KnownCredentials::known`].
 pub(crate) fn number_of(known: &KnownInputs) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&known.parameters, &known.sources).hash(&mut hasher);
@@ -90,7 +90,7 @@ impl FirstLook {
     }
 }
 
-/// Kubernetes calls that an object needs and that fail.
+/// Kubernetes calls that fail, of a kind that an object needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub(crate) kind: CallKind,
@@ -101,7 +101,7 @@ pub(crate) struct Trouble {
 #[derive(Clone, Copy, Debug, Default)]
 struct Errors {
     last: Option<Moment>,
-    /// Those that it had while calls of others succeeded.
+    /// The errors that it had while calls for other objects succeeded.
     own: u32,
 }
 
@@ -129,7 +129,7 @@ struct Record {
     credentials: Option<KnownCredentials>,
     certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<Box<PublishBackoff>>,
-    /// A digest of the version of the target whose data is known.
+    /// A digest of the version at which this process knows the content of the target.
     known_target: Option<u64>,
     repairs: Repairs,
     troubles: Option<Box<Troubles>>,
@@ -187,20 +187,20 @@ impl Remembered {
         self.record(object, |record| record.certificate = certificate.map(Box::new));
     }
 
-    /// True where the target at this version holds what this process knows of it: what it has written or verified itself,
-    /// or has found at its first look.
+    /// True where this process knows the content of the target at this version: it has written or verified it, or looks
+    /// at this target for the first time.
     pub(crate) fn knows_target(&self, object: &ObjectKey, version: &str) -> bool {
         let mut records = lock(&self.records);
         let known = &mut records.entry(object.clone()).or_default().known_target;
         *known.get_or_insert(digest(version)) == digest(version)
     }
 
-    /// Notes that this process knows what the target holds at this version.
+    /// Notes that this process knows the content of the target at this version.
     pub(crate) fn set_known_target(&self, object: &ObjectKey, version: &str) {
         self.record(object, |record| record.known_target = Some(digest(version)));
     }
 
-    /// Forgets what the targets hold: another process may have written them.
+    /// Forgets the content of all targets: another process may have written them.
     pub(crate) fn forget_targets(&self) {
         for record in lock(&self.records).values_mut() {
             record.known_target = None;
@@ -258,7 +258,7 @@ impl Remembered {
         lock(&self.records).get(object)?.repairs.contest(now)
     }
 
-    /// The calls that have failed for the object for at least this long.
+    /// The kind of calls that have failed for the object for at least this long.
     pub(crate) fn trouble(&self, object: &ObjectKey, now: Moment, at_least: Duration) -> Option<Trouble> {
         let trouble = lock(&self.records).get(object)?.troubles.as_ref()?.trouble?;
         (now.since(trouble.since) >= at_least).then_some(trouble)
@@ -284,7 +284,7 @@ impl Remembered {
         before
     }
 
-    /// Counts an error that the object has alone, and gives the number of those in a row.
+    /// Counts an error that no other object has, and gives the number of such errors in a row.
     pub(crate) fn count_error(&self, object: &ObjectKey) -> u32 {
         let mut count = 0;
         self.troubles(object, true, |troubles| {
@@ -334,7 +334,7 @@ impl Remembered {
         look.set_back(timeline)
     }
 
-    /// The same where this process has looked at that token before, and zero where it has not.
+    /// As [`Self::set_back`], but notes nothing: zero where this process has not looked at that token before.
     pub(crate) fn known_set_back(
         &self,
         object: &ObjectKey,

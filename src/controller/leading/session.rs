@@ -41,9 +41,9 @@ const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 /// The VendorTokens that are to be reconciled.
 #[derive(Debug)]
 pub(crate) struct Triggered {
-    /// Those that a change concerns.
+    /// VendorTokens that a change in the cluster concerns.
     pub(crate) looks: mpsc::UnboundedReceiver<ObjectKey>,
-    /// Those that an ended attempt concerns.
+    /// VendorTokens whose attempt at a vendor has ended.
     pub(crate) outcomes: mpsc::UnboundedReceiver<ObjectKey>,
 }
 

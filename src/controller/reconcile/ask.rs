@@ -34,8 +34,8 @@ pub(crate) enum Asked {
 pub(crate) async fn ask(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Asked, Error> {
     let observed = snapshot.observe(context);
     let refresh_request = observed.pending_request().map(str::to_owned);
-    // An attempt that could lock an account is recorded before it is sent, so its credentials are read before that. An
-    // attempt that is under way is joined without.
+    // An attempt that could lock an account is recorded before it is sent, so its credentials are read before that. To
+    // join an attempt that is under way, no credentials are needed.
     let must_be_read = observed.standing.counts_for_account && !observed.standing.under_way;
     if snapshot.values.is_none() && must_be_read {
         return Ok(Asked::NeedsCredentials);
@@ -95,8 +95,8 @@ impl CallSource for QueuedCalls {
             let known = known.and_then(|known| known.found.ok().map(|found| found.fingerprint));
             let is_as_known = call.as_ref().is_some_and(|(read, _)| known == Some(*read));
             if !is_as_known && context.objects.has(&object) {
-                // The reconcile that follows would ask by the same knowledge again, without a pause. It reads the credentials
-                // itself, tells their problem, and waits as after each error of the API server.
+                // With the remembered grant, the next reconcile would ask again at once. Without it, that reconcile
+                // reads the credentials, shows their problem, and waits as after each error of the API server.
                 context.remembered.set_credentials(&object, None);
             }
             call

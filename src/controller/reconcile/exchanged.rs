@@ -1,4 +1,4 @@
-//! Look: the token in a target that somebody else has written.
+//! Verifies the token in a target that somebody else has written.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use crate::seal::{TokenFacts, Verified};
 use crate::template;
 
 /// Reads a target that somebody else has written since this process last knew what is in it, and verifies the token.
-/// Metadata shows no token that was put in the place of the sealed one, where the writer has used the name of our field
-/// manager. The first look at a target reads nothing: a restart reads no Secret data where all is in order.
+/// A writer under the name of our field manager can replace the sealed token, and the metadata does not show it. The
+/// first look at a target reads nothing: a restart reads no Secret data where all is in order.
 ///
 /// # Errors
 /// When the target could not be read, and that may pass.
@@ -58,8 +58,8 @@ pub(crate) async fn verify_token(snapshot: &mut Snapshot, context: &Context) -> 
     Ok(())
 }
 
-/// The facts and the templates by which the token in the target can be verified, and the version of the target. `None`
-/// where it cannot be, or will be written anyway.
+/// The facts and the templates that verify the token in the target, and the target's version. `None` where nothing can
+/// verify the token, or the target will be written anyway.
 fn to_verify(snapshot: &Snapshot) -> Option<(TokenFacts, BTreeMap<String, String>, String)> {
     let is_idle = snapshot.token.spec.suspend || snapshot.token.metadata.deletion_timestamp.is_some();
     if is_idle || !snapshot.stored()?.is_readable {

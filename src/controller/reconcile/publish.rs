@@ -57,7 +57,8 @@ pub(crate) async fn publish(
 pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result<Published, Error> {
     let (facts, lost_seal) = match snapshot.verified() {
         Some(Verified::Sealed(facts)) => (facts.clone(), None),
-        // They are written as they were found, so that they are believed no more than before.
+        // Facts under a lost key are written with the seal that was found: a new seal would prove what nobody has
+        // verified.
         Some(Verified::LostKey(facts, seal)) => (facts.clone(), Some(seal)),
         None => return Ok(Published::Conflict),
     };
@@ -66,7 +67,7 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
     };
     let templates = checked.target.data.clone();
     let (namespace, name) = (snapshot.object.namespace.clone(), checked.target.name.clone());
-    // Nothing is read for a write that would not be sent.
+    // Checked first: nothing is read for a write that the gate would hold back.
     context
         .pacer
         .check(CallKind::WriteSecret, &namespace)
@@ -185,7 +186,7 @@ async fn apply(
     };
     let write = snapshot.target_write(token.issued);
     let now = context.timeline.now().moment;
-    // Who has undone the writes before shows only until the next one.
+    // The next write hides who has undone the last ones, so the field manager is read before it.
     let manager = if context
         .remembered
         .is_repair_too_many(&snapshot.object, write, now)
@@ -206,7 +207,7 @@ async fn apply(
         && snapshot.has_undesired_owners()
         && !owners_stay
     {
-        // To change owner references may ask for a right that to write the token does not.
+        // A change of owner references may need a right that a write of the token does not need.
         body = make(Owners::Standing);
         answer = calls.apply(&name, &body).await;
         owners_stay = answer.is_ok();
@@ -265,8 +266,8 @@ async fn apply(
     }
 }
 
-/// The field manager that has written to the Secret last, beside our own apply, or our own name where somebody else uses
-/// it; `None` where there is no Secret.
+/// The field manager of the last write that was not our apply; our own name where somebody else writes under it; `None`
+/// where there is no Secret.
 async fn other_manager(calls: &SecretCalls, name: &SecretName) -> Option<Box<str>> {
     let secret = calls.read_metadata(name).await.ok()??;
     let other = secret_record::last_other_manager(&secret.metadata);

@@ -24,7 +24,7 @@ use crate::seal::Place;
 /// the Secret that the spec names.
 pub(crate) async fn retire(snapshot: &Snapshot, former: &str, context: &Context) -> Result<(), Error> {
     let Some(name) = SecretName::new(former) else {
-        // Somebody else wrote it into the status.
+        // The operator writes no such name into a status, so somebody else has.
         return Ok(());
     };
     let refused = match empty(snapshot, &name, context).await {

@@ -46,7 +46,7 @@ impl SecretCalls {
             .transpose()?)
     }
 
-    /// Applies `body`, and gives the metadata that came of it.
+    /// Applies `body`, and gives the metadata of the written Secret.
     pub(crate) async fn apply(
         &self,
         name: &SecretName,

@@ -212,7 +212,7 @@ mod tests {
             (begun, ended),
         );
         let facts = TokenFacts {
-            // The Secret was written since.
+            // The credentials Secret has been written since, and has version 4.
             credentials_version: Some("c/3".into()),
             ..facts
         };

@@ -108,8 +108,8 @@ fn desired_owners(
     if target.delete_with_owner && !adopted {
         owners.push(owner_reference(name, uid, true));
     }
-    // A reference that our apply entry does not have cannot be left out. As that of a controller it would forbid ours; the
-    // next write leaves it out.
+    // An apply cannot remove a reference that our apply entry does not own. As a second controller beside our reference
+    // it would be refused, so it is written once as a plain owner; the next write leaves it out.
     if let Some(SecretRecord {
         ours: None,
         controller: Some(Controller::VendorToken { name, uid: other }),

@@ -21,7 +21,7 @@ fn invalid(message: String) -> Problem {
     Problem::new(Reason::CredentialsInvalid, message)
 }
 
-/// The key in the Secret for a canonical key.
+/// The name in the Secret of a canonical key, which the spec may give another name.
 pub(super) fn in_secret(keys: &BTreeMap<String, String>, canonical: &str) -> String {
     keys.get(canonical).map_or(canonical, String::as_str).to_owned()
 }

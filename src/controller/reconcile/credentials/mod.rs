@@ -37,7 +37,8 @@ pub(crate) enum ReadError {
     Api { name: String, source: kube::Error },
 }
 
-/// The problem of a Secret that does not exist. Without a watch, a new Secret is found at the next look.
+/// The problem of a Secret that does not exist. `watched` says how soon a new Secret is seen: without a watch, at the
+/// next look.
 pub(crate) fn not_found(name: &str, watched: bool) -> Problem {
     let soon = if watched { "seconds" } else { "5 minutes" };
     Problem::new(
@@ -52,7 +53,8 @@ pub(crate) async fn read(
     namespace: &str,
     checked: &ValidatedSpec,
 ) -> Result<Read, ReadError> {
-    // The certificate first: by then the credentials make the fingerprints of all who name both.
+    // The certificate is read first, so that its digest is known when the read of the credentials notes the
+    // fingerprints.
     let certificate = match &checked.certificate_secret {
         Some(name) => {
             let data = get(context, namespace, name, keys_of_certificates()).await?;

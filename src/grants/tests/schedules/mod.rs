@@ -8,7 +8,7 @@ use rstest::rstest;
 
 use self::driver::{Driver, End};
 use self::limited_vendor::MAPIQ;
-use super::offline::{Need, WAYS, Way, lost, lost_of};
+use super::offline::{Need, WAYS, Way, lost};
 use super::*;
 
 /// The cause of an outage.
@@ -80,7 +80,16 @@ async fn no_token_expires_that_an_offline_schedule_saves(
         .iter()
         .map(|(at, _, away)| (*at as i64, *away as i64))
         .collect();
-    let saved = WAYS.map(|way| lost(&needs, MAPIQ, way, &known, seconds as i64));
+    let saved = WAYS.map(|way| {
+        lost(
+            vec![None; needs.len()],
+            &needs,
+            MAPIQ,
+            way,
+            &known,
+            seconds as i64,
+        )
+    });
     // Under a load beyond the limit, the schedule would save tokens by never serving a grant without one.
     let can_be_carried = saved.iter().any(Vec::is_empty);
     assert!(can_be_carried, "{saved:?}");
@@ -130,7 +139,7 @@ async fn after_an_outage_of_20_minutes_each_token_that_can_be_saved_is_saved(
         .copied()
         .filter(|number| !already.contains(number))
         .collect();
-    let beyond_saving = lost_of(left, &needs, MAPIQ, Way::EveryFifth, restarts, 3600);
+    let beyond_saving = lost(left, &needs, MAPIQ, Way::EveryFifth, restarts, 3600);
     println!("{live} of {} live, {beyond_saving:?} beyond saving", needs.len());
     assert_eq!(expired, beyond_saving);
 }
