@@ -55,14 +55,15 @@ pub(crate) async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Next {
     let mut watches = start_leading(context);
-    let reconciling = reconcile_all(context, triggered);
-    tokio::pin!(reconciling);
+    let mut reconciling = Box::pin(reconcile_all(context, triggered));
     let stopping = tokio::select! {
         () = &mut reconciling => false,
         () = leadership.becomes(false) => false,
         () = shutdown => true,
     };
     if !stopping {
+        // The reconciles that have begun end with it.
+        drop(reconciling);
         watches.shutdown().await;
         step_down(context);
         return Next::StandBy;
@@ -215,7 +216,8 @@ async fn reconcile_all(context: &Arc<Context>, triggered: &mut Triggered) {
     }
 }
 
-/// Reconciles one object, and gives the wait until its next look; `None` where only a change brings one.
+/// Reconciles one object, and gives the wait until its next look; `None` where only a change brings one. The reconcile ends
+/// with this future.
 async fn reconcile_one(
     context: &Arc<Context>,
     object: Arc<ObjectKey>,
@@ -223,8 +225,10 @@ async fn reconcile_one(
 ) -> (Arc<ObjectKey>, Option<Duration>) {
     let started = Instant::now();
     // On a task of its own: a panic ends one reconcile only.
-    let task = tokio::spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
-    let result = task.await.map_err(|_| Error::Task).flatten();
+    let mut task = JoinSet::new();
+    task.spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
+    let result = task.join_next().await.and_then(Result::ok);
+    let result = result.unwrap_or(Err(Error::Task));
     let told = if result.is_ok() { "ok" } else { "error" };
     context.metrics.reconciled(told, started.elapsed());
     let wait = result.unwrap_or_else(|error| Some(reconcile::after_error(&token, &error, context)));
