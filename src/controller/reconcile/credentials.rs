@@ -10,6 +10,7 @@ use zeroize::Zeroize;
 
 use crate::api::VendorToken;
 use crate::api::names::Reason;
+use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::references::certificate_secret;
 use crate::controller::cluster::remembered::{GrantIdentity, KnownCertificate, KnownCredentials, number_of};
 use crate::controller::cluster::secret_name::SecretName;
@@ -112,6 +113,12 @@ async fn get(
     name: &SecretName,
     keys: BTreeSet<String>,
 ) -> Result<Arc<SecretData>, ReadError> {
+    // All who name it are gone through for a read: not for one that would not be sent.
+    let may_read = context.pacer.check(CallKind::ReadSecret, namespace);
+    may_read.map_err(|held| ReadError::Api {
+        name: name.to_string(),
+        source: kube::Error::Service(Box::new(held)),
+    })?;
     let (wanted, watched) = match context.secrets.get(namespace, name) {
         Lookup::Found(record) => (Some(record.version()), true),
         Lookup::Absent => (None, true),
@@ -352,6 +359,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::controller::cluster::objects::lacks_templates;
+    use crate::controller::cluster::pacing::{Call, Outcome};
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
     use crate::controller::reconcile::ask::QueuedCalls;
@@ -469,6 +477,32 @@ mod tests {
                 .zip(&first)
                 .all(|(new, old)| is_known(new) && new != old)
         );
+    }
+
+    #[tokio::test]
+    async fn a_read_that_would_not_be_sent_goes_through_no_other_vendor_tokens() {
+        let cluster = Cluster::new();
+        cluster.put("c", 1, &SIXMAP);
+        cluster.apply(1000, sixmap);
+        let started = std::time::Instant::now();
+        let keys = named_keys(&cluster.context, "a", "c", None);
+        let going_through = started.elapsed();
+        let call = Call {
+            kind: CallKind::ReadSecret,
+            namespace: "a".to_owned(),
+        };
+        let pass = cluster.context.pacer.enter(call).unwrap();
+        pass.end(Outcome::Failed {
+            code: 429,
+            retry_after: Some(std::time::Duration::from_secs(60)),
+        });
+        let name = SecretName::new("c").unwrap();
+        let started = std::time::Instant::now();
+        for _ in 0..100 {
+            let read = get(&cluster.context, "a", &name, keys.clone()).await;
+            assert!(matches!(read, Err(ReadError::Api { .. })));
+        }
+        assert!(started.elapsed() < 50 * going_through, "{:?}", started.elapsed());
     }
 
     #[tokio::test]
