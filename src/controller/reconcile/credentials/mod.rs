@@ -13,6 +13,7 @@ use zeroize::Zeroize;
 use self::contents::{certificate_in, credentials_in, in_secret, keys_of_certificates, keys_of_credentials};
 use self::notes::{is_known, note_for_all};
 use crate::api::names::Reason;
+use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::references::certificate_secret;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_reads::SecretData;
@@ -82,6 +83,12 @@ async fn get(
     name: &SecretName,
     keys: BTreeSet<String>,
 ) -> Result<Arc<SecretData>, ReadError> {
+    // All who name it are gone through for a read: not for one that would not be sent.
+    let may_read = context.pacer.check(CallKind::ReadSecret, namespace);
+    may_read.map_err(|held| ReadError::Api {
+        name: name.to_string(),
+        source: kube::Error::Service(Box::new(held)),
+    })?;
     let (wanted, watched) = match context.secrets.get(namespace, name) {
         Lookup::Found(record) => (Some(record.version()), true),
         Lookup::Absent => (None, true),
