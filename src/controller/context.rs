@@ -9,6 +9,7 @@ use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Timeline;
+use crate::controller::cluster::answers::Answers;
 use crate::controller::cluster::monitor::WatchMonitor;
 use crate::controller::cluster::objects::Objects;
 use crate::controller::cluster::pacing::{Pacer, paced};
@@ -67,6 +68,7 @@ pub(crate) struct Context {
     pub(crate) grants: Arc<Grants>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) secrets: Arc<Secrets>,
+    pub(crate) answers: Answers,
     pub(crate) secret_reads: SecretReads,
     pub(crate) remembered: Arc<Remembered>,
     pub(crate) triggers: Triggers,
@@ -108,6 +110,7 @@ impl Context {
         let objects = Arc::new(Objects::new(parts.metrics.clone()));
         let pacer = Pacer::new(Arc::clone(&parts.timeline), parts.queue.clone());
         let client = paced(parts.client, Arc::clone(&pacer));
+        let answers = Answers::new(client.clone());
         Self {
             remembered: Arc::new(Remembered::new(
                 Arc::clone(&parts.grants),
@@ -122,7 +125,8 @@ impl Context {
             )),
             objects,
             secrets: Arc::new(Secrets::new(parts.metrics.clone())),
-            secret_reads: SecretReads::new(client.clone()),
+            secret_reads: SecretReads::new(answers.clone()),
+            answers,
             client,
             pacer,
             settings: parts.settings,

@@ -58,13 +58,18 @@ pub(crate) fn key() -> FingerprintKey {
 
 /// The metadata of a target of [`object`] that `key` has sealed with the token `stored`, and that nobody has touched.
 pub(crate) fn sealed_by(key: &FingerprintKey, secret: &str, facts: &TokenFacts) -> Value {
+    sealed_with(key, secret, facts, "stored")
+}
+
+/// The same with this token.
+pub(crate) fn sealed_with(key: &FingerprintKey, secret: &str, facts: &TokenFacts, token: &str) -> Value {
     let object = object();
     let place = Place {
         namespace: &object.namespace,
         secret,
         vendor_token: &object.name,
     };
-    let seal = Seal::new(key, place, facts, &SecretString::from("stored"));
+    let seal = Seal::new(key, place, facts, &SecretString::from(token));
     let mut annotations: Map<String, Value> = facts
         .annotations()
         .map(|(name, value)| (name.to_owned(), value.into()))

@@ -345,7 +345,7 @@ impl Scene {
             issued: at(issued),
             paused_until: at(until),
             over_at: at(until + 60),
-            manager: Some("kubectl-edit".to_owned()),
+            undone: contest::Undone::ChangedBy("kubectl-edit".into()),
         });
         self
     }

@@ -1,14 +1,15 @@
-//! Reads the metadata of a target that is not watched, and says what a failure means.
+//! Reads the metadata of a target that is not watched, says what a failure means, and takes in a record.
 
 use jiff::Timestamp;
 
 use crate::api::VendorToken;
 use crate::api::names::Reason;
+use crate::controller::cluster::secret_calls::SecretCalls;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::{Error, read_problem};
-use crate::controller::reconcile::secret_calls::SecretCalls;
+use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
 use crate::policy::Problem;
 use crate::policy::ownership::SecretRecord;
@@ -51,14 +52,31 @@ pub(crate) async fn read_record(
     namespace: &str,
     name: &SecretName,
 ) -> Result<Option<SecretRecord>, Error> {
-    let calls = SecretCalls::new(&context.client, namespace);
-    let found = calls
-        .read_metadata(name)
-        .await
-        .map_err(|source| Error::ReadSecret {
-            namespace: namespace.to_owned(),
-            name: name.to_string(),
-            source,
-        })?;
-    Ok(found.and_then(|secret| secret_record::read(&secret.metadata)))
+    let calls = SecretCalls::new(&context.answers, namespace);
+    let found = calls.read_metadata(name, secret_record::read).await;
+    let found = found.map_err(|source| Error::ReadSecret {
+        namespace: namespace.to_owned(),
+        name: name.to_string(),
+        source,
+    })?;
+    Ok(found.flatten())
+}
+
+/// Takes the present record of the target, `None` where there is none.
+pub(crate) fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
+    let (namespace, name) = (&snapshot.object.namespace, &snapshot.target_name);
+    match &record {
+        Some(record) => {
+            if context.secrets.put(namespace, name, record.clone()) {
+                // For the others that name this Secret, as their credentials for example: the watch brings nothing new.
+                context.triggers.secret_changed_by(&snapshot.object, name);
+            }
+        }
+        None => {
+            context.secrets.forget(namespace, name);
+            context.triggers.secret_changed_by(&snapshot.object, name);
+        }
+    }
+    snapshot.record = record;
+    snapshot.judge_target(context);
 }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::ResourceExt as _;
 
 use crate::api::VendorToken;
 use crate::controller::cluster::objects::{key_of, lacks_templates, slim};
+use crate::controller::cluster::references::target_name;
+use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
@@ -34,16 +37,30 @@ pub(crate) async fn reconcile(
     let Some(key) = context.key() else {
         return Ok(Some(Duration::from_secs(1)));
     };
-    let Some(token) = with_templates(token, &context).await? else {
-        return Ok(None);
-    };
-    let mut snapshot = Snapshot::gather(token, key, &context).await?;
-    let result = go_through(&mut snapshot, &context).await;
+    let (mut snapshot, result);
+    match with_templates(Arc::clone(&token), &context).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(token)) => {
+            snapshot = Snapshot::gather(token, key, &context).await?;
+            result = go_through(&mut snapshot, &context).await;
+        }
+        // Nothing is read of the target for a call that was not sent.
+        Err(error) if error.held().is_some() && !watches_target(&token, &context) => return Err(error),
+        Err(error) => {
+            snapshot = Snapshot::gather_for_grant(token, key, &context).await?;
+            result = fail(&mut snapshot, error, &context).await;
+        }
+    }
     if !context.objects.has(&snapshot.object) {
         // It was deleted meanwhile.
         context.remembered.forget(&snapshot.object);
     }
     result
+}
+
+fn watches_target(token: &VendorToken, context: &Context) -> bool {
+    let namespace = token.namespace().unwrap_or_default();
+    context.secrets.get(&namespace, &target_name(token)) != Lookup::Unknown
 }
 
 /// The whole object: one that is kept without its templates is read; `None` where it is gone.
@@ -79,24 +96,38 @@ async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<O
             }
             recorded
         }
-        Err(error) => {
-            snapshot.note_trouble(&error, context);
-            // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot
-            // be read.
-            let nothing = Outcome {
-                until: None,
-                asked: None,
-            };
-            if let Err(error) = record(snapshot, &nothing, context).await {
-                tracing::debug!(object = %snapshot.object, error = with_causes(&error), "nor could the status be told");
-            }
-            Err(error)
-        }
+        Err(error) => fail(snapshot, error, context).await,
     }
 }
 
+/// Notes that a call of this reconcile has failed, and gives its error. The status is written all the same: a token must
+/// not stay Ready past its expiry because one object cannot be read.
+async fn fail(
+    snapshot: &mut Snapshot,
+    error: Error,
+    context: &Arc<Context>,
+) -> Result<Option<Duration>, Error> {
+    snapshot.note_trouble(&error, context);
+    let nothing = Outcome {
+        until: None,
+        asked: None,
+    };
+    if let Err(error) = record(snapshot, &nothing, context).await {
+        tracing::debug!(object = %snapshot.object, error = with_causes(&error), "nor could the status be told");
+    }
+    Err(error)
+}
+
 async fn act(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Outcome, Error> {
-    verify_token(snapshot, context).await?;
+    let verified_at = verify_token(snapshot, context).await?;
+    let outcome = take_steps(snapshot, context).await?;
+    Ok(Outcome {
+        until: [outcome.until, verified_at].into_iter().flatten().min(),
+        ..outcome
+    })
+}
+
+async fn take_steps(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Outcome, Error> {
     for _ in 0..MOST_STEPS {
         let decision = decide(&snapshot.observe(context));
         tracing::trace!(object = %snapshot.object, ?decision, "decided");
@@ -174,6 +205,7 @@ fn due_before(snapshot: &Snapshot, issued: Timestamp) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
     use serde_json::{Value, json};
 
     use super::*;
@@ -367,7 +399,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_large_objects_at_a_failing_api_server_cost_one_call() {
+    async fn a_good_token_stays_ready_while_its_large_object_cannot_be_read_for_a_moment() {
+        let (context, writes, _) = fake::context(|sent| answered(sent, 1));
+        let mut token = (*stored(&context, 3600, false)).clone();
+        let template = "x".repeat(4096);
+        token.spec.target.data = (0..3)
+            .map(|number| (number.to_string(), template.clone()))
+            .collect();
+        token.metadata.resource_version = Some("6".to_owned());
+        context.objects.put(token);
+        let kept = context.objects.get(&fake::object()).unwrap();
+        assert!(lacks_templates(&kept));
+        let result = reconcile(kept, context).await;
+        assert!(matches!(result, Err(Error::ReadVendorToken { .. })), "{result:?}");
+        let writes = writes.lock().unwrap();
+        assert!(
+            writes
+                .iter()
+                .all(|status| status["conditions"][0]["status"] == "True"),
+            "{writes:?}"
+        );
+    }
+
+    #[rstest]
+    #[case::and_the_write_of_a_status(true)]
+    #[case::and_the_read_of_a_target_that_is_not_watched(false)]
+    #[tokio::test]
+    async fn many_large_objects_at_a_failing_api_server_cost_one_call_of_each_kind(#[case] watched: bool) {
         let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counted = Arc::clone(&reads);
         let clock = Arc::new(crate::clock::SystemClock);
@@ -377,6 +435,10 @@ mod tests {
                 "reason": "InternalError", "message": "m" });
             (500, status)
         });
+        if watched {
+            context.secrets.begin_list("");
+            context.secrets.end_list("");
+        }
         for number in 0..20 {
             let kept = json!({
                 "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
@@ -387,6 +449,6 @@ mod tests {
             let error = reconcile(kept, Arc::clone(&context)).await.unwrap_err();
             assert!(error.call().is_some());
         }
-        assert_eq!(reads.load(std::sync::atomic::Ordering::SeqCst), 1);
+        assert_eq!(reads.load(std::sync::atomic::Ordering::SeqCst), 2);
     }
 }

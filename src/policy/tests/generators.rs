@@ -225,7 +225,7 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
                 issued,
                 paused_until,
                 over_at,
-                manager: None,
+                undone: contest::Undone::Deleted,
             }),
         ),
     );

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::api::names::Reason;
-use crate::controller::cluster::secret_reads::{SecretData, SecretValue};
+use crate::controller::cluster::secret_data::{SecretData, SecretValue};
 use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::http::{ClientCertificateError, check_client_certificate};
 use crate::policy::Problem;

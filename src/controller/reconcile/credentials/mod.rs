@@ -4,19 +4,16 @@
 mod contents;
 mod notes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-
-use k8s_openapi::ByteString;
-use zeroize::Zeroize;
 
 use self::contents::{certificate_in, credentials_in, in_secret, keys_of_certificates, keys_of_credentials};
 use self::notes::{is_known, note_for_all};
 use crate::api::names::Reason;
 use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::references::certificate_secret;
+use crate::controller::cluster::secret_data::SecretData;
 use crate::controller::cluster::secret_name::SecretName;
-use crate::controller::cluster::secret_reads::SecretData;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::validated::{ValidatedSpec, vendor};
@@ -138,13 +135,6 @@ fn named_keys(context: &Context, namespace: &str, secret: &str, version: Option<
         }
     }
     named
-}
-
-/// Wipes a Secret's data, which kube keeps in plain buffers.
-pub(crate) fn wipe(data: &mut Option<BTreeMap<String, ByteString>>) {
-    for bytes in data.iter_mut().flat_map(BTreeMap::values_mut) {
-        bytes.0.zeroize();
-    }
 }
 
 #[cfg(test)]

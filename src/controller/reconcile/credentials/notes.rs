@@ -7,7 +7,7 @@ use super::contents::{certificate_in, credentials_in, keys_of_certificates, keys
 use crate::api::VendorToken;
 use crate::controller::cluster::references::certificate_secret;
 use crate::controller::cluster::remembered::{GrantIdentity, KnownCertificate, KnownCredentials, number_of};
-use crate::controller::cluster::secret_reads::SecretData;
+use crate::controller::cluster::secret_data::SecretData;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::validated::ValidatedSpec;

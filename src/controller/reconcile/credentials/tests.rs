@@ -1,5 +1,6 @@
 //! One read of a Secret serves all VendorTokens that name it, and each learns the problem of its credentials.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use base64::Engine as _;

@@ -1,4 +1,4 @@
-//! A client of an API server behind a proxy.
+//! A client of the API server, directly or through a proxy, whose connections hold little memory.
 
 use http::uri::Uri;
 use http_body_util::BodyExt;
@@ -15,8 +15,15 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use super::ApiService;
 use crate::proxy::Tunnel;
 
-/// Begins a client whose connections go through a proxy.
-pub(super) fn client_builder(config: &Config, tunnel: &Tunnel) -> kube::Result<ClientBuilder<ApiService>> {
+/// The longest buffer of a connection, in bytes. hyper's own grows to 408 KiB while a large answer is read and stays so,
+/// and there are some 60 connections when many calls are made at a time.
+const LONGEST_BUFFER: usize = 32 * 1024;
+
+/// Begins a client whose connections go through a proxy, or directly.
+pub(super) fn client_builder(
+    config: &Config,
+    tunnel: Option<&Tunnel>,
+) -> kube::Result<ClientBuilder<ApiService>> {
     // Of a client that is not used: no other function of kube tells when the certificate of an exec plugin ends.
     let valid_until = match config.auth_info.exec {
         Some(_) => *ClientBuilder::try_from(config.clone())?.build().valid_until(),
@@ -24,11 +31,14 @@ pub(super) fn client_builder(config: &Config, tunnel: &Tunnel) -> kube::Result<C
     };
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
-    let service = if tunnel.proxy().scheme_str() == Some("https") {
-        let connector = config.rustls_https_connector_with_connector(connector)?;
-        service(config, through(tunnel, connector))?
-    } else {
-        service(config, through(tunnel, connector))?
+    connector.set_connect_timeout(config.connect_timeout);
+    let service = match tunnel {
+        None => service(config, connector)?,
+        Some(tunnel) if tunnel.proxy().scheme_str() == Some("https") => {
+            let connector = config.rustls_https_connector_with_connector(connector)?;
+            service(config, through(tunnel, connector))?
+        }
+        Some(tunnel) => service(config, through(tunnel, connector))?,
     };
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).with_valid_until(valid_until))
 }
@@ -50,7 +60,9 @@ where
     C::Error: Into<BoxError>,
 {
     let connector = config.rustls_https_connector_with_connector(connector)?;
-    let client: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
+    let client: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+        .http1_max_buf_size(LONGEST_BUFFER)
+        .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
