@@ -181,7 +181,7 @@ impl Site {
         let throttles_from = Instant::now();
         tokio::time::sleep(MINUTE).await;
         let throttled = throttled.calls();
-        let reads = throttled.iter().filter(|call| Kind::of(call) == Kind::ReadSecret);
+        let mut reads = throttled.iter().filter(|call| Kind::of(call) == Kind::ReadSecret);
         let last_read = reads.next_back().expect("it is tried again");
 
         let mut first = BTreeMap::new();
