@@ -21,8 +21,8 @@ const SHARED: &str = "shared";
 const CREATES_AT_A_TIME: usize = 8;
 /// After it the pauses of a kind of calls grow no more, and those that were under way at its first failure are over.
 const AT_FIRST: Duration = Duration::from_secs(10);
-/// The reconciles of one namespace that are under way, where no other has any: of 32 in all a quarter is left for others.
-const AT_A_TIME: usize = 24;
+/// The reconciles of one namespace that are under way, where no other has any.
+const AT_A_TIME: usize = 32;
 const MINUTE: Duration = Duration::from_secs(60);
 /// The longest pause between calls that are answered 500.
 const LONGEST_PAUSE: f64 = 5.0;
@@ -181,7 +181,7 @@ impl Site {
         let throttles_from = Instant::now();
         tokio::time::sleep(MINUTE).await;
         let throttled = throttled.calls();
-        let reads = throttled.iter().filter(|call| Kind::of(call) == Kind::ReadSecret);
+        let mut reads = throttled.iter().filter(|call| Kind::of(call) == Kind::ReadSecret);
         let last_read = reads.next_back().expect("it is tried again");
 
         let mut first = BTreeMap::new();
