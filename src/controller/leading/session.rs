@@ -21,8 +21,8 @@ use crate::controller::leading::key::SECRET_NAME;
 use crate::controller::leading::queue::{Cause, ReconcileQueue};
 use crate::controller::leading::seed::seed;
 use crate::controller::leading::stand_by::{HEARTBEAT, Next};
-use crate::controller::reconcile;
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::{self, Failed};
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
 use crate::metrics::Kind;
@@ -93,8 +93,8 @@ async fn publish_what_is_left(context: &Arc<Context>) {
         .filter_map(|object| context.objects.get(&object));
     stream::iter(tokens)
         .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
-            if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
-                reconcile::after_error(&token, &error, context);
+            if let Err(failed) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
+                reconcile::after_error(&token, &failed, context);
             }
         })
         .await;
@@ -224,10 +224,14 @@ async fn reconcile_one(
     let started = Instant::now();
     // On a task of its own: a panic ends one reconcile only.
     let task = tokio::spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
-    let result = task.await.map_err(|_| Error::Task).flatten();
+    let panicked = |_| Failed {
+        error: Error::Task,
+        look_within: context.settings.longest_wait,
+    };
+    let result = task.await.map_err(panicked).flatten();
     let told = if result.is_ok() { "ok" } else { "error" };
     context.metrics.reconciled(told, started.elapsed());
-    let wait = result.unwrap_or_else(|error| Some(reconcile::after_error(&token, &error, context)));
+    let wait = result.unwrap_or_else(|failed| Some(reconcile::after_error(&token, &failed, context)));
     (object, wait)
 }
 
