@@ -336,6 +336,7 @@ mod tests {
             },
             credentials_version: None,
             refresh_handled: None,
+            is_in_place: true,
             is_readable: true,
         };
         let live_until = |stored: &Stored| {
@@ -554,6 +555,7 @@ mod tests {
             inputs,
             credentials_version: None,
             refresh_handled: None,
+            is_in_place: true,
             is_readable: true,
         });
         let status = failure.map(shows).unwrap_or_default();

@@ -98,6 +98,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
         stored: stored.map(|stored| StoredFacts {
             expires: stored.expires,
             valid: observed.is_valid(stored),
+            in_place: stored.is_in_place,
             of_present_grant: observed.currency(stored) != Currency::OtherGrant,
         }),
         // Failed calls to the API server hold up the token now; the vendor's last failure is older.
@@ -114,7 +115,7 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
     if let Some(contest) = &observed.contest {
         let message = contest.message(context.target_name);
         // The token is in memory, and is written with the next repair.
-        let waits = stored.is_none() && observed.standing.token.is_some();
+        let waits = stored.is_none_or(|stored| !stored.is_in_place) && observed.standing.token.is_some();
         for facts in all
             .iter_mut()
             .filter(|facts| waits && facts.reason == Reason::Progressing.as_str())

@@ -21,8 +21,8 @@ use crate::controller::leading::key::SECRET_NAME;
 use crate::controller::leading::queue::{Cause, ReconcileQueue};
 use crate::controller::leading::seed::seed;
 use crate::controller::leading::stand_by::{HEARTBEAT, Next};
-use crate::controller::reconcile;
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::{self, Failed};
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
 use crate::metrics::Kind;
@@ -94,8 +94,8 @@ async fn publish_what_is_left(context: &Arc<Context>) {
         .filter_map(|object| context.objects.get(&object));
     stream::iter(tokens)
         .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
-            if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
-                reconcile::after_error(&token, &error, context);
+            if let Err(failed) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
+                reconcile::after_error(&token, &failed, context);
             }
         })
         .await;
@@ -228,10 +228,13 @@ async fn reconcile_one(
     let mut task = JoinSet::new();
     task.spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
     let result = task.join_next().await.and_then(Result::ok);
-    let result = result.unwrap_or(Err(Error::Task));
+    let result = result.unwrap_or(Err(Failed {
+        error: Error::Task,
+        look_within: context.settings.longest_wait,
+    }));
     let told = if result.is_ok() { "ok" } else { "error" };
     context.metrics.reconciled(told, started.elapsed());
-    let wait = result.unwrap_or_else(|error| Some(reconcile::after_error(&token, &error, context)));
+    let wait = result.unwrap_or_else(|failed| Some(reconcile::after_error(&token, &failed, context)));
     (object, wait)
 }
 

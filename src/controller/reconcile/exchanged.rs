@@ -99,8 +99,7 @@ mod tests {
     use crate::controller::cluster::secret_record;
     use crate::controller::context::Context;
     use crate::controller::fake;
-    use crate::controller::reconcile::error::Error;
-    use crate::controller::reconcile::reconcile;
+    use crate::controller::reconcile::{Failed, reconcile};
     use crate::fingerprint::Fingerprint;
     use crate::sync::lock;
     use crate::times::later;
@@ -256,7 +255,7 @@ mod tests {
             put(&self.context, "t", &target.secret["metadata"]);
         }
 
-        async fn try_reconcile(&self) -> Result<Option<Duration>, Error> {
+        async fn try_reconcile(&self) -> Result<Option<Duration>, Failed> {
             let token = self.context.objects.get(&fake::object()).unwrap();
             let spec = self.token.spec.clone();
             let token = VendorToken {

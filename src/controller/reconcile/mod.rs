@@ -20,5 +20,5 @@ pub(crate) mod target;
 pub(crate) mod validated;
 mod vendor_token_calls;
 
-pub(crate) use self::retry::after_error;
+pub(crate) use self::retry::{Failed, after_error};
 pub(crate) use self::steps::reconcile;

@@ -14,8 +14,18 @@ use crate::grants::ObjectKey;
 use crate::policy::{Problem, backoff};
 use crate::text;
 
+/// The shortest wait after an error for a look that is due whatever has failed.
+const SHORTEST_WAIT: Duration = Duration::from_secs(5);
 /// Kubernetes calls have failed for this long when a status shows it.
 const TROUBLE_IS_TOLD_AFTER: Duration = Duration::from_secs(60);
+
+/// A reconcile that has failed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// The longest wait until the next look: a token that becomes due meanwhile is refreshed in time all the same.
+    pub(crate) look_within: Duration,
+}
 
 impl Snapshot {
     /// Notes that a call of this reconcile has failed.
@@ -44,9 +54,9 @@ impl Snapshot {
 
 /// Logs the error of a reconcile, and gives the wait until another try. Objects whose calls fail as those of others do wait
 /// together, and go on when the API server answers; one that fails alone has waits of its own, which grow.
-pub(crate) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Duration {
+pub(crate) fn after_error(token: &VendorToken, failed: &Failed, context: &Context) -> Duration {
     let object = key_of(token);
-    let wait = wait_after_error(&object, error, context);
+    let wait = wait_after_error(&object, &failed.error, context).min(failed.look_within.max(SHORTEST_WAIT));
     if !context.objects.has(&object) {
         // It was deleted meanwhile.
         context.pacer.forget(&object);
@@ -142,9 +152,13 @@ mod tests {
             "metadata": { "name": "deleted-meanwhile", "namespace": "a" },
             "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
         }));
-        after_error(&deleted_meanwhile.unwrap(), &held, &context);
+        let failed = Failed {
+            error: held,
+            look_within: Duration::from_secs(300),
+        };
+        after_error(&deleted_meanwhile.unwrap(), &failed, &context);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let pass = context.pacer.enter(held.call().unwrap()).unwrap();
+        let pass = context.pacer.enter(failed.error.call().unwrap()).unwrap();
         pass.end(Outcome::Answered);
         assert_eq!(triggered.try_recv(), Ok(object("kept")));
         assert!(triggered.try_recv().is_err());
