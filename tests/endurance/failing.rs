@@ -262,9 +262,10 @@ async fn a_thousand_due_at_a_failing_api_server_cost_what_ten_do_and_are_soon_ri
         assert!(found.first < SOON, "{objects}: {:?}", found.first);
     }
     assert!(few.all < SOON, "{:?}", few.all);
-    // As fast as they can be written: this machine needs longer for a thousand of them.
+    // As fast as this machine writes them. Each is looked at twice, since writes of statuses have a pause of their own that
+    // may end later, and the machine may have become as busy again since the cold start.
     assert!(
-        many.all < SOON + 2 * many.cold_start,
+        many.all < SOON + 3 * many.cold_start,
         "{:?} beside {:?}",
         many.all,
         many.cold_start
