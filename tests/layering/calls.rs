@@ -26,7 +26,7 @@ fn secrets_are_asked_for_by_checked_names_only() {
                 "Api<Secret>",
                 "Api<PartialObjectMeta<Secret>>",
                 "Secret::url_path",
-                "/secrets",
+                "}/secrets",
             ]
             .iter()
             .any(|api| code.contains(api))

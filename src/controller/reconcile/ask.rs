@@ -233,12 +233,15 @@ mod tests {
         /// Reconciles the object when it is woken and when it is due, as a session does.
         async fn go_on_for(&mut self, seconds: u64) {
             let end = Instant::now() + Duration::from_secs(seconds);
+            let mut reconciles = 0;
             loop {
                 tokio::select! {
                     Some(_) = self.triggered.recv() => {}
                     () = tokio::time::sleep_until(self.next) => {}
                     () = tokio::time::sleep_until(end) => return,
                 }
+                reconciles += 1;
+                assert!(reconciles < 1000, "it spins");
                 let token = self.context.objects.get(&fake::object()).unwrap();
                 let wait = match reconcile(Arc::clone(&token), Arc::clone(&self.context)).await {
                     Ok(wait) => wait.unwrap_or(LONGEST_WAIT),

@@ -1,4 +1,4 @@
-//! Reads the token in a target.
+//! Reads the token in a target, and takes in the present record of the target.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,9 @@ use crate::controller::cluster::secret_calls::SecretCalls;
 use crate::controller::cluster::secret_data::{SecretData, SecretValue};
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::{Error, read_problem};
-use crate::controller::reconcile::read_target::take_record;
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::target::LARGEST_DATA;
+use crate::policy::ownership::SecretRecord;
 use crate::seal::TokenFacts;
 use crate::template;
 use crate::token::{AccessToken, SecretString};
@@ -70,6 +70,25 @@ pub(crate) async fn read_content(
     } else {
         Content::Changed
     })
+}
+
+/// Takes the present record of the target, `None` where there is none.
+pub(crate) fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
+    let (namespace, name) = (&snapshot.object.namespace, &snapshot.target_name);
+    match &record {
+        Some(record) => {
+            if context.secrets.put(namespace, name, record.clone()) {
+                // For the others that name this Secret, as their credentials for example: the watch brings nothing new.
+                context.triggers.secret_changed_by(&snapshot.object, name);
+            }
+        }
+        None => {
+            context.secrets.forget(namespace, name);
+            context.triggers.secret_changed_by(&snapshot.object, name);
+        }
+    }
+    snapshot.record = record;
+    snapshot.judge_target(context);
 }
 
 /// The token in the data of a target that was made by these templates.

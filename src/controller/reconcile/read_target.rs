@@ -1,4 +1,4 @@
-//! Reads the metadata of a target that is not watched, says what a failure means, and takes in a record.
+//! Reads the metadata of a target that is not watched, and says what a failure means.
 
 use jiff::Timestamp;
 
@@ -9,7 +9,6 @@ use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::{Error, read_problem};
-use crate::controller::reconcile::snapshot::Snapshot;
 use crate::error_text::with_causes;
 use crate::policy::Problem;
 use crate::policy::ownership::SecretRecord;
@@ -60,23 +59,4 @@ pub(crate) async fn read_record(
         source,
     })?;
     Ok(found.flatten())
-}
-
-/// Takes the present record of the target, `None` where there is none.
-pub(crate) fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
-    let (namespace, name) = (&snapshot.object.namespace, &snapshot.target_name);
-    match &record {
-        Some(record) => {
-            if context.secrets.put(namespace, name, record.clone()) {
-                // For the others that name this Secret, as their credentials for example: the watch brings nothing new.
-                context.triggers.secret_changed_by(&snapshot.object, name);
-            }
-        }
-        None => {
-            context.secrets.forget(namespace, name);
-            context.triggers.secret_changed_by(&snapshot.object, name);
-        }
-    }
-    snapshot.record = record;
-    snapshot.judge_target(context);
 }

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 
 use super::Snapshot;
 use crate::api::names::Reason;
+use crate::controller::cluster::objects::lacks_templates;
 use crate::controller::cluster::remembered::PublishBackoff;
 use crate::controller::cluster::repairs::TargetWrite;
 use crate::controller::context::Context;
@@ -108,6 +109,8 @@ impl Snapshot {
         } = &mut self.target
         {
             stored.is_readable &= !self.target_is_unreadable;
+            // Without its templates, the data cannot be compared: it counts as it was written.
+            stored.is_in_place |= lacks_templates(&self.token);
         }
         // A target that exists stays one when another VendorToken names it for its credentials; a new one is not made
         // there.
