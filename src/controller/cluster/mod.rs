@@ -3,6 +3,7 @@
 //! Knows neither reconciles nor leadership.
 
 pub(crate) mod deleted;
+pub(crate) mod event_recorder;
 pub(crate) mod list_watch;
 pub(crate) mod mirror;
 pub(crate) mod monitor;
