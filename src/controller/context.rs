@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Timeline;
 use crate::controller::cluster::answers::Answers;
+use crate::controller::cluster::event_recorder::EventRecorder;
 use crate::controller::cluster::monitor::WatchMonitor;
 use crate::controller::cluster::objects::Objects;
 use crate::controller::cluster::pacing::{Pacer, paced};
@@ -73,7 +73,7 @@ pub(crate) struct Context {
     pub(crate) remembered: Arc<Remembered>,
     pub(crate) triggers: Triggers,
     pub(crate) watches: Arc<WatchMonitor>,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: EventRecorder,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) key: KeyReceiver,
@@ -96,7 +96,7 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) grants: Arc<Grants>,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: EventRecorder,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) key: KeyReceiver,

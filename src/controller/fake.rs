@@ -13,13 +13,13 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use kube::client::Body;
-use kube::runtime::events::Recorder;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tower::service_fn;
 
 use crate::api::{VendorToken, names};
 use crate::clock::{Clock, Moment, SystemClock, Timeline};
+use crate::controller::cluster::event_recorder::EventRecorder;
 use crate::controller::context::{Context, Parts, Settings};
 use crate::controller::reconcile::events::reporter;
 use crate::controller::reconcile::validated::ValidatedSpec;
@@ -238,7 +238,7 @@ pub(crate) fn context_over(clock: Arc<dyn Clock>, client: kube::Client) -> (Arc<
         Leadership::always(),
     );
     let context = Context::new(Parts {
-        recorder: Recorder::new(client.clone(), reporter()),
+        recorder: EventRecorder::new(client.clone(), reporter()),
         client,
         settings: Settings {
             operator_namespace: "operator".to_owned(),

@@ -4,6 +4,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod deleted;
+pub(crate) mod event_recorder;
 pub(crate) mod list_watch;
 pub(crate) mod mirror;
 pub(crate) mod monitor;
