@@ -250,7 +250,7 @@ async fn garbage_collection_deletes_all_targets_but_those_to_be_retained() {
     for object in ["retained", "deleted"] {
         world.delete(object).await;
     }
-    let gone = test_support::wait_for("the target to be collected", Duration::from_secs(60), || async {
+    let gone = test_support::wait_for("the target to be collected", Duration::from_secs(180), || async {
         match world.secrets().get_opt("deleted").await.unwrap() {
             None => Ok(()),
             Some(_) => Err("still there"),

@@ -120,6 +120,8 @@ struct Troubles {
     owners_stay: Option<OwnersStay>,
     trouble: Option<Trouble>,
     errors: Errors,
+    /// Those of a status that somebody else keeps changing.
+    status_repairs: Option<Repairs<u64>>,
 }
 
 /// The pause between two reads of a target that somebody else keeps writing.
@@ -155,7 +157,9 @@ struct Record {
     certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<Box<PublishBackoff>>,
     known_target: KnownTarget,
-    repairs: Repairs,
+    repairs: Repairs<TargetWrite>,
+    /// A digest of the status that was written last.
+    last_status: Option<u64>,
     troubles: Option<Box<Troubles>>,
 }
 
@@ -284,7 +288,35 @@ impl Remembered {
 
     /// Notes a write of the target: see [`Repairs::written`].
     pub(crate) fn target_written(&self, object: &ObjectKey, write: TargetWrite, undone: Undone, now: Moment) {
-        self.record(object, |record| record.repairs.written(write, undone, now));
+        self.record(object, |record| {
+            record.repairs.written(write, undone, now);
+        });
+    }
+
+    /// The time for which this status is not written, because somebody else keeps changing it.
+    pub(crate) fn status_held_for(&self, object: &ObjectKey, status: u64, now: Moment) -> Option<Duration> {
+        let records = lock(&self.records);
+        let repairs = records.get(object)?.troubles.as_ref()?.status_repairs.as_ref()?;
+        repairs.held_for(status, now)
+    }
+
+    /// Notes a write of the status. Gives true where somebody else begins to keep changing it.
+    pub(crate) fn status_written(&self, object: &ObjectKey, status: u64, now: Moment) -> bool {
+        let mut begins = false;
+        self.record(object, |record| {
+            let is_repair = record.last_status.replace(status) == Some(status);
+            let troubles = record.troubles.as_mut();
+            if is_repair {
+                let repairs = &mut record.troubles.get_or_insert_default().status_repairs;
+                begins =
+                    repairs
+                        .get_or_insert_with(|| Repairs::of(status))
+                        .written(status, Undone::Unknown, now);
+            } else if let Some(troubles) = troubles {
+                troubles.status_repairs = None;
+            }
+        });
+        begins
     }
 
     /// The contest for the target of an object.

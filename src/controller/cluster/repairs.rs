@@ -1,4 +1,4 @@
-//! The repairs of one target: writes of a token that was written before.
+//! Repairs: writes of what was written before, to a target or to a status.
 
 use std::time::Duration;
 
@@ -14,11 +14,10 @@ pub(crate) struct TargetWrite {
     pub(crate) generation: Option<i64>,
 }
 
-/// The repairs of a target: writes of a token that was written before, since somebody else has changed or deleted the
-/// Secret.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Repairs {
-    last_write: Option<TargetWrite>,
+/// The repairs of one place: writes of `W` that was written before, since somebody else has changed or deleted it.
+#[derive(Clone, Debug)]
+pub(super) struct Repairs<W> {
+    last_write: Option<W>,
     /// Those within [`contest::WINDOW`], at most as many as are free of a pause.
     recent: Vec<Moment>,
     /// The pauses in a row.
@@ -28,7 +27,27 @@ pub(super) struct Repairs {
     undone: Undone,
 }
 
-impl Repairs {
+impl<W> Default for Repairs<W> {
+    fn default() -> Self {
+        Self {
+            last_write: None,
+            recent: Vec::new(),
+            pauses: 0,
+            paused_until: None,
+            undone: Undone::default(),
+        }
+    }
+}
+
+impl<W: Copy + PartialEq> Repairs<W> {
+    /// None yet, of `write`.
+    pub(super) fn of(write: W) -> Self {
+        Self {
+            last_write: Some(write),
+            ..Self::default()
+        }
+    }
+
     /// True while the contest lasts: it is over when no repair was needed for a while after the last pause.
     fn is_contested(&self, now: Moment) -> bool {
         self.paused_until
@@ -46,7 +65,7 @@ impl Repairs {
     }
 
     /// The pause that would follow a write, where it is a repair that is one too many.
-    pub(super) fn pause_after(&mut self, write: TargetWrite, now: Moment) -> Option<Duration> {
+    pub(super) fn pause_after(&mut self, write: W, now: Moment) -> Option<Duration> {
         self.forget_what_is_over(now);
         let is_repair = self.last_write == Some(write);
         is_repair
@@ -54,8 +73,14 @@ impl Repairs {
             .flatten()
     }
 
-    /// Notes a write, and how the one before it was undone, where that was asked for.
-    pub(super) fn written(&mut self, write: TargetWrite, undone: Undone, now: Moment) {
+    /// The rest of the pause that holds this write now.
+    pub(super) fn held_for(&self, write: W, now: Moment) -> Option<Duration> {
+        let paused_until = self.paused_until.filter(|_| self.last_write == Some(write))?;
+        (now < paused_until).then(|| paused_until.since(now))
+    }
+
+    /// Notes a write, and how the one before it was undone, where that was asked for. Gives true where a contest begins.
+    pub(super) fn written(&mut self, write: W, undone: Undone, now: Moment) -> bool {
         let pause = self.pause_after(write, now);
         if self.last_write.replace(write) == Some(write) {
             self.recent.push(now);
@@ -69,8 +94,11 @@ impl Repairs {
             // From here on each repair brings a pause.
             self.recent.clear();
         }
+        pause.is_some() && self.pauses == 1
     }
+}
 
+impl Repairs<TargetWrite> {
     /// The contest that lasts, by the wall clock as it goes now.
     pub(super) fn contest(&self, now: &Now) -> Option<Contest> {
         let paused_until = self.paused_until.filter(|_| self.is_contested(now.moment))?;

@@ -87,6 +87,15 @@ pub(crate) async fn record(
             .as_ref()
             .is_some_and(|time| recorded(time.0) <= now);
         let is_outdated = has_expired && is_ready(old);
+        let moment = context.timeline.now().moment;
+        let digest = digest(&status);
+        if let Some(held) = context
+            .remembered
+            .status_held_for(&snapshot.object, digest, moment)
+        {
+            observe(snapshot, &status, context);
+            return Ok(Some(wait.min(held).max(Duration::from_millis(50))));
+        }
         match outcome
             .asked
             .map(|since| context.timeline.now().moment.since(since))
@@ -134,6 +143,17 @@ fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
     old.conditions
         .retain(|found| condition::ALL.contains(&found.type_.as_str()));
     *new != old
+}
+
+/// A digest of a status, without the times of its conditions: they follow what others have written before.
+pub(super) fn digest(status: &VendorTokenStatus) -> u64 {
+    let mut status = status.clone();
+    for found in &mut status.conditions {
+        found.last_transition_time.0 = Timestamp::UNIX_EPOCH;
+    }
+    let mut hasher = std::hash::DefaultHasher::new();
+    serde_json::to_vec(&status).ok().hash(&mut hasher);
+    hasher.finish()
 }
 
 fn is_ready(status: &VendorTokenStatus) -> bool {

@@ -12,6 +12,7 @@ use crate::controller::cluster::references::References;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::events;
+use crate::controller::reconcile::record::digest;
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::vendor_token_calls::VendorTokenCalls;
 
@@ -54,6 +55,18 @@ pub(crate) async fn write_status(
             slim(&mut written.metadata);
             let edited = was_edited(&snapshot.token, &written);
             context.objects.put(written.clone());
+            let now = context.timeline.now().moment;
+            if context
+                .remembered
+                .status_written(&snapshot.object, digest(status), now)
+            {
+                tracing::warn!(
+                    object = %snapshot.object,
+                    "somebody else keeps changing the status of this VendorToken, which is written anew after pauses of up \
+                     to 5 minutes: look for a second installation of the operator, or for the field manager of the status \
+                     in metadata.managedFields"
+                );
+            }
             if edited {
                 // An edit came in between. This answer has shown it, so the watch will bring nothing new.
                 let (before, after) = (References::of(&snapshot.token), References::of(&written));

@@ -335,6 +335,40 @@ mod tests {
         assert_eq!(wait, Some(Duration::from_secs(300)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_somebody_else_keeps_changing_is_repaired_as_rarely_as_a_target() {
+        let clock = crate::clock::TokioClock::new("2026-05-04T10:00:00Z".parse().unwrap());
+        let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&writes);
+        let (context, _) = fake::context_at(Arc::new(clock), move |_, path, sent| {
+            if !path.ends_with("/status") {
+                return (
+                    404,
+                    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+                    "reason": "NotFound", "message": "m" }),
+                );
+            }
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            (200, answered(serde_json::from_slice(sent).unwrap(), 1))
+        });
+        let theirs = stored(&context, 8 * 3600, true);
+        let mut written_after = Vec::new();
+        for second in 0..120 {
+            // Each of our writes is answered with the status of the other one.
+            let before = writes.load(std::sync::atomic::Ordering::SeqCst);
+            let wait = reconcile(Arc::clone(&theirs), Arc::clone(&context))
+                .await
+                .unwrap();
+            if writes.load(std::sync::atomic::Ordering::SeqCst) > before {
+                written_after.push(second);
+            } else {
+                assert!(wait.unwrap() <= Duration::from_secs(80), "{wait:?}");
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(written_after, [0, 1, 2, 3, 4, 5, 15, 35, 75]);
+    }
+
     #[tokio::test]
     async fn a_status_that_cannot_be_written_delays_no_refresh() {
         for code in [403, 422, 500] {
