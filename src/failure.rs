@@ -85,14 +85,14 @@ impl Failure {
         }
     }
 
-    /// The same, with an earliest time of the next attempt.
+    /// Adds the earliest time of the next attempt.
     #[must_use]
     pub fn with_deadline(mut self, not_before: Option<Timestamp>) -> Self {
         self.not_before = not_before;
         self
     }
 
-    /// The same, with the note that the answer may be a rejection of the credential, though its class is another one.
+    /// Adds the note that the answer may be a rejection of the credential, though its class is another one.
     #[must_use]
     pub fn doubting_the_credential(mut self) -> Self {
         self.may_be_rejection = true;
@@ -109,7 +109,7 @@ impl Failure {
         self.class == FailureClass::Rejected && self.not_before.is_some()
     }
 
-    /// The same, with a request id. An id in another form than [`Failure::request_id`] documents is left out.
+    /// Adds a request id. An id in another form than [`Failure::request_id`] documents is left out.
     #[must_use]
     pub fn with_request_id(mut self, id: Option<&str>) -> Self {
         let shaped = |id: &&str| {
@@ -122,8 +122,8 @@ impl Failure {
         self
     }
 
-    /// The same, without the parts of the vendor's answer for which `repeats_a_secret` is true: quoted words of the
-    /// message become `[withheld]`, and the request id is removed.
+    /// Removes the parts of the vendor's answer for which `repeats_a_secret` is true: quoted words of the message
+    /// become `[withheld]`, and the request id is dropped.
     #[must_use]
     pub fn withholding(mut self, repeats_a_secret: impl Fn(&str) -> bool) -> Self {
         let mut message = String::with_capacity(self.message.len());

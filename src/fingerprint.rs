@@ -26,8 +26,8 @@ impl Fingerprint {
         self.0[15]
     }
 
-    /// A stand-in for an unknown fingerprint: equal for VendorTokens of one namespace that ask for the same with the same
-    /// keys of the same Secrets.
+    /// A stand-in for an unknown fingerprint, equal for VendorTokens of one namespace that have the same parameters and
+    /// name the same keys of the same Secrets.
     pub fn stand_in(inputs: &Inputs) -> Self {
         let mut bytes = [0; 16];
         for text in [&inputs.parameters, &inputs.sources] {
@@ -168,7 +168,7 @@ impl FingerprintKey {
         })
     }
 
-    /// The same key, in use since `time`.
+    /// Sets the time since which the key is in use.
     pub fn made_at(self, time: Timestamp) -> Self {
         Self { since: time, ..self }
     }
@@ -183,7 +183,7 @@ impl FingerprintKey {
         &self.id_text
     }
 
-    /// The id of this key, before it is made a text.
+    /// The id of this key, as bytes.
     pub fn id_bytes(&self) -> [u8; 4] {
         self.id
     }

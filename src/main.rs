@@ -29,8 +29,9 @@ use vendor_token_operator::proxy::{InvalidProxy, Proxy};
 use vendor_token_operator::server::{Health, Server, ServerError};
 use vendor_token_operator::{api, telemetry};
 
-/// Number of concurrent reconciles. Each makes a few calls to the API server, and none waits for a vendor.
-const CONCURRENCY: u16 = 32;
+/// Number of concurrent reconciles: 32 of one namespace, and 10 that are left for others. Each makes a few calls to the
+/// API server, and none waits for a vendor.
+const CONCURRENCY: u16 = 42;
 
 /// Interval at which `--vendor-ca-file` is looked at.
 const AUTHORITIES_INTERVAL: Duration = Duration::from_secs(30);
@@ -214,7 +215,7 @@ async fn operate(arguments: &RunArguments) -> Result<(), OperatorError> {
     let told = Arc::clone(&ending);
     controller::run(parameters, async move {
         let ending = ending_of(terminate, interrupt, acceptance, credentials_end).await;
-        // It ends once.
+        // Cannot fail: this future runs once.
         let _ = told.set(ending);
     })
     .await;
@@ -287,7 +288,7 @@ fn grants_options(arguments: &RunArguments) -> GrantsOptions {
     }
 }
 
-/// The transport to the vendors, which trusts what is in `--vendor-ca-file` from then on.
+/// The transport to the vendors. A task has it trust the present content of `--vendor-ca-file`.
 fn transport(
     arguments: &RunArguments,
     proxy: Option<&Proxy>,

@@ -88,7 +88,7 @@ impl Proxy {
             url,
             exceptions: exceptions.to_owned(),
         };
-        // What the HTTP clients cannot read, they would pass by in silence.
+        // The HTTP clients would ignore a URL that they cannot read, without an error.
         let is_usable = is_proxy
             && proxy
                 .matcher("")
@@ -118,7 +118,7 @@ impl Proxy {
         &self.exceptions
     }
 
-    /// Where the proxy is named, such as `HTTPS_PROXY`.
+    /// The place that names the proxy, such as `HTTPS_PROXY`.
     pub fn place(&self) -> &str {
         &self.place
     }

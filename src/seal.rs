@@ -14,7 +14,7 @@ use crate::inputs::Inputs;
 use crate::times::recorded;
 use crate::token::{ExposeSecret, SecretString};
 
-/// The longest text of a fact, in bytes. We write shorter ones.
+/// The longest text of a fact that is read, in bytes. No text that we write is as long.
 const LONGEST_TEXT: usize = 256;
 
 /// The place of a target. A seal holds for one place only.
@@ -112,7 +112,7 @@ impl Seal {
             token: bytes(parts.next()?)?,
             facts: bytes(parts.next()?)?,
         };
-        // What equals the text that we write, and nothing else.
+        // Only the text form that we write is read: other spellings of the same bytes are refused.
         (seal.to_string() == text).then_some(seal)
     }
 }
@@ -169,7 +169,8 @@ impl SealedFacts {
             .then_some(Verified::Sealed(&self.facts))
     }
 
-    /// True where the facts were sealed with this token. Under another key nobody can know, and it is true.
+    /// True where the facts were sealed with this token. Under another key that cannot be verified, and the answer is
+    /// true.
     pub fn is_of(&self, key: &FingerprintKey, place: Place<'_>, token: &SecretString) -> bool {
         self.seal.key_id != key.id_bytes()
             || verify_slices_are_equal(&token_code(key, place, token), &self.seal.token).is_ok()
@@ -292,7 +293,7 @@ mod tests {
         assert_eq!(found.verify(&key(1), PLACE), Some(Verified::Sealed(&facts)));
     }
 
-    /// The forgeries keep the form of each fact, so that the seal alone can tell.
+    /// Each forgery keeps the form of its fact, so that only the seal can show it.
     #[rstest]
     #[case::issue(names::ISSUED_TIME, "2026-05-04T10:00:01Z")]
     #[case::expiry(names::EXPIRATION_TIME, "2027-05-04T11:00:00Z")]
@@ -350,7 +351,7 @@ mod tests {
                 vendor_token: "other",
                 ..PLACE
             },
-            // The same letters, in other names.
+            // The same letters, split differently between the names.
             Place {
                 secret: "sca-toke",
                 vendor_token: "nsca",

@@ -115,7 +115,7 @@ pub fn token_in<'a>(template: &str, text: &'a str, facts: &AccessToken) -> Optio
     (!token.is_empty() && !behind.iter().any(is_token)).then_some(token)
 }
 
-/// True where what this template makes shows the token, so that [`token_in`] finds it again.
+/// True where the text of this template shows the token in a form in which [`token_in`] finds it.
 pub fn shows_token(template: &str) -> bool {
     let is_token = |piece: &&Piece<'_>| matches!(piece, Piece::Placeholder(Placeholder::Token));
     pieces(template).is_ok_and(|pieces| pieces.iter().filter(is_token).count() == 1)

@@ -30,8 +30,8 @@ pub fn whole_seconds_up(time: Timestamp) -> Timestamp {
 /// The earliest time that a cluster object can record, 2020-01-01T00:00:00Z: the program is younger.
 const EARLIEST: Timestamp = Timestamp::constant(1_577_836_800, 0);
 
-/// A time that a cluster object records, as it is believed: in whole seconds, 2020 at the earliest. Anybody may have
-/// written another, and the API server takes none before the year 0 into a status.
+/// The credible form of a time that a cluster object records: in whole seconds, 2020 at the earliest. Anybody may have
+/// written another time, and the API server takes none before the year 0 into a status.
 pub fn recorded(time: Timestamp) -> Timestamp {
     whole_seconds(time).max(EARLIEST)
 }

@@ -267,6 +267,14 @@ fn request(url: &str) -> TokenRequest {
     }
 }
 
+/// A request that presents this certificate to a server that asks for one.
+fn request_with(url: &str, certificate: ClientCertificate) -> TokenRequest {
+    TokenRequest {
+        client_certificate: Some(certificate),
+        ..request(url)
+    }
+}
+
 async fn send(authority: &Authority, url: &str) -> Result<TokenResponse, Failure> {
     transport(options(authority)).send(request(url)).await
 }
@@ -730,8 +738,7 @@ async fn a_client_certificate_is_presented_where_it_is_asked_for() {
         let server = Server::answering(config, TOKEN).await;
         let transport = transport(options(&authority));
 
-        let mut with = request(&server.url());
-        with.client_certificate = Some(clients.client_certificate());
+        let with = request_with(&server.url(), clients.client_certificate());
         assert_eq!(transport.send(with).await.unwrap().status, 200);
 
         // The connection just made is not used for anyone without that certificate.
@@ -743,8 +750,7 @@ async fn a_client_certificate_is_presented_where_it_is_asked_for() {
         )
         .await;
 
-        let mut foreign = request(&server.url());
-        foreign.client_certificate = Some(Authority::new().client_certificate());
+        let foreign = request_with(&server.url(), Authority::new().client_certificate());
         fails(
             transport,
             foreign,
@@ -776,8 +782,7 @@ async fn a_server_that_asks_late_for_a_client_certificate_is_refused() {
             })
             .await;
             let transport = transport(options(&authority));
-            let mut with = request(&server.url());
-            with.client_certificate = Some(clients.client_certificate());
+            let with = request_with(&server.url(), clients.client_certificate());
             let late = "asks for it only after the request";
             fails(transport.clone(), with, FailureClass::Refused, late).await;
             // Without a certificate it is a connection that broke.
@@ -814,11 +819,7 @@ async fn a_server_that_has_asked_or_answered_before_may_close_a_connection() {
         .await;
         let transport = transport(options(&authority));
         let certificate = clients.client_certificate();
-        let with = || {
-            let mut with = request(&server.url());
-            with.client_certificate = Some(certificate.clone());
-            with
-        };
+        let with = || request_with(&server.url(), certificate.clone());
         assert_eq!(transport.send(with()).await.unwrap().status, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
         fails(
@@ -836,11 +837,11 @@ async fn a_client_certificate_that_cannot_be_used_makes_no_connection() {
     let authority = Authority::new();
     let server = Server::answering(authority.good(), TOKEN).await;
     let (chain, _) = authority.issue("client.example", 2100);
-    let mut mismatched = request(&server.url());
-    mismatched.client_certificate = Some(ClientCertificate {
+    let certificate = ClientCertificate {
         certificate_chain: chain.into(),
         private_key: authority.issue("x", 2100).1.into(),
-    });
+    };
+    let mismatched = request_with(&server.url(), certificate);
     fails(
         transport(options(&authority)),
         mismatched,
@@ -1074,8 +1075,7 @@ async fn no_library_logs_a_header_a_body_or_a_token_even_at_trace() {
     let config = authority.server("127.0.0.1", 2100, Some(&clients), rustls::ALL_VERSIONS);
     let server = Server::answering(config, answer).await;
     let certificate = clients.client_certificate();
-    let mut with = request(&server.url());
-    with.client_certificate = Some(certificate.clone());
+    let with = request_with(&server.url(), certificate.clone());
     let transport = transport(options(&authority));
     let response = transport.send(with).await.unwrap();
     assert_eq!(*response.body, b"marked-token");

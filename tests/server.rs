@@ -220,7 +220,7 @@ async fn sixty_four_slow_readers_of_a_megabyte_hold_about_one_text() {
     let length = metrics.encode().unwrap().len();
     assert!(length > 1_000_000, "{length}");
     let server = run(Server::metrics(LOOPBACK.parse().unwrap(), metrics).unwrap());
-    // What one reader costs, who reads it all.
+    // The memory that one reader costs who reads the whole answer.
     get(server.address, "/metrics").await;
     let before = resident();
     let mut readers = Vec::new();

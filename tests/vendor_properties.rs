@@ -65,7 +65,7 @@ fn check(response: &TokenResponse) -> Result<(), TestCaseError> {
                         .not_before
                         .is_none_or(|time| time > response.received && time < token.expires)
                 );
-                prop_assert!(token.token_type.eq_ignore_ascii_case("bearer"));
+                prop_assert_eq!(&token.token_type, "Bearer");
                 let value = token.value.expose_secret();
                 prop_assert!((1..=64 * 1024).contains(&value.len()));
                 prop_assert!(HeaderValue::from_str(value).is_ok());

@@ -84,7 +84,7 @@ fn stated(flag: &Arg, value: OsString) -> Option<OsString> {
     Some(value).filter(|value| !value.is_empty())
 }
 
-/// The same error, with `place` in place of the flag.
+/// Names `place` in an error instead of the flag.
 fn at(mut error: clap::Error, place: &str) -> clap::Error {
     error.insert(ContextKind::InvalidArg, ContextValue::String(place.to_owned()));
     error

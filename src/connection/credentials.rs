@@ -14,7 +14,7 @@ use tower::util::MapResultLayer;
 /// long.
 const LONGEST_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// What comes of a call to the API server.
+/// The result of a call to the API server: a response, or the error of a layer below HTTP.
 type Answer<B> = Result<Response<B>, BoxError>;
 
 /// The time from `now` until the process should end, for credentials that are valid until `valid_until`.
@@ -27,7 +27,7 @@ pub fn time_to_end(valid_until: Timestamp, now: Timestamp) -> Duration {
 /// Acceptance of the operator's credentials by the API server, from the answers to all calls. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Acceptance {
-    /// The first answer 401 since the last other answer.
+    /// The time of the first answer 401 after the last answer of another kind; `None` while no credentials are refused.
     refused_since: watch::Sender<Option<Instant>>,
 }
 
@@ -67,7 +67,7 @@ impl Acceptance {
         }
     }
 
-    /// Waits until every answer for this long was a 401, of which there was one.
+    /// Waits until the API server has answered nothing but 401 for this long. Silence does not count.
     pub async fn refused_for(&self, limit: Duration) {
         let mut refused_since = self.refused_since.subscribe();
         loop {
@@ -80,7 +80,7 @@ impl Acceptance {
             };
             tokio::select! {
                 () = limit_reached => return,
-                // `self` has the sender.
+                // An error would mean that the sender is gone, and `self` has it.
                 _ = refused_since.changed() => {}
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! May use: `proxy`.
 
+mod client;
 mod credentials;
-mod tunnel;
 
 use std::path::Path;
 use std::process::ExitStatus;
@@ -146,12 +146,7 @@ impl Cluster {
 
     /// Begins a client of the API server. Runs the kubeconfig's exec plugin, if there is one, and waits for it.
     pub fn client_builder(&self) -> Result<ClientBuilder<ApiService>, ClusterError> {
-        let config = self.config.clone();
-        let builder = match &self.tunnel {
-            None => ClientBuilder::try_from(config),
-            Some(tunnel) => tunnel::client_builder(&config, tunnel),
-        };
-        builder.map_err(|error| match error {
+        client::client_builder(&self.config, self.tunnel.as_ref()).map_err(|error| match error {
             kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => {
                 ClusterError::ExecPlugin { status: out.status }
             }

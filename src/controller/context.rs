@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use kube::runtime::events::Recorder;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Timeline;
+use crate::controller::cluster::answers::Answers;
+use crate::controller::cluster::event_recorder::EventRecorder;
 use crate::controller::cluster::monitor::WatchMonitor;
 use crate::controller::cluster::objects::Objects;
 use crate::controller::cluster::pacing::{Pacer, paced};
@@ -67,11 +68,12 @@ pub(crate) struct Context {
     pub(crate) grants: Arc<Grants>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) secrets: Arc<Secrets>,
+    pub(crate) answers: Answers,
     pub(crate) secret_reads: SecretReads,
     pub(crate) remembered: Arc<Remembered>,
     pub(crate) triggers: Triggers,
     pub(crate) watches: Arc<WatchMonitor>,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: EventRecorder,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) key: KeyReceiver,
@@ -94,7 +96,7 @@ pub(crate) struct Parts {
     pub(crate) settings: Settings,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) grants: Arc<Grants>,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: EventRecorder,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) key: KeyReceiver,
@@ -108,6 +110,7 @@ impl Context {
         let objects = Arc::new(Objects::new(parts.metrics.clone()));
         let pacer = Pacer::new(Arc::clone(&parts.timeline), parts.queue.clone());
         let client = paced(parts.client, Arc::clone(&pacer));
+        let answers = Answers::new(client.clone());
         Self {
             remembered: Arc::new(Remembered::new(
                 Arc::clone(&parts.grants),
@@ -122,7 +125,8 @@ impl Context {
             )),
             objects,
             secrets: Arc::new(Secrets::new(parts.metrics.clone())),
-            secret_reads: SecretReads::new(client.clone()),
+            secret_reads: SecretReads::new(answers.clone()),
+            answers,
             client,
             pacer,
             settings: parts.settings,

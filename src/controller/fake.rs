@@ -13,13 +13,13 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use kube::client::Body;
-use kube::runtime::events::Recorder;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tower::service_fn;
 
 use crate::api::{VendorToken, names};
 use crate::clock::{Clock, Moment, SystemClock, Timeline};
+use crate::controller::cluster::event_recorder::EventRecorder;
 use crate::controller::context::{Context, Parts, Settings};
 use crate::controller::reconcile::events::reporter;
 use crate::controller::reconcile::validated::ValidatedSpec;
@@ -58,13 +58,18 @@ pub(crate) fn key() -> FingerprintKey {
 
 /// The metadata of a target of [`object`] that `key` has sealed with the token `stored`, and that nobody has touched.
 pub(crate) fn sealed_by(key: &FingerprintKey, secret: &str, facts: &TokenFacts) -> Value {
+    sealed_with(key, secret, facts, "stored")
+}
+
+/// The same with this token.
+pub(crate) fn sealed_with(key: &FingerprintKey, secret: &str, facts: &TokenFacts, token: &str) -> Value {
     let object = object();
     let place = Place {
         namespace: &object.namespace,
         secret,
         vendor_token: &object.name,
     };
-    let seal = Seal::new(key, place, facts, &SecretString::from("stored"));
+    let seal = Seal::new(key, place, facts, &SecretString::from(token));
     let mut annotations: Map<String, Value> = facts
         .annotations()
         .map(|(name, value)| (name.to_owned(), value.into()))
@@ -164,7 +169,7 @@ pub(crate) fn context(answer: fn(Value) -> Value) -> (Arc<Context>, Writes, Trig
     context_without_secrets(500, answer)
 }
 
-/// The same, where Secrets are refused with this HTTP status.
+/// A context as [`context`] makes it, with an API server that refuses Secrets with this HTTP status.
 pub(crate) fn context_without_secrets(
     refusal: u16,
     answer: fn(Value) -> Value,
@@ -172,7 +177,7 @@ pub(crate) fn context_without_secrets(
     context_by(Arc::new(SystemClock), refusal, answer)
 }
 
-/// The same, by this clock.
+/// A context as [`context_without_secrets`] makes it, by this clock.
 pub(crate) fn context_by(
     clock: Arc<dyn Clock>,
     refusal: u16,
@@ -206,7 +211,7 @@ pub(crate) fn context_at(
             let (head, body) = request.into_parts();
             let sent = body.collect().await.unwrap().to_bytes();
             let (code, body) = respond(&head.method, head.uri.path(), &sent);
-            // As over a network, an answer does not come at once.
+            // An answer takes a moment, as it does over a network.
             tokio::task::yield_now().await;
             let response = Response::builder()
                 .status(code)
@@ -233,7 +238,7 @@ pub(crate) fn context_over(clock: Arc<dyn Clock>, client: kube::Client) -> (Arc<
         Leadership::always(),
     );
     let context = Context::new(Parts {
-        recorder: Recorder::new(client.clone(), reporter()),
+        recorder: EventRecorder::new(client.clone(), reporter()),
         client,
         settings: Settings {
             operator_namespace: "operator".to_owned(),

@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use jiff::Timestamp;
 use kube::Client;
-use kube::runtime::events::Recorder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Timeline;
+use crate::controller::cluster::event_recorder::EventRecorder;
 use crate::controller::context::{Context, Parts, Settings};
 use crate::controller::leading::{self, Next, Triggered};
 use crate::controller::reconcile::ask::QueuedCalls;
@@ -69,7 +69,7 @@ pub async fn run(parameters: Parameters, shutdown: impl Future<Output = ()> + Se
     );
     let (key_sender, key) = watch::channel(None);
     let context = Arc::new(Context::new(Parts {
-        recorder: Recorder::new(parameters.client.clone(), reporter()),
+        recorder: EventRecorder::new(parameters.client.clone(), reporter()),
         client: parameters.client,
         settings: parameters.settings,
         timeline: parameters.timeline,

@@ -66,7 +66,7 @@ impl Leadership {
         }
     }
 
-    /// The same, with the reachability of the API server as a condition of each vendor call.
+    /// Makes the reachability of the API server a condition of each vendor call.
     #[must_use]
     pub fn with_reachability(self, reachability: ApiServerReachability) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! The request that a grant needs, and where its credentials come from: a request that waits holds none.
+//! The request for a grant, and the source of its credentials: a request that waits holds none.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -27,9 +27,9 @@ pub trait CallSource: Send + Sync + 'static {
     fn call(&self, object: ObjectKey) -> BoxFuture<'static, Option<(Fingerprint, VendorCall)>>;
 }
 
-/// The longest time for which credentials are kept that were just read. It is that of a request.
+/// Credentials that were just read are kept for this long at most: the longest time of a request.
 const KEPT_FOR: Duration = Duration::from_secs(30);
-/// The length of the credential values that are kept at most, in bytes.
+/// The most bytes of credential values that are kept.
 const MOST_BYTES: usize = 1024 * 1024;
 
 /// Requests whose turn comes in a moment, with the credentials that were just read for them. Without these, each first
@@ -37,7 +37,8 @@ const MOST_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct CallsInHand {
     calls: HashMap<Fingerprint, (Moment, VendorCall)>,
-    /// The oldest first, with some that were taken since.
+    /// The grants by the time at which their requests were kept, the oldest first. Some of the requests were taken
+    /// since.
     order: VecDeque<(Moment, Fingerprint)>,
     bytes: usize,
 }
@@ -68,7 +69,7 @@ impl CallsInHand {
         Some(call)
     }
 
-    /// Drops what was kept for [`KEPT_FOR`].
+    /// Drops the requests that were kept for [`KEPT_FOR`].
     pub(super) fn drop_old(&mut self, now: Moment) {
         while let Some((kept, fingerprint)) = self.order.front().copied() {
             let is_present = self.calls.get(&fingerprint).is_some_and(|(at, _)| *at == kept);
@@ -96,15 +97,8 @@ fn size_of(call: &VendorCall) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grants::tests::{at, grant};
     use crate::token::SecretString;
-
-    fn grant(number: u8) -> Fingerprint {
-        Fingerprint::from_bytes([number; 16])
-    }
-
-    fn at(second: i64) -> Moment {
-        Moment::at_second(second)
-    }
 
     fn call(length: usize) -> VendorCall {
         let value = SecretString::from("x".repeat(length));

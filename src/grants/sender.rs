@@ -30,7 +30,7 @@ struct CompletionGuard<'a> {
 
 /// The outcome of an attempt.
 enum Outcome {
-    /// The credentials are others by now or cannot be read, or this process sends no more.
+    /// The request was not sent: the credentials have changed or cannot be read, or this process sends no more.
     NotSent,
     Ended(Result<AccessToken, Failure>),
 }
@@ -185,14 +185,15 @@ impl Grants {
         completion.outcome = Some(Outcome::Ended(result));
     }
 
-    /// True while this process may send. The read of the credentials took some time.
+    /// True while this process may send. Asked again after the read of the credentials: leadership may have ended
+    /// during it.
     fn may_send(&self) -> bool {
         let table = self.lock();
         !table.draining && !table.standing_by && self.leadership.holds()
     }
 
-    /// Takes back the request that was about to be sent, and wakes those who waited for it: they are decided anew. An
-    /// attempt that was recorded stays counted against its account.
+    /// Gives the slot of a request back that is not sent after all, and wakes the objects that waited for it, so that
+    /// each is reconciled again. An attempt that was recorded stays counted against its account.
     fn not_sent(&self, fingerprint: Fingerprint, vendor: Vendor, login: Option<Login>) {
         let mut table = self.lock();
         let table = &mut *table;

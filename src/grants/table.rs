@@ -247,7 +247,8 @@ impl GrantTable {
         let mut jobs = Vec::new();
         let mut wait = LONGEST_SLEEP;
         // The first endpoint changes with each call, so that endpoints that hang do not keep all the places in flight.
-        // Those with a live token come before: no endpoint that does not exist has brought one.
+        // Endpoints where a grant with a live token waits come first: an endpoint that does not exist has brought no
+        // token.
         let first = (self.first_endpoint + 1) % self.endpoints.len().max(1);
         self.first_endpoint = first;
         let mut endpoints: Vec<_> = self.endpoints.values_mut().collect();

@@ -429,6 +429,16 @@ fn status_shows(reason: Reason, count: i32, last_attempt: i64, next_attempt: Opt
     }
 }
 
+/// For tests of single files: a fingerprint whose bytes, and whose jitter, are all this number.
+pub(super) fn grant(number: u8) -> Fingerprint {
+    Fingerprint::from_bytes([number; 16])
+}
+
+/// For tests of single files: the moment this many seconds after the start of the clock.
+pub(super) fn at(second: i64) -> Moment {
+    Moment::at_second(second)
+}
+
 fn fingerprint(number: u8) -> Fingerprint {
     let mut bytes = [0; 16];
     bytes[0] = number;

@@ -110,9 +110,10 @@ impl Identity {
     }
 }
 
-/// What the servers have done that a client certificate was used with. One that asks for it only after the request, by
-/// a renegotiation (RFC 5246 section 7.4.1.1) or by post-handshake authentication (RFC 8446 section 4.6.2), cannot be
-/// served by rustls: it closes the connection, and has neither asked nor answered.
+/// Record of the servers to which one client certificate may be presented: whether any has asked for it in a handshake,
+/// and whether any has answered. A server may ask only after the request, by a renegotiation (RFC 5246 section 7.4.1.1)
+/// or by post-handshake authentication (RFC 8446 section 4.6.2). rustls supports neither, so such a server closes the
+/// connection and has neither asked nor answered.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     asked: AtomicBool,

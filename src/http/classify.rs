@@ -35,7 +35,7 @@ pub(super) fn too_large(host: &str, limit: usize) -> Failure {
     ))
 }
 
-/// Classifies an error of sending a request to `host`, or of reading its response. `proxy` is the one on the way.
+/// Classifies an error of sending a request to `host`, or of reading its response. `proxy` is the proxy on the way.
 pub(super) fn exchange(error: &reqwest::Error, host: &str, proxy: Option<&Proxy>) -> Failure {
     let chain = chain(error);
     let hyper = chain.iter().find_map(|e| e.downcast_ref::<hyper::Error>());
@@ -137,7 +137,7 @@ fn is_cut_off(chain: &[&(dyn Error + 'static)]) -> bool {
         )
 }
 
-/// True where a server ended the connection after the handshake instead of an answer: it closed it, or sent a TLS alert.
+/// True where a server ended the connection after the handshake without an answer, by closing it or by a TLS alert.
 pub(super) fn is_end_after_request(error: &reqwest::Error) -> bool {
     let chain = chain(error);
     let has_alert = chain

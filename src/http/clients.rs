@@ -83,7 +83,7 @@ impl Clients {
         self.without_idle().plain.clone()
     }
 
-    /// The client for `certificate`, built at its first use, and what it has seen of its servers.
+    /// The client for `certificate`, built at its first use, and the record of its servers.
     pub(super) fn with_certificate(
         &self,
         certificate: &ClientCertificate,
@@ -206,7 +206,7 @@ fn client(options: &HttpTransportOptions, tls: ClientConfig) -> reqwest::Result<
         .connect_timeout(options.connect_timeout)
         .pool_idle_timeout(options.idle_timeout)
         .pool_max_idle_per_host(options.idle_connections_per_endpoint);
-    // The HTTP client's own reading of the environment passes a proxy that it cannot use by in silence.
+    // Reading the environment by itself, the HTTP client would ignore a proxy that it cannot use, without an error.
     let builder = builder.no_proxy();
     let builder = match &options.proxy {
         ProxySetting::Off => builder,

@@ -19,8 +19,8 @@ const EARLY_SECONDS: [i64; 3] = [60, 120, 420];
 /// good passwords, and without that attempt only a person ends the latch.
 const CONFIRMING_SECONDS: i64 = 300;
 
-/// The longest lock of an account that is kept, in seconds, and the farthest credible end of one: with its jitter, and a
-/// reserve.
+/// The longest lock of an account that is kept, in seconds, and the farthest credible end of a lock: the longest, its
+/// jitter and a reserve.
 const LONGEST_LOCK_SECONDS: i64 = 24 * 3600;
 const FARTHEST_LOCK_SECONDS: i64 = 25 * 3600;
 
@@ -38,12 +38,13 @@ pub fn holds(deadline: Timestamp, now: Timestamp) -> bool {
     now < deadline && deadline <= later(now, FARTHEST_DEADLINE_SECONDS)
 }
 
-/// The same for the end of an account's lock, which may be told a day ahead.
+/// True while the end of an account's lock has not passed at `now` and is credible: a little more than a day ahead at
+/// most.
 pub fn lock_holds(lock_end: Timestamp, now: Timestamp) -> bool {
     now < lock_end && lock_end <= later(now, FARTHEST_LOCK_SECONDS)
 }
 
-/// True where a rejection of this time has its next attempt sooner than the hourly one: the early attempts go on.
+/// True where the attempt that follows a rejection comes sooner than the hourly one: it is one of the early attempts.
 pub fn is_early(rejected: Timestamp, next_attempt: Timestamp) -> bool {
     next_attempt < later(rejected, PROBE_SECONDS)
 }
@@ -55,8 +56,8 @@ pub fn after_transient(count: i32, jitter: u8, now: Timestamp) -> Option<Timesta
     next_attempt(&failure, count, Rejections::default(), jitter, now)
 }
 
-/// The pause of Kubernetes calls after this many server errors in a row: 1 s doubling to 5 s, so that all is right soon
-/// after the API server is back, and no less than the API server asks for.
+/// The pause of Kubernetes calls after this many server errors in a row: 1 s doubling to 5 s, so that objects are
+/// reconciled soon after the API server is back, and no less than the API server asks for.
 pub fn after_server_error(failures: u32, retry_after: Option<Duration>) -> Duration {
     let doublings = failures.saturating_sub(1).min(8);
     Duration::from_secs(1 << doublings)
@@ -71,7 +72,7 @@ pub fn after_own_error(failures: u32) -> Duration {
     Duration::from_secs(5 << doublings).min(LONGEST_OBJECT_PAUSE)
 }
 
-/// The rejections of one credential: what decides about attempts without a change.
+/// The rejections of one credential. They decide about attempts while nothing has changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rejections {
     /// The number of rejections since the last success, the present one included.

@@ -30,6 +30,8 @@ pub struct StoredFacts {
     pub expires: Timestamp,
     /// True when it has not expired.
     pub valid: bool,
+    /// True where the Secret's data is as the spec wants it.
+    pub in_place: bool,
     /// True when it was made from the grant part of the present spec.
     pub of_present_grant: bool,
 }
@@ -74,7 +76,7 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
     let target = facts.target_name;
     let good = facts
         .stored
-        .filter(|stored| stored.valid && stored.of_present_grant);
+        .filter(|stored| stored.valid && stored.in_place && stored.of_present_grant);
 
     if facts.suspended {
         let message = match facts.stored {
@@ -139,6 +141,11 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
         );
     }
     match facts.stored {
+        Some(stored) if stored.of_present_grant && stored.valid => not_ready(
+            condition::RECONCILING,
+            Reason::Progressing,
+            &format!("the data of Secret '{target}' is not as the spec wants it, and is written anew"),
+        ),
         Some(stored) if stored.of_present_grant => {
             let message = format!(
                 "the token in Secret '{target}' expired at {}; a new one is asked for",
@@ -195,7 +202,16 @@ mod tests {
         Some(StoredFacts {
             expires: EXPIRES.parse().unwrap(),
             valid,
+            in_place: true,
             of_present_grant,
+        })
+    }
+
+    /// A good token whose Secret has other data than the spec wants.
+    fn not_in_place() -> Option<StoredFacts> {
+        stored(true, true).map(|stored| StoredFacts {
+            in_place: false,
+            ..stored
         })
     }
 
@@ -271,6 +287,13 @@ mod tests {
     )]
     #[case::no_token_yet_behind_a_pause(
         Facts { progress: Progress::Paused(EXPIRES.parse().unwrap()), ..facts() }, "false RateLimited", &["Reconciling"]
+    )]
+    #[case::the_data_is_not_as_the_spec_wants_it(
+        Facts { stored: not_in_place(), ..facts() }, "false Progressing", &["Reconciling"]
+    )]
+    #[case::the_data_is_not_as_the_spec_wants_it_and_the_vendor_is_away(
+        Facts { stored: not_in_place(), failure: failed(Reason::VendorUnavailable), ..facts() },
+        "false VendorUnavailable", &["Reconciling"]
     )]
     #[case::expired_without_a_known_cause(
         Facts { stored: stored(false, true), ..facts() }, "false TokenExpired", &["Reconciling"]

@@ -23,6 +23,18 @@ pub fn pause_after(repairs: usize, pauses: u32) -> Option<Duration> {
     is_contested.then(|| FIRST_PAUSE.saturating_mul(1 << pauses.min(8)).min(LONGEST_PAUSE))
 }
 
+/// The way in which somebody else undoes what is written to a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Undone {
+    /// It could not be found out.
+    #[default]
+    Unknown,
+    /// The Secret is changed by this field manager.
+    ChangedBy(Box<str>),
+    /// The Secret is deleted.
+    Deleted,
+}
+
 /// A contest that lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contest {
@@ -32,8 +44,7 @@ pub struct Contest {
     pub paused_until: Timestamp,
     /// The time at which the contest is over, where nothing needs a repair until then.
     pub over_at: Timestamp,
-    /// The field manager that has changed the Secret; `None` where it was deleted.
-    pub manager: Option<String>,
+    pub undone: Undone,
 }
 
 impl Contest {
@@ -47,16 +58,20 @@ impl Contest {
         self.holds(stored?.issued, now)
     }
 
-    /// The message for the user. It stays the same throughout a contest.
+    /// The message for the user. It stays the same throughout a contest, once it is known what happens.
     pub fn message(&self, secret: &str) -> String {
-        match &self.manager {
-            Some(manager) => format!(
+        match &self.undone {
+            Undone::ChangedBy(manager) => format!(
                 "field manager '{manager}' keeps changing Secret '{secret}', which is repaired after pauses of up to 5 \
                  minutes: stop that writer, or give one of the two another Secret"
             ),
-            None => format!(
+            Undone::Deleted => format!(
                 "somebody keeps deleting Secret '{secret}', which is made again after pauses of up to 5 minutes: look for \
                  the writer in the API server's audit log and stop it, or set another `spec.target.name`"
+            ),
+            Undone::Unknown => format!(
+                "somebody keeps changing or deleting Secret '{secret}', which is repaired after pauses of up to 5 minutes: \
+                 look for the writer in the API server's audit log and stop it, or set another `spec.target.name`"
             ),
         }
     }
@@ -72,5 +87,26 @@ mod tests {
         let pauses = [(5, 0), (1, 1), (1, 2), (1, 4), (1, 5), (9, u32::MAX)];
         let seconds = pauses.map(|(repairs, pauses)| pause_after(repairs, pauses).unwrap().as_secs());
         assert_eq!(seconds, [10, 20, 40, 160, 300, 300]);
+    }
+
+    #[test]
+    fn a_message_says_as_much_as_is_known() {
+        let message = |undone| {
+            let at = Timestamp::UNIX_EPOCH;
+            let contest = Contest {
+                issued: at,
+                paused_until: at,
+                over_at: at,
+                undone,
+            };
+            contest.message("s")
+        };
+        let changed = message(Undone::ChangedBy("kubectl-edit".into()));
+        assert!(
+            changed.starts_with("field manager 'kubectl-edit' keeps changing"),
+            "{changed}"
+        );
+        assert!(message(Undone::Deleted).starts_with("somebody keeps deleting"));
+        assert!(message(Undone::Unknown).starts_with("somebody keeps changing or deleting"));
     }
 }

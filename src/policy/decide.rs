@@ -104,7 +104,8 @@ fn next_step(observed: &Observed<'_>) -> Decision {
             return wait(now, [expiry, Some(usable_from)]);
         }
         if repairs || is_newer(observed, token, stored) {
-            // Another token is better than a repair where one is due. Without a stored one nobody knows.
+            // Where a refresh is due, a new token is better than a repair. Without a stored token the due time is not
+            // known.
             let may_ask = stored.is_some() && (is_due || requested);
             match observed
                 .contest

@@ -361,6 +361,7 @@ mod tests {
             },
             credentials_version: None,
             refresh_handled: None,
+            is_in_place: true,
             is_readable: true,
         };
         let live_until = |stored: &Stored| {
@@ -610,6 +611,7 @@ mod tests {
             inputs,
             credentials_version: None,
             refresh_handled: None,
+            is_in_place: true,
             is_readable: true,
         });
         let status = failure.map(shows).unwrap_or_default();

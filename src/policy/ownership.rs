@@ -65,7 +65,8 @@ pub struct Claimant<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
     pub secret_name: &'a str,
-    /// The digest of the templates, without the mark that [`content`] puts in front.
+    /// The digests of the templates, without the mark that [`content`] puts in front: that of all, a point, and that of
+    /// the type and the data alone.
     pub content: &'a str,
     /// A digest of the paths of all keys, labels and annotations that we would own.
     pub owned: u64,
@@ -82,17 +83,29 @@ pub struct Desired<'a> {
     pub sealed: Option<&'a TokenFacts>,
 }
 
-/// The value of the annotation `vendortoken.io/content`: a mark (`adopted` or `created`) and the digest of the
-/// templates. The mark keeps an adopted Secret without an owner reference, also after its consent annotation was taken
+/// The value of the annotation `vendortoken.io/content`: a mark (`adopted` or `created`) and the digests of the
+/// templates (see [`Desired::content`]). The mark keeps an adopted Secret without an owner reference, also after its consent annotation was taken
 /// away.
-pub fn content(adopted: bool, digest: &str) -> String {
+pub fn content(adopted: bool, digests: &str) -> String {
     let mark = if adopted { "adopted" } else { "created" };
-    format!("{mark}.{digest}")
+    format!("{mark}.{digests}")
 }
 
-/// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write. `sealed` are the facts on
-/// it, where they are proven. A mark that is not does not count on a Secret that has a controller: an adopted one gets
-/// no owner.
+/// Compares the value of the annotation `vendortoken.io/content` with the desired digests, and tells whether all
+/// templates are the same, and whether those of the data are. Values of earlier versions have one digest, of all.
+fn compare_content(found: &str, desired: &str) -> (bool, bool) {
+    let mut found = found.split('.').skip(1);
+    let mut desired = desired.split('.');
+    let all = found.next().is_some_and(|all| Some(all) == desired.next());
+    (
+        all,
+        all || found.next().is_some_and(|data| Some(data) == desired.next()),
+    )
+}
+
+/// True for a Secret that the VendorToken `me` has adopted, or will adopt with its next write. `sealed` are the facts
+/// on it, where they are proven. On a Secret with a controller a mark counts only if it is proven: an adopted Secret
+/// gets no owner.
 pub fn is_adopted(record: Option<&SecretRecord>, me: &str, sealed: Option<&TokenFacts>) -> bool {
     let Some(record) = record else { return false };
     let without_owner = record.controller.is_none();
@@ -122,7 +135,8 @@ pub fn incumbent(record: &SecretRecord) -> Option<&str> {
     entry.name.as_deref().or(controller)
 }
 
-/// The VendorToken that a Secret is kept of: no owner deletes it, and there is still a token in it.
+/// The VendorToken for which a Secret was kept: the Secret has no owner that deletes it, and there is still a token in
+/// it.
 fn kept_of(record: &SecretRecord) -> Option<&str> {
     let holds_token = record.ours.as_ref()?.content.is_some();
     incumbent(record).filter(|_| record.controller.is_none() && holds_token)
@@ -220,8 +234,9 @@ fn ours(
     let stored = stored.filter(|stored| is_credible(stored, now));
     let Some(entry) = &record.ours else {
         return Target::Ours {
-            // Whether the token is still there is found where it is read.
+            // The read of the target shows if the token is still there.
             stored: stored.map(|stored| Stored {
+                is_in_place: true,
                 is_readable: true,
                 ..stored
             }),
@@ -229,12 +244,14 @@ fn ours(
         };
     };
     let owner_as_desired = desired.owners_stay || has_desired_owner(record, me, desired);
-    let content_as_desired = entry
+    let (content_as_desired, data_as_desired) = entry
         .content
         .as_deref()
-        .is_some_and(|content| content.split('.').nth(1) == Some(desired.content));
+        .map_or((false, false), |found| compare_content(found, desired.content));
+    let is_in_place = data_as_desired && entry.owned_data == desired.owned_data;
     let stored = stored.map(|stored| Stored {
-        is_readable: content_as_desired && entry.owned_data == desired.owned_data,
+        is_in_place,
+        is_readable: is_in_place,
         ..stored
     });
     Target::Ours {
@@ -281,6 +298,7 @@ mod tests {
             },
             credentials_version: None,
             refresh_handled: None,
+            is_in_place: true,
             is_readable: true,
         }
     }
@@ -445,6 +463,67 @@ mod tests {
     #[test]
     fn an_apply_entry_alone_proves_no_token() {
         assert_eq!(judged_with(&record(), None), "ours, without a token");
+    }
+
+    #[rstest]
+    #[case::as_desired("created.c1.d1", "c1.d1", true)]
+    #[case::of_an_earlier_version("created.c1", "c1.d1", true)]
+    #[case::labels_edited("created.c2.d1", "c1.d1", true)]
+    #[case::data_edited("created.c2.d2", "c1.d1", false)]
+    #[case::edited_since_an_earlier_version("created.c2", "c1.d1", false)]
+    #[case::garbage("created", "c1.d1", false)]
+    #[case::a_spec_that_cannot_be_used("created.c1.d1", "", false)]
+    fn a_token_is_in_place_where_the_templates_of_the_data_are_the_same(
+        #[case] found: &str,
+        #[case] wanted: &str,
+        #[case] expected: bool,
+    ) {
+        let found = SecretRecord {
+            ours: entry().map(|entry| {
+                Box::new(OurEntry {
+                    content: Some(found.into()),
+                    ..*entry
+                })
+            }),
+            ..record()
+        };
+        let desired = Desired {
+            content: wanted,
+            ..desired()
+        };
+        let judged = judge(Some(&found), Some(stored(-10, 3590)), me(), &[], &desired, now());
+        let Target::Ours {
+            stored: Some(stored), ..
+        } = judged
+        else {
+            panic!("{judged:?}");
+        };
+        assert_eq!((stored.is_in_place, stored.is_readable), (expected, expected));
+    }
+
+    #[test]
+    fn a_token_is_not_in_place_where_others_have_taken_a_key_of_the_data() {
+        let found = SecretRecord {
+            ours: entry().map(|entry| {
+                Box::new(OurEntry {
+                    owned_data: 4,
+                    ..*entry
+                })
+            }),
+            ..record()
+        };
+        let judged = judge(
+            Some(&found),
+            Some(stored(-10, 3590)),
+            me(),
+            &[],
+            &desired(),
+            now(),
+        );
+        assert!(
+            matches!(&judged, Target::Ours { stored: Some(stored), .. } if !stored.is_in_place),
+            "{judged:?}"
+        );
     }
 
     #[test]

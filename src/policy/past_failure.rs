@@ -61,12 +61,12 @@ impl PastFailure {
         self.next_attempt.is_none_or(|next| holds(next, now))
     }
 
-    /// True when the vendor has locked the account, and has told until when.
+    /// True for a rejection whose answer names the end of the account's lock.
     pub fn is_lock(&self) -> bool {
         self.reason == Reason::CredentialsRejected && self.message.contains(LOCKED_UNTIL)
     }
 
-    /// True when it is a rejection that one of the early attempts follows, as after a change of the credential.
+    /// True for a rejection that is followed by an early attempt, as after a change of the credential.
     pub fn is_early(&self) -> bool {
         let is_early = |next| backoff::is_early(self.last_attempt, next);
         self.reason == Reason::CredentialsRejected

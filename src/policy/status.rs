@@ -100,9 +100,10 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
         stored: stored.map(|stored| StoredFacts {
             expires: stored.expires,
             valid: observed.is_valid(stored),
+            in_place: stored.is_in_place,
             of_present_grant: observed.currency(stored) != Currency::OtherGrant,
         }),
-        // What holds up the token is nearer than what the vendor said.
+        // Failed calls to the API server hold up the token now; the vendor's last failure is older.
         failure: observed.api_trouble.clone().or(problem),
         progress: context.progress,
     };
@@ -115,8 +116,8 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
     all.extend(warnings(observed, context, stored));
     if let Some(contest) = &observed.contest {
         let message = contest.message(context.target_name);
-        // The token is there, and only the next repair is waited for.
-        let waits = stored.is_none() && observed.standing.token.is_some();
+        // The token is in memory, and is written with the next repair.
+        let waits = stored.is_none_or(|stored| !stored.is_in_place) && observed.standing.token.is_some();
         for facts in all
             .iter_mut()
             .filter(|facts| waits && facts.reason == Reason::Progressing.as_str())
@@ -207,7 +208,7 @@ fn failure_status(failure: PastFailure) -> FailureStatus {
     }
 }
 
-/// A time as a status shows it. The API server takes it, and gives it back as it is.
+/// A time in the form of a status: the API server takes it, and gives it back unchanged.
 fn written(time: Timestamp) -> Time {
     Time(recorded(time))
 }

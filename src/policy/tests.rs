@@ -91,6 +91,7 @@ impl Scene {
                     inputs: inputs('a'),
                     credentials_version: Some("uid/1".to_owned()),
                     refresh_handled: None,
+                    is_in_place: true,
                     is_readable: false,
                 }),
                 as_desired: true,
@@ -203,6 +204,11 @@ impl Scene {
             *as_desired = false;
         }
         self
+    }
+
+    /// The data was edited by others, or its templates by the user.
+    fn not_in_place(self) -> Self {
+        self.stored(|stored| stored.is_in_place = false).not_as_desired()
     }
 
     /// The data is as the last apply left it.
@@ -345,7 +351,7 @@ impl Scene {
             issued: at(issued),
             paused_until: at(until),
             over_at: at(until + 60),
-            manager: Some("kubectl-edit".to_owned()),
+            undone: contest::Undone::ChangedBy("kubectl-edit".into()),
         });
         self
     }

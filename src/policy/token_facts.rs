@@ -17,7 +17,9 @@ pub struct Stored {
     pub credentials_version: Option<String>,
     /// The refresh request that was handled when it was published.
     pub refresh_handled: Option<String>,
-    /// The target's data is as our last apply left it, by the present templates: the token can be read from it.
+    /// The target's data is as our last apply left it, by the present templates: workloads find the token there.
+    pub is_in_place: bool,
+    /// The token can be read from the target: it is in place, and a read has not found otherwise.
     pub is_readable: bool,
 }
 
@@ -48,6 +50,7 @@ impl Stored {
                 .filter(|_| is_sealed)
                 .map(str::to_owned),
             // The templates decide: see `ownership::judge`.
+            is_in_place: false,
             is_readable: false,
         }
     }

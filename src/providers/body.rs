@@ -159,7 +159,7 @@ impl Members {
         number.is_finite().then_some(number as i64)
     }
 
-    /// The same, `None` also for zero and below.
+    /// A whole number above zero, read as by [`Self::whole`].
     pub(super) fn positive(&self, name: &str) -> Option<i64> {
         self.whole(name).filter(|number| *number > 0)
     }

@@ -182,7 +182,7 @@ impl AsyncWrite for ActiveStream {
         self.written(result)
     }
 
-    /// As of TCP: then hyper writes a body from where it is, and copies nothing.
+    /// True as for TCP, so that hyper writes a body from its place in memory and copies nothing.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }

@@ -8,8 +8,8 @@ use tokio::net::TcpListener;
 
 /// Length of the system's queue of connections that are not accepted yet; the system may lower it.
 const BACKLOG: i32 = 1024;
-/// The system's memory for what a slow reader has not taken, per connection. Left to itself, the system grows it to
-/// megabytes, which count as memory of the container.
+/// The size of the system's send buffer for one connection. By default the system lets it grow to megabytes for a slow
+/// reader, and they count as memory of the container.
 const SEND_BUFFER: usize = 64 << 10;
 
 /// Opens `address`. `[::]` takes both families, and becomes `0.0.0.0` on a machine without IPv6.

@@ -129,7 +129,7 @@ impl Server {
         self.address
     }
 
-    /// The same with other limits than the default.
+    /// Replaces the default limits.
     #[must_use]
     pub fn with_limits(self, limits: ServerLimits) -> Self {
         Self { limits, ..self }

@@ -1,5 +1,5 @@
 //! The documentation agrees with the repository: its links lead somewhere, the paths that it names exist, and the tables
-//! of `docs/reference.md` list what the code has.
+//! of `docs/reference.md` and `docs/architecture.md` list what the code has.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod architecture;
 mod examples;
 mod layout;
 mod links;

@@ -10,11 +10,13 @@
 )]
 
 mod budget;
+mod failing;
 mod fairness;
 mod ledger;
 mod lifetimes;
 mod memory;
 mod outage;
+mod pace;
 mod slow;
 mod watches;
 mod witness;

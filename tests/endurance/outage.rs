@@ -1,15 +1,14 @@
 //! The API server is away for longer than a refresh period.
 
-use std::collections::BTreeMap;
-use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use test_support::{ApiProxy, Breakage, BrokenCall, Calls, ControlPlane, wait_for};
+use test_support::{ApiProxy, Breakage, Calls, ControlPlane, wait_for};
 use vendor_simulator::Vendor;
 
 use crate::ledger::{begun_after, milliseconds, now, shorter_than, times};
+use crate::pace::{Kind, PAUSES, PAUSES_OF_WATCHES, count, most};
 use crate::witness::{all_right, create, object};
 use crate::world::installation::{everywhere, plane_of_its_own};
 use crate::world::process::get;
@@ -162,56 +161,16 @@ async fn no_vendor_is_asked_while_the_api_server_is_away() {
     }
 }
 
-/// The pauses, in seconds, between calls of one kind that are not answered: of those that have gates, and of the question
-/// put before a vendor is asked. The last one is kept.
-const PAUSES: [f64; 4] = [1.0, 2.0, 4.0, 5.0];
-/// The same of a watch, without the random part that each has more.
-const PAUSES_OF_WATCHES: [f64; 7] = [0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0];
-
-/// The most calls in so many seconds that keep to these pauses. A slow machine makes fewer of them.
-fn most(seconds: f64, pauses: &[f64]) -> usize {
-    let last = iter::repeat(*pauses.last().unwrap());
-    let all = pauses.iter().copied().chain(last);
-    let times = iter::once(0.0).chain(all.scan(0.0, |time, pause| {
-        *time += pause;
-        Some(*time)
-    }));
-    times.take_while(|time| *time <= seconds).count()
-}
-
-/// The kind of a call, and the most calls of it in so many seconds of silence, where `objects` are reconciled. One call of
-/// each of them may be under way at the first failure of its kind.
-fn kind_and_most(call: &BrokenCall, seconds: f64, objects: usize) -> (&'static str, usize) {
-    let watch = most(seconds, &PAUSES_OF_WATCHES);
-    let gated = objects + most(seconds, &PAUSES);
-    let path: Vec<&str> = call.path.split('/').collect();
-    match (call.method.as_str(), path.as_slice()) {
-        ("GET", ["", "version"]) => ("question", most(seconds, &PAUSES)),
-        ("GET", [.., "secrets"]) => ("watch of Secrets", watch),
-        ("GET", [.., "vendortokens"]) => ("watch of VendorTokens", watch),
-        ("GET", [.., "secrets", _]) => ("read of a Secret", gated),
-        ("PATCH", [.., "secrets", _]) => ("write of a Secret", gated),
-        ("PATCH", [.., "vendortokens", _, "status"]) => ("write of a status", gated),
+/// The most calls of a kind in so many seconds of silence, where `objects` are reconciled. One call of each of them may
+/// be under way at the first failure of its kind.
+fn allowed(kind: Kind, seconds: f64, objects: usize) -> usize {
+    match kind {
+        Kind::Question => most(seconds, &PAUSES),
+        Kind::WatchOfSecrets | Kind::WatchOfVendorTokens => most(seconds, &PAUSES_OF_WATCHES),
+        Kind::ReadSecret | Kind::WriteSecret | Kind::WriteStatus => objects + most(seconds, &PAUSES),
         // One tells of a status that was written just before.
-        ("POST", [.., "events"]) => ("event", objects),
-        _ => panic!("nobody should ask for this now: {call:?}"),
+        Kind::Event => objects,
     }
-}
-
-/// Fails where calls that are not answered come more often than their pauses allow.
-fn keeps_its_pauses(what: &str, calls: &[BrokenCall], elapsed: Duration, objects: usize) {
-    // The clock of this test was read a moment after the API server went.
-    let seconds = elapsed.as_secs_f64() + 1.0;
-    let mut counts = BTreeMap::new();
-    for call in calls {
-        let (kind, most) = kind_and_most(call, seconds, objects);
-        counts.entry(kind).or_insert((0, most)).0 += 1;
-    }
-    println!(
-        "{what}: calls to the API server in {elapsed:?}, and the most that their pauses allow: {counts:?}"
-    );
-    let hammered: Vec<_> = counts.iter().filter(|(_, (count, most))| count > most).collect();
-    assert!(hammered.is_empty(), "{what}: it is hammered: {hammered:?}");
 }
 
 /// A token of one of many VendorTokens that wait for a budget of six requests a minute.
@@ -249,7 +208,10 @@ async fn waits_for_the_api_server(breakage: Breakage) {
     }
     let waiting = WAITING - times(&world, Vendor::SixMap).len();
     assert!(waiting > 0, "{what}: nobody waited");
-    keeps_its_pauses(&what, &broken.calls(), since.elapsed(), WAITING);
+    let calls = broken.calls();
+    // The clock of this test was read a moment after the API server went.
+    let seconds = since.elapsed().as_secs_f64() + 1.0;
+    count(&what, &calls, |kind| allowed(kind, seconds, WAITING));
 
     proxy.mend();
     let back = Instant::now();

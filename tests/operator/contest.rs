@@ -1,4 +1,4 @@
-//! Somebody who keeps changing or deleting a target is answered with few writes, and told.
+//! Somebody keeps changing or deleting a target: few writes answer, and the status shows it.
 
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,7 @@ async fn a_war_of_a_minute_over_a_target_costs_about_ten_writes_and_is_told_once
         world.poke(object).await;
         world.ready(object, "True Published").await;
     }
-    // And the next repair is at once.
+    // After that, a repair is made at once.
     let begun = Instant::now();
     change().await;
     world.until_data("changed", "token", |value| value != "war").await;

@@ -142,7 +142,8 @@ async fn what_the_schema_refuses_reaches_no_url_and_no_secret_without_the_schema
         named_watch || !known || (entry.uri.contains("..") && !is_scope_wide)
     });
     assert_eq!(*odd, [], "asked by a name that is none");
-    // One list and one watch each, and what the API server ends is begun anew: not one for each forged name.
+    // One list and one watch for each kind, and new ones where the API server ends a watch: not one for each forged
+    // name.
     let watches = asked.count(|entry| entry.verb == "watch" && entry.resource == "secrets");
     assert!(watches <= 2, "{watches} watches of Secrets");
     let made: Vec<_> = asked

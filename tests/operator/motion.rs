@@ -55,17 +55,7 @@ async fn the_late_answer_changes_nothing(world: &World, operator: &Operator) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_to_a_request_that_the_spec_no_longer_fits_is_discarded() {
     let (world, operator) = asked("spec-in-flight").await;
-    let secret = vendors::secret_of("sca");
-    world.simulator.put_credential(
-        VENDOR,
-        vendors::credential(VENDOR, "sca", &secret).tenant("other"),
-    );
-    world
-        .edit(
-            "sca",
-            json!({ "spec": { "checkmarxSCA": { "tenant": "other" } } }),
-        )
-        .await;
+    world.change_tenant("sca", "other").await;
     let value = world.until_data("sca", "token", |_| true).await;
     let of = world.simulator.validate(VENDOR, &value).credential;
     assert_eq!(of.as_deref(), Some("other/sca"));
@@ -191,17 +181,7 @@ async fn a_deletion_policy_changed_while_the_operator_was_away_costs_no_call() {
             )
             .await;
         operator = world.operator().await;
-        world
-            .until(&format!("{owners} owners"), async || {
-                let found = world.secret("sca").await.metadata.owner_references;
-                let found = found.unwrap_or_default().len();
-                if found == owners {
-                    Ok(())
-                } else {
-                    Err(found.to_string())
-                }
-            })
-            .await;
+        world.until_owners("sca", owners).await;
         world.settle("sca", &operator).await;
         let after = world.secret("sca").await;
         assert_eq!(after.data, before.data, "{policy}");

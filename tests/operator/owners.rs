@@ -89,7 +89,7 @@ async fn a_deletion_policy_that_cannot_be_carried_out_stops_no_refresh() {
         let acts = world.acts_since(mark).await;
         assert_eq!(acts.count(|entry| entry.is_write()), 0, "{first} to {then}");
 
-        // What the warning asks for helps: a Secret that is made anew has the owners that the spec wants.
+        // The advice of the warning helps: a Secret that is made anew has the owners that the spec wants.
         world.delete_secret("mapiq").await;
         world
             .until("the Secret to be made anew", async || {

@@ -72,7 +72,7 @@ async fn an_api_server_that_fails_is_asked_as_rarely_for_many_objects_as_for_few
     assert!(of_many <= IN_FLIGHT + 16, "{of_many} writes for 300 objects");
     assert!(of_few >= 5, "{of_few} writes: it is not tried again");
     for outage in [&few, &many] {
-        // It is told, in the status too, when it has lasted for a minute.
+        // The status shows the outage when it has lasted for a minute.
         outage.world.clock.pass(60);
         outage.world.ready("t0", "False ApiDenied +Reconciling").await;
         let message = outage.world.message("t0").await;

@@ -296,7 +296,7 @@ async fn the_rejection_of_a_proven_password_is_confirmed_once_before_it_latches(
         ("CredentialsRejected", 2, None)
     );
 
-    // The vendor would take it by now, and is not asked: neither after another restart nor after a day.
+    // The vendor would take the password by now, and is not asked: neither after another restart nor after a day.
     operator.stop().await;
     let operator = world.operator().await;
     world.clock.pass(24 * 3600);

@@ -260,7 +260,8 @@ async fn a_forged_fingerprint_gets_nobody_anothers_token() {
     world.settle("thief", &operator).await;
     assert_eq!(world.calls(VENDOR), 2);
 
-    // After a restart too the seal tells, before any credentials are read. The victim's token is in memory, and stays there.
+    // After a restart too the seal shows the exchange, before any credentials are read. The victim's token is in
+    // memory, and stays there.
     operator.stop().await;
     world.forge_secret("thief", forged.clone()).await;
     world.delete_secret("victim").await;

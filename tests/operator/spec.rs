@@ -81,17 +81,7 @@ async fn an_edit_of_the_grant_costs_one_vendor_call() {
     let world = World::new("tenant").await;
     let operator = world.operator().await;
     world.published(VENDOR, "sca").await;
-    let secret = vendors::secret_of("sca");
-    world.simulator.put_credential(
-        VENDOR,
-        vendors::credential(VENDOR, "sca", &secret).tenant("other"),
-    );
-    world
-        .edit(
-            "sca",
-            json!({ "spec": { "checkmarxSCA": { "tenant": "other" } } }),
-        )
-        .await;
+    world.change_tenant("sca", "other").await;
     world
         .until_data("sca", "token", |value| {
             world.simulator.validate(VENDOR, value).credential.as_deref() == Some("other/sca")

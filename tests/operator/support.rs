@@ -1,10 +1,11 @@
 //! Worlds for an operator with Roles in the namespaces that it serves.
 
+use serde_json::json;
 use test_support::ControlPlane;
-use vendor_simulator::Options;
+use vendor_simulator::{Options, Vendor};
 
-use crate::world::World;
 use crate::world::installation::{in_namespaces, install_for_namespaces, served_namespace};
+use crate::world::{World, vendors};
 
 /// The control plane of these tests, with kube-controller-manager collecting garbage.
 pub(crate) async fn plane_with_garbage_collection() -> &'static ControlPlane {
@@ -23,7 +24,7 @@ pub(crate) async fn plane_with(arguments: &[&str], definition: &str) -> &'static
         api_server_arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         ..Default::default()
     };
-    // It ends with the process.
+    // The control plane ends with the process.
     let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start(options).await.unwrap()));
     plane.apply_yaml("default", definition).await.unwrap();
     install_for_namespaces(plane).await;
@@ -42,6 +43,30 @@ impl World {
     pub(crate) async fn served_on(plane: &'static ControlPlane, prefix: &str, options: Options) -> Self {
         let namespace = served_namespace(plane, prefix).await;
         Self::in_namespace(plane, namespace, options).await
+    }
+
+    /// Waits until the target has this many owners.
+    pub(crate) async fn until_owners(&self, name: &str, count: usize) {
+        self.until(&format!("{count} owners"), async || {
+            let owners = self.secret(name).await.metadata.owner_references;
+            let found = owners.unwrap_or_default().len();
+            if found == count {
+                Ok(())
+            } else {
+                Err(found.to_string())
+            }
+        })
+        .await;
+    }
+
+    /// Has a VendorToken of Checkmarx ask in another tenant, where its password is valid too.
+    pub(crate) async fn change_tenant(&self, name: &str, tenant: &str) {
+        let vendor = Vendor::CheckmarxSca;
+        let secret = vendors::secret_of(name);
+        let credential = vendors::credential(vendor, name, &secret).tenant(tenant);
+        self.simulator.put_credential(vendor, credential);
+        let edit = json!({ "spec": { "checkmarxSCA": { "tenant": tenant } } });
+        self.edit(name, edit).await;
     }
 
     /// Another served namespace with the same vendors and the same clock; an operator that is to work in both is started

@@ -211,7 +211,7 @@ async fn of_two_vendor_tokens_with_one_target_the_older_wins_until_it_is_gone() 
 
         world.delete(older).await;
         if policy == "Retain" {
-            // What is kept is for the VendorToken that it is kept for.
+            // A kept Secret is for the VendorToken for which it was kept, and for no other.
             world.ready(younger, "False TargetNotOwned +Stalled").await;
             assert!(world.message(younger).await.contains(&format!("'{older}'")));
             assert_eq!(of().await.as_deref(), Some(older));
@@ -361,17 +361,7 @@ async fn a_changed_deletion_policy_changes_the_owner_of_the_target_without_a_ven
         let target = json!({ "deletionPolicy": policy });
         world.apply("mapiq", spec_with_target("mapiq", target)).await;
         world.ready("mapiq", "True Published").await;
-        world
-            .until(&format!("{owners} owners"), async || {
-                let found = world.secret("mapiq").await.metadata.owner_references;
-                let found = found.unwrap_or_default().len();
-                if found == owners {
-                    Ok(())
-                } else {
-                    Err(found.to_string())
-                }
-            })
-            .await;
+        world.until_owners("mapiq", owners).await;
     }
     world.settle("mapiq", &operator).await;
     assert_eq!(world.calls(VENDOR), 1);

@@ -122,8 +122,8 @@ impl World {
             .unwrap();
     }
 
-    /// Applies a Secret in the name of the operator's field manager: nothing in `managedFields` tells that it was not the
-    /// operator.
+    /// Applies a Secret under the name of the operator's field manager: `managedFields` does not show that somebody
+    /// else has written it.
     pub(crate) async fn forge_secret(&self, name: &str, mut secret: Secret) {
         secret.metadata = kube::core::ObjectMeta {
             name: Some(name.to_owned()),

@@ -157,7 +157,7 @@ impl Program {
         self.samples().await.sum(metric) as u64
     }
 
-    /// The most memory that it has had resident, in bytes (Linux).
+    /// The peak of the process's resident memory, in bytes (Linux).
     pub(crate) fn peak_memory(&self) -> u64 {
         let pid = self.process.lock().unwrap().pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

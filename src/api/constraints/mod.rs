@@ -43,7 +43,7 @@ impl Rule {
         }
     }
 
-    /// The same, for a rule that an absent field breaks.
+    /// Names the field whose absence breaks the rule.
     const fn required(self, field_path: &'static str) -> Self {
         Self {
             field_path: Some(field_path),
@@ -52,7 +52,7 @@ impl Rule {
         }
     }
 
-    /// The same, for a rule that a present field breaks.
+    /// Names the field whose presence breaks the rule.
     const fn forbidden(self, field_path: &'static str) -> Self {
         Self {
             field_path: Some(field_path),

@@ -24,7 +24,7 @@ use crate::error_text::with_causes;
 
 /// The time after which the API server is asked to end a watch. It sends a bookmark two seconds before.
 const LONGEST_WATCH: Duration = Duration::from_secs(290);
-/// The same where connections are cut that are idle for less.
+/// The length of a watch where something on the way cuts connections that were idle for less than [`LONGEST_WATCH`].
 const SHORTENED_WATCH: Duration = Duration::from_secs(20);
 /// A watch that the API server has not ended by then is dead: its connection was lost without a word.
 const DEAD_AFTER: Duration = Duration::from_secs(295);

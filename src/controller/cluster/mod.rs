@@ -2,7 +2,9 @@
 //!
 //! Knows neither reconciles nor leadership.
 
+pub(crate) mod answers;
 pub(crate) mod deleted;
+pub(crate) mod event_recorder;
 pub(crate) mod list_watch;
 pub(crate) mod mirror;
 pub(crate) mod monitor;
@@ -14,6 +16,8 @@ pub(crate) mod pages;
 pub(crate) mod references;
 pub(crate) mod remembered;
 pub(crate) mod repairs;
+pub(crate) mod secret_calls;
+pub(crate) mod secret_data;
 pub(crate) mod secret_name;
 pub(crate) mod secret_reads;
 pub(crate) mod secret_record;

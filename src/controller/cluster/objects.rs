@@ -67,8 +67,8 @@ pub(crate) fn slim(metadata: &mut ObjectMeta) {
 struct Known {
     uid: Box<str>,
     resource_version: Box<str>,
-    /// The object in JSON, packed. `None` for one that does not fit the schema: it is not worked on, and the Secrets that it named
-    /// stay its own.
+    /// The object in JSON, packed. `None` for an object that does not fit the schema: it is not reconciled, and keeps
+    /// its claim to the Secrets that it named.
     json: Option<Box<[u8]>>,
     /// The Secrets that it names, or named when it could last be read.
     references: Option<Arc<References>>,
@@ -316,8 +316,8 @@ impl Objects {
         lock(&self.inner).references.rivals(me, secret).collect()
     }
 
-    /// Of these rivals the two that can keep `me` from the target, however many there are: the first in rank, and
-    /// `incumbent`, who has the Secret.
+    /// The two rivals that can keep `me` from the target, however many there are: the first in rank, and `incumbent`,
+    /// the holder of the Secret.
     pub(crate) fn strongest_rivals(
         &self,
         me: &ObjectKey,
@@ -329,13 +329,13 @@ impl Objects {
         let incumbent = incumbent.filter(|name| *name != me.name).and_then(|name| {
             let known = inner.mirror.get(&me.namespace, name)?;
             let is_rival = *known.references.as_ref()?.target == *secret;
-            // Who has the Secret needs no rank.
+            // The holder of the Secret keeps it whatever its rank, so its creation time is not needed.
             is_rival.then(|| (name.to_owned(), None))
         });
         first.into_iter().chain(incumbent).collect()
     }
 
-    /// Takes an object out of the index whose record was removed.
+    /// Takes an object out of the index, after its record was removed from the mirror.
     fn gone(&self, inner: &mut Inner, object: &ObjectKey, known: Known) -> Option<Arc<References>> {
         if !known.is_readable() {
             inner.unreadable -= 1;
@@ -455,7 +455,6 @@ mod tests {
         assert_eq!(undecodable(&objects).as_deref(), Some("0"));
     }
 
-    // C3
     #[test]
     fn a_spec_with_full_templates_is_kept_without_them() {
         let data: std::collections::BTreeMap<String, String> = (0..16)
@@ -475,7 +474,6 @@ mod tests {
         assert!(bytes < 1024, "{bytes}");
     }
 
-    // C4
     #[test]
     fn of_many_rivals_for_a_target_two_are_looked_at() {
         let objects = Objects::new(Metrics::new());

@@ -1,5 +1,5 @@
-//! Short forms of JSON texts, for the many VendorTokens that are kept. What all of them say in the same words takes one byte
-//! for each of these words.
+//! Short forms of JSON texts, for the many VendorTokens that are kept. A word that stands in all of them takes one
+//! byte.
 
 /// The words, each in the place of a byte that no compact JSON contains: control characters are escaped there.
 const WORDS: [&str; 32] = [

@@ -66,7 +66,7 @@ impl Pages {
         }
     }
 
-    /// The same; `None` for a page that is too large, and the next is smaller.
+    /// Reads one page. `None` for a page that is too large: a smaller one is asked for next.
     async fn try_page(
         &mut self,
         continue_token: Option<&str>,

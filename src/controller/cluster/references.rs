@@ -28,7 +28,7 @@ pub(crate) struct References {
     /// The creation time of the VendorToken.
     created: Option<Timestamp>,
     pub(crate) target: Box<str>,
-    /// The Secrets that it reads: its credentials, and its client certificate.
+    /// The Secrets that the VendorToken reads: its credentials, and its client certificate.
     pub(crate) sources: Box<[Box<str>]>,
 }
 
@@ -55,7 +55,7 @@ fn rank(references: &References) -> (Timestamp, &str) {
 #[derive(Debug, Default)]
 struct BySecret(HashMap<Box<str>, OfNamespace>);
 
-/// The same of one namespace.
+/// The VendorTokens of one namespace by name of a Secret.
 type OfNamespace = HashMap<Box<str>, Vec<Arc<References>>>;
 
 impl BySecret {
@@ -122,9 +122,9 @@ fn by_name(of: &References) -> impl Fn(&[Arc<References>]) -> Result<usize, usiz
 /// The VendorTokens that name a Secret. Each question about one VendorToken costs the same however many name that Secret.
 #[derive(Debug, Default)]
 pub(crate) struct ReferenceIndex {
-    /// Those with it as their target, by rank.
+    /// The VendorTokens with that Secret as their target, by rank.
     writers: BySecret,
-    /// Those that read it, by name.
+    /// The VendorTokens that read that Secret, by name.
     readers: BySecret,
 }
 

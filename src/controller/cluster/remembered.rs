@@ -13,7 +13,7 @@ use crate::controller::cluster::repairs::{Repairs, TargetWrite};
 use crate::fingerprint::{CertificateDigest, Fingerprint, KnownInputs, Login};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
-use crate::policy::contest::Contest;
+use crate::policy::contest::{Contest, Undone};
 use crate::policy::{Problem, PublishBlock};
 use crate::sync::lock;
 
@@ -21,7 +21,7 @@ use crate::sync::lock;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GrantIdentity {
     pub(crate) fingerprint: Fingerprint,
-    /// The account that failed attempts could lock, and the password for it.
+    /// The account that failed attempts with these credentials could lock, and the password for it.
     pub(crate) login: Option<Login>,
 }
 
@@ -30,13 +30,13 @@ pub(crate) struct GrantIdentity {
 pub(crate) struct KnownCredentials {
     /// `uid/resourceVersion` of the Secrets that were read.
     pub(crate) version: Box<str>,
-    /// A number of what was known before they were read: another one after an edit of the spec.
+    /// A digest of the spec's part in the grant, made before the credentials were read. An edit of the spec changes it.
     pub(crate) known: u64,
     /// The grant that they make, or the reason why they make none.
     pub(crate) found: Result<GrantIdentity, Problem>,
 }
 
-/// A number of `known` for [`KnownCredentials::known`].
+/// The digest of `known` for [`KnownCredentials::known`].
 pub(crate) fn number_of(known: &KnownInputs) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&known.parameters, &known.sources).hash(&mut hasher);
@@ -90,7 +90,7 @@ impl FirstLook {
     }
 }
 
-/// Kubernetes calls that an object needs and that fail.
+/// Kubernetes calls that fail, of a kind that an object needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trouble {
     pub(crate) kind: CallKind,
@@ -101,7 +101,7 @@ pub(crate) struct Trouble {
 #[derive(Clone, Copy, Debug, Default)]
 struct Errors {
     last: Option<Moment>,
-    /// Those that it had while calls of others succeeded.
+    /// The errors that it had while calls for other objects succeeded.
     own: u32,
 }
 
@@ -122,6 +122,31 @@ struct Troubles {
     errors: Errors,
 }
 
+/// The pause between two reads of a target that somebody else keeps writing.
+const TARGET_READS_APART: Duration = Duration::from_secs(5);
+
+/// The content of a target, as far as this process knows it.
+#[derive(Debug, Default)]
+struct KnownTarget {
+    /// A digest of the version that is known.
+    version: Option<u64>,
+    /// It holds another token than the sealed one.
+    is_exchanged: bool,
+    /// The last read of a version that was not known.
+    read_at: Option<Moment>,
+}
+
+/// What is to be done about the content of a target at its present version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TargetLook {
+    /// It is known.
+    Known { is_exchanged: bool },
+    /// It is to be read now.
+    Read,
+    /// It is to be read at this moment, and counts until then as it was known before.
+    Later { at: Moment, is_exchanged: bool },
+}
+
 /// The record of one VendorToken.
 #[derive(Debug, Default)]
 struct Record {
@@ -129,8 +154,7 @@ struct Record {
     credentials: Option<KnownCredentials>,
     certificate: Option<Box<KnownCertificate>>,
     publish_backoff: Option<Box<PublishBackoff>>,
-    /// A digest of the version of the target whose data is known.
-    known_target: Option<u64>,
+    known_target: KnownTarget,
     repairs: Repairs,
     troubles: Option<Box<Troubles>>,
 }
@@ -187,23 +211,39 @@ impl Remembered {
         self.record(object, |record| record.certificate = certificate.map(Box::new));
     }
 
-    /// True where the target at this version holds what this process knows of it: what it has written or verified itself,
-    /// or has found at its first look.
-    pub(crate) fn knows_target(&self, object: &ObjectKey, version: &str) -> bool {
+    /// Looks at a target of this version. The version is known that this process has written or read itself, or has found at
+    /// its first look. Of others, one is read at a time, with pauses between the reads: the caller reads it now where the
+    /// answer says so.
+    pub(crate) fn look_at_target(&self, object: &ObjectKey, version: &str, now: Moment) -> TargetLook {
         let mut records = lock(&self.records);
         let known = &mut records.entry(object.clone()).or_default().known_target;
-        *known.get_or_insert(digest(version)) == digest(version)
+        let is_exchanged = known.is_exchanged;
+        if *known.version.get_or_insert(digest(version)) == digest(version) {
+            return TargetLook::Known { is_exchanged };
+        }
+        match known.read_at.map(|read_at| read_at + TARGET_READS_APART) {
+            Some(at) if now < at => TargetLook::Later { at, is_exchanged },
+            _ => {
+                known.read_at = Some(now);
+                TargetLook::Read
+            }
+        }
     }
 
-    /// Notes that this process knows what the target holds at this version.
-    pub(crate) fn set_known_target(&self, object: &ObjectKey, version: &str) {
-        self.record(object, |record| record.known_target = Some(digest(version)));
+    /// Notes that this process knows the content of the target at this version: the sealed token, or another one.
+    pub(crate) fn set_known_target(&self, object: &ObjectKey, version: &str, is_exchanged: bool) {
+        self.record(object, |record| {
+            record.known_target.version = Some(digest(version));
+            record.known_target.is_exchanged = is_exchanged;
+        });
     }
 
-    /// Forgets what the targets hold: another process may have written them.
+    /// Forgets the content of all targets, since another process may have written them; but not that one holds a wrong
+    /// token, as long as it is that version.
     pub(crate) fn forget_targets(&self) {
         for record in lock(&self.records).values_mut() {
-            record.known_target = None;
+            let known = &mut record.known_target;
+            known.version = known.version.filter(|_| known.is_exchanged);
         }
     }
 
@@ -243,14 +283,8 @@ impl Remembered {
     }
 
     /// Notes a write of the target: see [`Repairs::written`].
-    pub(crate) fn target_written(
-        &self,
-        object: &ObjectKey,
-        write: TargetWrite,
-        manager: Option<Box<str>>,
-        now: Moment,
-    ) {
-        self.record(object, |record| record.repairs.written(write, manager, now));
+    pub(crate) fn target_written(&self, object: &ObjectKey, write: TargetWrite, undone: Undone, now: Moment) {
+        self.record(object, |record| record.repairs.written(write, undone, now));
     }
 
     /// The contest for the target of an object.
@@ -258,7 +292,7 @@ impl Remembered {
         lock(&self.records).get(object)?.repairs.contest(now)
     }
 
-    /// The calls that have failed for the object for at least this long.
+    /// The kind of calls that have failed for the object for at least this long.
     pub(crate) fn trouble(&self, object: &ObjectKey, now: Moment, at_least: Duration) -> Option<Trouble> {
         let trouble = lock(&self.records).get(object)?.troubles.as_ref()?.trouble?;
         (now.since(trouble.since) >= at_least).then_some(trouble)
@@ -284,7 +318,7 @@ impl Remembered {
         before
     }
 
-    /// Counts an error that the object has alone, and gives the number of those in a row.
+    /// Counts an error that no other object has, and gives the number of such errors in a row.
     pub(crate) fn count_error(&self, object: &ObjectKey) -> u32 {
         let mut count = 0;
         self.troubles(object, true, |troubles| {
@@ -334,7 +368,7 @@ impl Remembered {
         look.set_back(timeline)
     }
 
-    /// The same where this process has looked at that token before, and zero where it has not.
+    /// As [`Self::set_back`], but notes nothing: zero where this process has not looked at that token before.
     pub(crate) fn known_set_back(
         &self,
         object: &ObjectKey,
@@ -446,19 +480,44 @@ mod tests {
     async fn a_target_is_known_as_it_was_found_or_written_in_this_term() {
         let (context, _, _) = fake::context(|sent| sent);
         let (remembered, object) = (&context.remembered, fake::object());
-        assert!(remembered.knows_target(&object, "u/1"), "the first look");
-        assert!(!remembered.knows_target(&object, "u/2"), "somebody else wrote it");
-        assert!(
-            !remembered.knows_target(&object, "u/2"),
-            "and nobody has verified it yet"
-        );
-        remembered.set_known_target(&object, "u/2");
-        assert!(remembered.knows_target(&object, "u/2"));
+        let look = |version| remembered.look_at_target(&object, version, Moment::at_second(0));
+        let known = |is_exchanged| TargetLook::Known { is_exchanged };
+        assert_eq!(look("u/1"), known(false), "the first look");
+        assert_eq!(look("u/2"), TargetLook::Read, "somebody else wrote it");
+        remembered.set_known_target(&object, "u/2", false);
+        assert_eq!(look("u/2"), known(false));
         remembered.forget_targets();
-        assert!(
-            remembered.knows_target(&object, "u/9"),
-            "another process may have written it"
-        );
+        assert_eq!(look("u/9"), known(false), "another process may have written it");
+        remembered.set_known_target(&object, "u/9", true);
+        remembered.forget_targets();
+        assert_eq!(look("u/9"), known(true), "nobody has written it since");
+    }
+
+    #[tokio::test]
+    async fn a_target_that_somebody_keeps_writing_is_read_after_pauses_and_at_last() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let (remembered, object) = (&context.remembered, fake::object());
+        let look = |version: i64, second| {
+            remembered.look_at_target(&object, &version.to_string(), Moment::at_second(second))
+        };
+        look(-1, 0);
+        let mut reads = Vec::new();
+        for second in 0..60 {
+            match look(second, second) {
+                TargetLook::Read => reads.push(second),
+                TargetLook::Later { at, is_exchanged } => {
+                    let next = reads.last().unwrap() + 5;
+                    // What was found last holds for the version that is still to be read.
+                    assert_eq!((at, is_exchanged), (Moment::at_second(next), next > 20));
+                }
+                TargetLook::Known { .. } => panic!("{second} is known"),
+            }
+            if reads.last() == Some(&second) {
+                remembered.set_known_target(&object, &second.to_string(), second >= 20);
+            }
+        }
+        assert_eq!(reads, [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55]);
+        assert_eq!(look(59, 60), TargetLook::Read, "the last write of all");
     }
 
     #[tokio::test]

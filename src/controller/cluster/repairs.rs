@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock::{Moment, Now};
-use crate::policy::contest::{self, Contest};
+use crate::policy::contest::{self, Contest, Undone};
 
 /// A write of the target: the token's issue, and the generation of the spec that it was made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,7 @@ pub(super) struct Repairs {
     pauses: u32,
     /// The end of the last pause.
     paused_until: Option<Moment>,
-    /// The field manager that has changed the Secret; `None` where it was deleted.
-    manager: Option<Box<str>>,
+    undone: Undone,
 }
 
 impl Repairs {
@@ -55,8 +54,8 @@ impl Repairs {
             .flatten()
     }
 
-    /// Notes a write, and the field manager that has changed the Secret before it, where that was asked for.
-    pub(super) fn written(&mut self, write: TargetWrite, manager: Option<Box<str>>, now: Moment) {
+    /// Notes a write, and how the one before it was undone, where that was asked for.
+    pub(super) fn written(&mut self, write: TargetWrite, undone: Undone, now: Moment) {
         let pause = self.pause_after(write, now);
         if self.last_write.replace(write) == Some(write) {
             self.recent.push(now);
@@ -64,7 +63,9 @@ impl Repairs {
         if let Some(pause) = pause {
             self.pauses = self.pauses.saturating_add(1);
             self.paused_until = Some(now + pause);
-            self.manager = self.manager.take().or(manager);
+            if self.undone == Undone::Unknown {
+                self.undone = undone;
+            }
             // From here on each repair brings a pause.
             self.recent.clear();
         }
@@ -77,7 +78,7 @@ impl Repairs {
             issued: self.last_write?.issued,
             paused_until: now.wall_at(paused_until),
             over_at: now.wall_at(paused_until + contest::CALM),
-            manager: self.manager.as_deref().map(str::to_owned),
+            undone: self.undone.clone(),
         })
     }
 }
@@ -106,7 +107,7 @@ mod tests {
         let mut writes = Vec::new();
         for second in 0..seconds {
             while repairs.paused_until.is_none_or(|until| at(second) >= until) && writes.len() < 100 {
-                repairs.written(write(0), None, at(second));
+                repairs.written(write(0), Undone::Unknown, at(second));
                 writes.push(second);
             }
         }
@@ -125,11 +126,11 @@ mod tests {
     fn writes_of_other_tokens_and_rare_repairs_are_no_contest() {
         let mut repairs = Repairs::default();
         for second in 0..100 {
-            repairs.written(write(second), None, at(second));
+            repairs.written(write(second), Undone::Unknown, at(second));
             assert_eq!(repairs.paused_until, None);
         }
         for second in 0..100 {
-            repairs.written(write(0), None, at(200 + second * 16));
+            repairs.written(write(0), Undone::Unknown, at(200 + second * 16));
             assert_eq!(repairs.paused_until, None, "a repair each 16 s");
         }
     }
@@ -140,21 +141,21 @@ mod tests {
         let timeline = Timeline::new(Arc::new(clock));
         let mut repairs = Repairs::default();
         let begun = timeline.now().moment;
-        for manager in [
-            None,
-            None,
-            None,
-            None,
-            None,
-            Some("first".into()),
-            Some("later".into()),
+        for undone in [
+            Undone::Unknown,
+            Undone::Unknown,
+            Undone::Unknown,
+            Undone::Unknown,
+            Undone::Unknown,
+            Undone::ChangedBy("first".into()),
+            Undone::ChangedBy("later".into()),
         ] {
-            repairs.written(write(0), manager, begun);
+            repairs.written(write(0), undone, begun);
         }
         let contest = repairs.contest(&timeline.now()).unwrap();
         assert_eq!(
-            contest.manager.as_deref(),
-            Some("first"),
+            contest.undone,
+            Undone::ChangedBy("first".into()),
             "one name for one event"
         );
         let seconds = |time: Timestamp| time.duration_since(timeline.now().wall()).as_secs();
@@ -169,5 +170,22 @@ mod tests {
         // The next one begins from the start.
         let now = timeline.now().moment;
         assert_eq!(repairs.pause_after(write(0), now), None);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn who_undoes_writes_is_told_once_it_is_known() {
+        let clock = TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap());
+        let timeline = Timeline::new(Arc::new(clock));
+        let now = timeline.now();
+        for known in [Undone::ChangedBy("someone".into()), Undone::Deleted] {
+            let mut repairs = Repairs::default();
+            for _ in 0..6 {
+                repairs.written(write(0), Undone::Unknown, now.moment);
+            }
+            assert_eq!(repairs.contest(&now).unwrap().undone, Undone::Unknown);
+            for undone in [known.clone(), Undone::Unknown] {
+                repairs.written(write(0), undone, now.moment);
+                assert_eq!(repairs.contest(&now).unwrap().undone, known);
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The checked name of a Secret. It becomes a part of a URL's path, so no other text may.
+//! The checked name of a Secret. A name becomes a part of a URL's path, so only a checked text may be one.
 
 use std::fmt;
 use std::ops::Deref;

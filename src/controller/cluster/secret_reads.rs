@@ -1,100 +1,33 @@
-//! Reads of Secrets' data. All who want one Secret at the same time share one request, and its values live for as long as
+//! Reads of credentials. All who want one Secret at the same time share one request, and its values live for as long as
 //! one of them uses them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, WeakShared};
-use futures::{AsyncReadExt as _, FutureExt as _};
-use kube::Client;
-use kube::api::GetParams;
-use kube::core::Request;
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use tokio::sync::Semaphore;
-use zeroize::Zeroizing;
 
+use crate::controller::cluster::answers::Answers;
 use crate::controller::cluster::pacing::Held;
+use crate::controller::cluster::secret_calls::SecretCalls;
+use crate::controller::cluster::secret_data::SecretData;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::error_text::with_causes;
 use crate::sync::lock;
 
 /// The longest value that is kept, in bytes: more than any credential, certificate chain or key may have.
-pub(crate) const LONGEST_VALUE: usize = 64 * 1024 + 2;
-/// The longest answer, in bytes. A Secret has at most 1 MiB of data, which base64 makes a third longer, and metadata.
-const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
-/// An answer that is longer takes one of [`LARGE_AT_A_TIME`] places, so that many large Secrets do not fill the memory.
-const LARGE: usize = 64 * 1024;
-const LARGE_AT_A_TIME: usize = 3;
-
-/// The value under one key of a Secret.
-pub(crate) enum SecretValue {
-    Bytes(Zeroizing<Vec<u8>>),
-    /// It is longer than [`LONGEST_VALUE`], and was not kept.
-    TooLong,
-}
-
-/// The named values of one version of a Secret. Wiped on drop.
-pub(crate) struct SecretData {
-    /// `uid/resourceVersion`.
-    pub(crate) version: String,
-    /// The type of the Secret.
-    pub(crate) type_: String,
-    /// The keys that were asked for, each with its value; `None` for one that the Secret has not.
-    values: BTreeMap<String, Option<SecretValue>>,
-}
-
-impl fmt::Debug for SecretData {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("SecretData")
-            .field("version", &self.version)
-            .finish_non_exhaustive()
-    }
-}
-
-impl SecretData {
-    /// The value under `key`; `None` where the Secret has none.
-    pub(crate) fn get(&self, key: &str) -> Option<&SecretValue> {
-        self.values.get(key)?.as_ref()
-    }
-
-    /// True where each of `keys` was asked for.
-    pub(crate) fn has_asked_for(&self, keys: &BTreeSet<String>) -> bool {
-        keys.iter().all(|key| self.values.contains_key(key))
-    }
-}
+const LONGEST_VALUE: usize = 64 * 1024 + 2;
 
 /// The result of a read: `None` where there is no such Secret.
 type Outcome = Result<Option<Arc<SecretData>>, Arc<kube::Error>>;
 type Flight = BoxFuture<'static, Outcome>;
 
-/// The failure to understand an answer. It quotes nothing of it.
-#[derive(Debug, thiserror::Error)]
-enum AnswerError {
-    #[error("failed to read the API server's answer: it is no Secret in JSON")]
-    NotASecret,
-    #[error("failed to read the API server's answer: it is longer than {} MiB", LONGEST_ANSWER / 1024 / 1024)]
-    TooLong,
-    #[error("failed to receive the API server's answer")]
-    Broken(#[source] std::io::Error),
-}
-
-impl From<AnswerError> for kube::Error {
-    fn from(error: AnswerError) -> Self {
-        Self::Service(Box::new(error))
-    }
-}
-
 /// The reads of Secrets that are under way, by namespace and name.
 pub(crate) struct SecretReads {
-    client: Client,
+    answers: Answers,
     under_way: Mutex<HashMap<(String, String), WeakShared<Flight>>>,
-    large: Arc<Semaphore>,
 }
 
 impl fmt::Debug for SecretReads {
@@ -104,12 +37,11 @@ impl fmt::Debug for SecretReads {
 }
 
 impl SecretReads {
-    /// Reads through `client`.
-    pub(crate) fn new(client: Client) -> Self {
+    /// Reads through `answers`.
+    pub(crate) fn new(answers: Answers) -> Self {
         Self {
-            client,
+            answers,
             under_way: Mutex::default(),
-            large: Arc::new(Semaphore::new(LARGE_AT_A_TIME)),
         }
     }
 
@@ -174,12 +106,14 @@ impl SecretReads {
     where
         Then: Future<Output = ()> + Send + 'static,
     {
-        let (client, large) = (self.client.clone(), Arc::clone(&self.large));
+        let calls = SecretCalls::new(&self.answers, namespace);
         let object = (namespace.to_owned(), name.to_string());
-        let (in_namespace, of_name) = (namespace.to_owned(), name.clone());
+        let name = name.clone();
         let flight = async move {
-            let data = get(&client, &in_namespace, &of_name, &keys, &large).await?;
-            let data = data.map(Arc::new);
+            let data = calls
+                .read(&name, &keys, LONGEST_VALUE, |secret| secret.data)
+                .await;
+            let data = data.map_err(Arc::new)?.map(Arc::new);
             if let Some(data) = &data {
                 and_then(Arc::clone(data)).await;
             }
@@ -207,200 +141,22 @@ fn repeated(error: &Arc<kube::Error>) -> kube::Error {
     }
 }
 
-/// Gets `keys` of a Secret; `None` where there is none.
-pub(crate) async fn get(
-    client: &Client,
-    namespace: &str,
-    name: &SecretName,
-    keys: &BTreeSet<String>,
-    large: &Semaphore,
-) -> Result<Option<SecretData>, Arc<kube::Error>> {
-    let path = format!("/api/v1/namespaces/{namespace}/secrets");
-    let request = Request::new(path)
-        .get(name, &GetParams::default())
-        .map_err(|error| Arc::new(kube::Error::BuildRequest(error)))?;
-    let stream = match client.request_stream(request).await {
-        Ok(stream) => stream,
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(None),
-        Err(error) => return Err(Arc::new(error)),
-    };
-    futures::pin_mut!(stream);
-    let mut answer = Answer::default();
-    let mut place = None;
-    loop {
-        if answer.length > LARGE && place.is_none() {
-            // It is never closed.
-            place = large.acquire().await.ok();
-        }
-        let read = stream.read(answer.free()).await;
-        match read.map_err(|error| Arc::new(AnswerError::Broken(error).into()))? {
-            0 => break,
-            more => answer.length += more,
-        }
-        if answer.length > LONGEST_ANSWER {
-            return Err(Arc::new(AnswerError::TooLong.into()));
-        }
-    }
-    parse(answer.text(), keys)
-        .map(Some)
-        .map_err(|error| Arc::new(error.into()))
-}
-
-/// An answer as it comes in. What it leaves behind when it grows is wiped too.
-struct Answer {
-    bytes: Zeroizing<Vec<u8>>,
-    length: usize,
-}
-
-impl Default for Answer {
-    fn default() -> Self {
-        Self {
-            bytes: Zeroizing::new(vec![0; 8 * 1024]),
-            length: 0,
-        }
-    }
-}
-
-impl Answer {
-    /// The room for more, never empty.
-    fn free(&mut self) -> &mut [u8] {
-        if self.length == self.bytes.len() {
-            let mut larger = Zeroizing::new(vec![0; self.length * 2]);
-            larger[..self.length].copy_from_slice(&self.bytes);
-            self.bytes = larger;
-        }
-        &mut self.bytes[self.length..]
-    }
-
-    fn text(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-/// Reads `keys` of a Secret in JSON. Texts of parsers may quote what they parse, so they are dropped.
-fn parse(json: &[u8], keys: &BTreeSet<String>) -> Result<SecretData, AnswerError> {
-    let mut parser = serde_json::Deserializer::from_slice(json);
-    parser
-        .deserialize_map(SecretVisitor { keys })
-        .map_err(|_| AnswerError::NotASecret)
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    uid: String,
-    #[serde(default)]
-    resource_version: String,
-}
-
-struct SecretVisitor<'k> {
-    keys: &'k BTreeSet<String>,
-}
-
-impl<'de> Visitor<'de> for SecretVisitor<'_> {
-    type Value = SecretData;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a Secret")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<SecretData, M::Error> {
-        let mut metadata = Metadata::default();
-        let mut secret = SecretData {
-            version: String::new(),
-            type_: String::new(),
-            values: self.keys.iter().map(|key| (key.clone(), None)).collect(),
-        };
-        while let Some(member) = map.next_key::<String>()? {
-            match member.as_str() {
-                "metadata" => metadata = map.next_value()?,
-                "type" => secret.type_ = map.next_value::<Option<String>>()?.unwrap_or_default(),
-                "data" => map.next_value_seed(DataSeed(&mut secret.values))?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        secret.version = format!("{}/{}", metadata.uid, metadata.resource_version);
-        Ok(secret)
-    }
-}
-
-/// Takes the values under the keys that are asked for, and skips the others.
-struct DataSeed<'v>(&'v mut BTreeMap<String, Option<SecretValue>>);
-
-impl<'de> serde::de::DeserializeSeed<'de> for DataSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for DataSeed<'_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the data of a Secret")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            match self.0.get_mut(&key) {
-                Some(place) => *place = Some(map.next_value_seed(ValueSeed)?),
-                None => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Decodes one value.
-struct ValueSeed;
-
-impl<'de> serde::de::DeserializeSeed<'de> for ValueSeed {
-    type Value = SecretValue;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<SecretValue, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl Visitor<'_> for ValueSeed {
-    type Value = SecretValue;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a value in base64")
-    }
-
-    fn visit_unit<E>(self) -> Result<SecretValue, E> {
-        Ok(SecretValue::Bytes(Zeroizing::default()))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SecretValue, E> {
-        if text.len() / 4 * 3 > LONGEST_VALUE + 3 {
-            return Ok(SecretValue::TooLong);
-        }
-        let bytes = STANDARD.decode(text).map_err(|_| E::custom("no base64"))?;
-        Ok(SecretValue::Bytes(Zeroizing::new(bytes)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use futures::future::join_all;
     use http::Response;
+    use kube::Client;
     use kube::client::Body;
     use serde_json::json;
     use tower::service_fn;
 
     use super::*;
+    use crate::controller::cluster::secret_data::SecretValue;
 
     fn keys(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
@@ -428,7 +184,7 @@ mod tests {
             }
         });
         (
-            Arc::new(SecretReads::new(Client::new(service, "default"))),
+            Arc::new(SecretReads::new(Answers::new(Client::new(service, "default")))),
             answers,
         )
     }
@@ -518,49 +274,5 @@ mod tests {
             noted.load(Ordering::SeqCst)
         };
         assert_eq!(join_all((0..10).map(|_| one())).await, [1; 10]);
-    }
-
-    #[test]
-    fn only_the_named_values_are_kept_and_no_long_one() {
-        let data = parse(secret(1).as_bytes(), &keys(&["key", "large", "absent"])).unwrap();
-        assert_eq!((data.version.as_str(), data.type_.as_str()), ("u/1", "Opaque"));
-        assert_eq!(text(data.get("key")).as_deref(), Some("value-1"));
-        assert_eq!(text(data.get("large")).as_deref(), Some("too long"));
-        assert!(data.get("absent").is_none() && data.get("other").is_none());
-    }
-
-    #[test]
-    fn a_value_of_the_greatest_length_is_kept() {
-        for (length, kept) in [(LONGEST_VALUE, true), (LONGEST_VALUE + 10, false)] {
-            let json = json!({ "metadata": {}, "data": { "key": STANDARD.encode(vec![b'x'; length]) } });
-            let data = parse(json.to_string().as_bytes(), &keys(&["key"])).unwrap();
-            assert_eq!(
-                matches!(data.get("key"), Some(SecretValue::Bytes(_))),
-                kept,
-                "{length}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_no_secret_is_refused_without_a_word_of_it() {
-        for json in [
-            "hush-value",
-            r#"{"metadata":{},"data":"hush-value"}"#,
-            r#"{"metadata":{},"data":{"key":"hush-value!"}}"#,
-            r#"{"metadata":"hush-value"}"#,
-            r#"{"metadata":{},"data":{"key":"aHVzaA=="#,
-        ] {
-            let error = parse(json.as_bytes(), &keys(&["key"])).unwrap_err();
-            assert!(!with_causes(&error).contains("hush"), "{json}");
-        }
-        let empty = r#"{"metadata":{},"data":{"key":null}}"#;
-        assert!(
-            parse(empty.as_bytes(), &keys(&["key"]))
-                .unwrap()
-                .get("key")
-                .is_some()
-        );
-        assert!(parse(br#"{"metadata":{},"data":null}"#, &keys(&["key"])).is_ok());
     }
 }

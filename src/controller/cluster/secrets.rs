@@ -275,11 +275,17 @@ mod tests {
             (secrets.get("a", "s"), undecodable(&secrets)),
             (Lookup::Unknown, 1)
         );
-        assert!(secrets.remove("a", "s", ""), "a deletion that cannot be read");
-        assert_eq!(
-            (secrets.get("a", "s"), undecodable(&secrets)),
-            (Lookup::Absent, 0)
-        );
+        for put in [
+            |secrets: &Secrets| secrets.put("a", "s", record()),
+            |secrets: &Secrets| secrets.put_unreadable(None, &unreadable()),
+        ] {
+            put(&secrets);
+            assert!(secrets.remove("a", "s", ""), "a deletion that cannot be read");
+            assert_eq!(
+                (secrets.get("a", "s"), undecodable(&secrets)),
+                (Lookup::Absent, 0)
+            );
+        }
     }
 
     #[test]

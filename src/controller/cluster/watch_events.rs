@@ -9,6 +9,9 @@ use crate::controller::cluster::pages::LONGEST_OBJECT;
 /// The longest line that is kept: an object, and what is around it.
 const LONGEST_LINE: usize = LONGEST_OBJECT + 1024;
 
+/// The room for a line that is kept from one to the next.
+const USUAL_LINE: usize = 64 * 1024;
+
 /// An event of a watch.
 #[derive(Debug)]
 pub(crate) enum WatchEvent<T> {
@@ -55,6 +58,8 @@ impl<R: AsyncBufRead + Unpin> WatchEvents<R> {
     /// False at the end. A line without an end is none.
     async fn next_line(&mut self) -> Result<bool, std::io::Error> {
         self.line.clear();
+        // One large object must not keep its room for as long as the watch.
+        self.line.shrink_to(USUAL_LINE);
         loop {
             let piece = match self.answer.fill_buf().await {
                 Ok(piece) => piece,
@@ -207,8 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_that_is_too_long_is_known_by_its_names_and_the_next_one_is_read() {
-        let long =
-            json!({ "name": "s", "namespace": "a", "resourceVersion": "7", "zzz": "x".repeat(LONGEST_LINE) });
+        let long = json!({ "name": "s", "namespace": "a", "uid": "u", "resourceVersion": "7", "zzz": "x".repeat(LONGEST_LINE) });
         let event = |metadata: &Value| format!(r#"{{"type":"ADDED","object":{{"metadata":{metadata}}}}}"#);
         let short = json!({ "name": "t", "namespace": "a", "uid": "u", "resourceVersion": "8" });
         let text = format!("{}\n\n{}\n{{\"type\":", event(&long), event(&short));

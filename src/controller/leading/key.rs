@@ -1,6 +1,6 @@
 //! The operator's key for fingerprints: a Secret of its own namespace, made at the first start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::api::names;
+use crate::controller::cluster::answers::AnswerError;
+use crate::controller::cluster::secret_calls::SecretCalls;
+use crate::controller::cluster::secret_data::SecretValue;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::context::Context;
-use crate::controller::reconcile::credentials::wipe;
-use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::target::CREATE_ONLY;
 use crate::election::NotLeading;
 use crate::error_text::with_causes;
@@ -26,6 +27,8 @@ use crate::fingerprint::FingerprintKey;
 /// Name of the Secret in the operator's namespace.
 pub const SECRET_NAME: &str = "vendor-token-operator-fingerprint-key";
 const DATA_KEY: &str = "key";
+/// The bytes of the longest value that may be a key.
+const LONGEST_KEY: usize = 1024;
 
 /// The failure to get the key.
 #[derive(Debug, thiserror::Error)]
@@ -155,17 +158,25 @@ async fn read(context: &Context) -> Result<Option<(FingerprintKey, KeyBytes)>, K
     let Some(name) = SecretName::new(SECRET_NAME) else {
         return Ok(None);
     };
-    let calls = SecretCalls::new(&context.client, namespace);
-    let secret = calls.read(&name).await.map_err(|source| KeyError::Read {
+    let calls = SecretCalls::new(&context.answers, namespace);
+    let keys = BTreeSet::from([DATA_KEY.to_owned()]);
+    let found = calls
+        .read(&name, &keys, LONGEST_KEY, |secret| {
+            let bytes = match secret.data.get(DATA_KEY) {
+                Some(SecretValue::Bytes(bytes)) => bytes.clone(),
+                Some(SecretValue::TooLong) | None => KeyBytes::default(),
+            };
+            Ok::<_, AnswerError>((last_written(&secret.metadata()?), bytes))
+        })
+        .await;
+    let found = found.and_then(|found| Ok(found.transpose()?));
+    let found = found.map_err(|source| KeyError::Read {
         namespace: namespace.clone(),
         source,
     })?;
-    let Some(secret) = secret else { return Ok(None) };
-    let since = last_written(&secret.metadata);
-    let mut data = secret.data;
-    let bytes = data.as_mut().and_then(|data| data.remove(DATA_KEY));
-    let bytes = bytes.map(|bytes| Zeroizing::new(bytes.0)).unwrap_or_default();
-    wipe(&mut data);
+    let Some((since, bytes)) = found else {
+        return Ok(None);
+    };
     match FingerprintKey::new(&bytes) {
         Some(key) => Ok(Some((key.made_at(since), bytes))),
         None => Err(KeyError::Malformed {
@@ -188,6 +199,13 @@ fn last_written(metadata: &ObjectMeta) -> Timestamp {
         .map(|time| time.0)
         .max()
         .unwrap_or(Timestamp::MIN)
+}
+
+/// Wipes a Secret's data, which kube keeps in plain buffers.
+fn wipe(data: &mut Option<BTreeMap<String, ByteString>>) {
+    for bytes in data.iter_mut().flat_map(BTreeMap::values_mut) {
+        bytes.0.zeroize();
+    }
 }
 
 /// Creates the Secret, unless there is one: by an apply that only creates, which RBAC allows for a named Secret.

@@ -255,11 +255,11 @@ mod tests {
         for number in 0..100 {
             queue.trigger(object(&format!("hanging/{number}")), Cause::Look);
         }
-        assert_eq!(fill(&mut queue, 32), HashMap::from([("hanging".to_owned(), 24)]));
+        assert_eq!(fill(&mut queue, 42), HashMap::from([("hanging".to_owned(), 32)]));
         for number in 0..100 {
             queue.trigger(object(&format!("worse/{number}")), Cause::Look);
         }
-        assert_eq!(fill(&mut queue, 32)["worse"], 6);
+        assert_eq!(fill(&mut queue, 42)["worse"], 8);
         // One at a time is served there, as fast as its reconciles end.
         for number in 0..100 {
             queue.trigger(object(&format!("good/{number}")), Cause::Look);

@@ -191,16 +191,20 @@ async fn take_in_failures(context: &Arc<Context>) {
         })
         .await;
 }
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
     use crate::api::names;
+    use crate::clock::SystemClock;
+    use crate::controller::cluster::objects::lacks_templates;
     use crate::controller::cluster::secret_record;
     use crate::controller::fake;
     use crate::fingerprint::Fingerprint;
     use crate::policy::PastFailure;
+    use crate::times::{later, whole_seconds};
 
     fn now() -> Timestamp {
         "2026-05-04T10:01:00Z".parse().unwrap()
@@ -316,5 +320,73 @@ mod tests {
         let other = json!({ "name": "c", "keys": { "client-secret": "other" } });
         assert_eq!(named(one.clone()), named(one.clone()));
         assert_ne!(named(one), named(other));
+    }
+
+    /// A VendorToken that is kept without its templates.
+    fn large(context: &Context, version: &str, status: Value) -> Arc<VendorToken> {
+        let mut token = token(status);
+        token.metadata.resource_version = Some(version.to_owned());
+        let template = "x".repeat(4096);
+        token.spec.target.data = (0..3)
+            .map(|number| (number.to_string(), template.clone()))
+            .collect();
+        context.objects.put(token);
+        let kept = context.objects.get(&fake::object()).unwrap();
+        assert!(lacks_templates(&kept));
+        kept
+    }
+
+    /// The pause of the endpoint for another VendorToken with the same credentials, after the start of a term in which a
+    /// large one has this failure.
+    async fn paused_until(reason: &str) -> Option<Timestamp> {
+        let secret = json!({ "type": "Opaque", "metadata": { "name": "c", "uid": "c", "resourceVersion": "4" },
+            "data": { "client-id": "aWQ=", "client-secret": "c2VjcmV0" } });
+        let clock = Arc::new(SystemClock);
+        let (context, _) = fake::context_at(clock, move |_, path, _| {
+            assert!(path.ends_with("/secrets/c"), "{path}");
+            (200, secret.clone())
+        });
+        context.secrets.begin_list("");
+        let credentials = json!({ "name": "c", "namespace": "a", "uid": "c", "resourceVersion": "4" });
+        let record = secret_record::read(&serde_json::from_value(credentials).unwrap());
+        context.secrets.put("a", "c", record.unwrap());
+        context.secrets.end_list("");
+        let key = context.key().unwrap();
+        let kept = large(&context, "1", json!({}));
+        let mut known = Snapshot::gather_for_grant(kept, Arc::clone(&key), &context)
+            .await
+            .unwrap();
+        known.read_credentials(&context).await.unwrap();
+        let now = whole_seconds(context.timeline.now().wall());
+        let failure = json!({ "reason": reason, "message": "m", "count": 1, "inputs": known.inputs().unwrap().to_string(),
+            "lastAttemptTime": later(now, -5).to_string(), "nextAttemptTime": later(now, 600).to_string() });
+        large(&context, "2", json!({ "failure": failure }));
+        context.remembered.set_credentials(&known.object, None);
+        seed(&context).await;
+        let mut other = token(json!({}));
+        other.metadata.name = Some("other".to_owned());
+        let other = Arc::new(other);
+        let mut other = Snapshot::gather_for_grant(other, key, &context).await.unwrap();
+        other.read_credentials(&context).await.unwrap();
+        other.observe(&context).standing.paused_until
+    }
+
+    #[tokio::test]
+    async fn the_pause_in_the_status_of_a_large_object_is_read_back() {
+        assert!(paused_until("RateLimited").await.is_some());
+        assert_eq!(paused_until("VendorUnavailable").await, None);
+    }
+
+    #[tokio::test]
+    async fn the_last_request_of_a_large_object_is_read_back() {
+        let (context, _, _) = fake::context(|sent| sent);
+        let kept = large(&context, "1", json!({}));
+        context.secrets.begin_list("");
+        let record = secret_record::read(&serde_json::from_value(target(&fake::key(), 3600)).unwrap());
+        context.secrets.put("a", "t", record.unwrap());
+        context.secrets.end_list("");
+        let checked = ValidatedSpec::new(&kept, &BTreeMap::new()).unwrap();
+        let requests = last_requests(&kept, &checked, &fake::key(), &context, now()).await;
+        assert_eq!(requests.len(), 1);
     }
 }

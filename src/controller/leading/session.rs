@@ -21,8 +21,8 @@ use crate::controller::leading::key::SECRET_NAME;
 use crate::controller::leading::queue::{Cause, ReconcileQueue};
 use crate::controller::leading::seed::seed;
 use crate::controller::leading::stand_by::{HEARTBEAT, Next};
-use crate::controller::reconcile;
 use crate::controller::reconcile::error::Error;
+use crate::controller::reconcile::{self, Failed};
 use crate::election::Leadership;
 use crate::grants::ObjectKey;
 use crate::metrics::Kind;
@@ -41,9 +41,9 @@ const SLEEP_DETECTION_THRESHOLD: SignedDuration = SignedDuration::from_secs(5);
 /// The VendorTokens that are to be reconciled.
 #[derive(Debug)]
 pub(crate) struct Triggered {
-    /// Those that a change concerns.
+    /// VendorTokens that a change in the cluster concerns.
     pub(crate) looks: mpsc::UnboundedReceiver<ObjectKey>,
-    /// Those that an ended attempt concerns.
+    /// VendorTokens whose attempt at a vendor has ended.
     pub(crate) outcomes: mpsc::UnboundedReceiver<ObjectKey>,
 }
 
@@ -55,14 +55,15 @@ pub(crate) async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Next {
     let mut watches = start_leading(context);
-    let reconciling = reconcile_all(context, triggered);
-    tokio::pin!(reconciling);
+    let mut reconciling = Box::pin(reconcile_all(context, triggered));
     let stopping = tokio::select! {
         () = &mut reconciling => false,
         () = leadership.becomes(false) => false,
         () = shutdown => true,
     };
     if !stopping {
+        // The reconciles that have begun end with it.
+        drop(reconciling);
         watches.shutdown().await;
         step_down(context);
         return Next::StandBy;
@@ -93,8 +94,8 @@ async fn publish_what_is_left(context: &Arc<Context>) {
         .filter_map(|object| context.objects.get(&object));
     stream::iter(tokens)
         .for_each_concurrent(LAST_CONCURRENCY, |token| async move {
-            if let Err(error) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
-                reconcile::after_error(&token, &error, context);
+            if let Err(failed) = reconcile::reconcile(Arc::clone(&token), Arc::clone(context)).await {
+                reconcile::after_error(&token, &failed, context);
             }
         })
         .await;
@@ -215,7 +216,8 @@ async fn reconcile_all(context: &Arc<Context>, triggered: &mut Triggered) {
     }
 }
 
-/// Reconciles one object, and gives the wait until its next look; `None` where only a change brings one.
+/// Reconciles one object, and gives the wait until its next look; `None` where only a change brings one. The reconcile ends
+/// with this future.
 async fn reconcile_one(
     context: &Arc<Context>,
     object: Arc<ObjectKey>,
@@ -223,11 +225,16 @@ async fn reconcile_one(
 ) -> (Arc<ObjectKey>, Option<Duration>) {
     let started = Instant::now();
     // On a task of its own: a panic ends one reconcile only.
-    let task = tokio::spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
-    let result = task.await.map_err(|_| Error::Task).flatten();
+    let mut task = JoinSet::new();
+    task.spawn(reconcile::reconcile(Arc::clone(&token), Arc::clone(context)));
+    let result = task.join_next().await.and_then(Result::ok);
+    let result = result.unwrap_or(Err(Failed {
+        error: Error::Task,
+        look_within: context.settings.longest_wait,
+    }));
     let told = if result.is_ok() { "ok" } else { "error" };
     context.metrics.reconciled(told, started.elapsed());
-    let wait = result.unwrap_or_else(|error| Some(reconcile::after_error(&token, &error, context)));
+    let wait = result.unwrap_or_else(|failed| Some(reconcile::after_error(&token, &failed, context)));
     (object, wait)
 }
 

@@ -1,4 +1,5 @@
-//! One odd object in a list or a watch hides no other.
+//! Terms of leadership over a scripted API server: one odd object in a list or a watch hides no other, and a reconcile ends
+//! with its term.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,16 +12,17 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::Resource as _;
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tower::service_fn;
 
 use crate::api::VendorToken;
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, TokioClock};
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::fake;
@@ -289,4 +291,93 @@ fn assert_watched(scripts: &[Script], versions: &[&str]) {
         assert_eq!(script.lists.load(Ordering::SeqCst), 1);
         assert_eq!(*lock(&script.watches), versions);
     }
+}
+
+/// The requests that an API server has seen, and the answer to the read of the Secret `c`, which waits until it is let go.
+#[derive(Default)]
+struct Held {
+    requests: Mutex<Vec<String>>,
+    begun: Notify,
+    let_go: Notify,
+}
+
+/// An API server that lists the VendorToken `t` and its Secret `c`, and takes its time for the credentials.
+fn holding(held: &Arc<Held>) -> Client {
+    let held = Arc::clone(held);
+    let [mut token, _] = objects("t", 5, &json!({}));
+    token["spec"] = json!({ "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } });
+    let metadata = json!({ "name": "c", "namespace": "hostile", "uid": "c", "resourceVersion": "6" });
+    let (mut tokens, mut secrets) = (Script::default(), Script::default());
+    tokens.items = vec![token.to_string()];
+    secrets.items = vec![json!({ "metadata": metadata }).to_string()];
+    let credentials = json!({ "metadata": metadata, "type": "Opaque",
+        "data": { "client-id": "aWQ=", "client-secret": "c2VjcmV0" } });
+    Client::new(
+        service_fn(move |request: Request<Body>| {
+            let (held, tokens, secrets) = (Arc::clone(&held), tokens.clone(), secrets.clone());
+            let (token, credentials) = (token.clone(), credentials.clone());
+            async move {
+                let path = request.uri().path().to_owned();
+                let query = request.uri().query().unwrap_or_default().to_owned();
+                let answer = if path == VendorToken::url_path(&(), None) {
+                    tokens.answer(&query)
+                } else if path == Secret::url_path(&(), None) {
+                    secrets.answer(&query)
+                } else {
+                    lock(&held.requests).push(format!("{} {path}", request.method()));
+                    if path.ends_with("/secrets/c") {
+                        held.begun.notify_one();
+                        held.let_go.notified().await;
+                        text(credentials.to_string())
+                    } else {
+                        text(token.to_string())
+                    }
+                };
+                Ok::<_, Infallible>(Response::new(answer))
+            }
+        }),
+        "default",
+    )
+}
+
+/// The requests that follow the read of the credentials of a reconcile whose term ends while it waits, or does not.
+async fn requests_after_a_term(ends: bool) -> Vec<String> {
+    let held = Arc::new(Held::default());
+    let clock = TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap());
+    let (context, _queue) = fake::context_over(Arc::new(clock), holding(&held));
+    let (looks, outcomes) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    let object = ObjectKey {
+        namespace: "hostile".to_owned(),
+        name: "t".to_owned(),
+    };
+    looks.0.send(object.clone()).unwrap();
+    let mut triggered = Triggered {
+        looks: looks.1,
+        outcomes: outcomes.1,
+    };
+    let (mut leadership, lead) = Leadership::switchable(Arc::clone(&context.timeline));
+    let term = run(&context, &mut triggered, &mut leadership, std::future::pending());
+    let ending = async {
+        held.begun.notified().await;
+        if ends {
+            lead(false);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        held.let_go.notify_one();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    };
+    let (_, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(10), term), ending);
+    assert_eq!(context.grants.waits_since(&object).is_some(), !ends);
+    let mut requests = lock(&held.requests).clone();
+    requests.retain(|request| !request.starts_with("GET"));
+    requests
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconcile_ends_with_its_term_and_asks_and_writes_nothing() {
+    let status = "PATCH /apis/vendortoken.io/v1alpha1/namespaces/hostile/vendortokens/t/status";
+    let on = requests_after_a_term(false).await;
+    assert!(on.iter().any(|request| request == status), "{on:?}");
+    let none: [&str; 0] = [];
+    assert_eq!(requests_after_a_term(true).await, none);
 }

@@ -1,7 +1,6 @@
 //! Kubernetes events: one on each transition, none for a first publish that went well.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kube::Resource;
 use kube::runtime::events::{Event, EventType, Reporter};
@@ -9,11 +8,9 @@ use kube::runtime::events::{Event, EventType, Reporter};
 use crate::api::names::{self, Reason, condition};
 use crate::api::{VendorToken, VendorTokenStatus};
 use crate::controller::context::Context;
-use crate::error_text::with_causes;
 use crate::policy;
 use crate::text::first_characters;
 
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// A note longer than this is refused by the API server.
 const LONGEST_NOTE: usize = 1000;
 
@@ -109,11 +106,7 @@ pub(crate) fn publish(context: &Arc<Context>, token: &VendorToken, transitions: 
                 action: "Refresh".to_owned(),
                 secondary: None,
             };
-            match tokio::time::timeout(CALL_DEADLINE, context.recorder.publish(&event, &reference)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(error = with_causes(&error), "failed to publish an event"),
-                Err(_) => tracing::warn!("failed to publish an event within 10 s"),
-            }
+            context.recorder.publish(&event, &reference).await;
         }
     });
 }

@@ -1,6 +1,7 @@
 //! Reconciles one VendorToken at a time: gather, decide, act, record. Never waits for a vendor.
 
 pub(crate) mod ask;
+mod content;
 pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod events;
@@ -12,7 +13,6 @@ pub(crate) mod read_target;
 pub(crate) mod record;
 pub(crate) mod retire;
 mod retry;
-pub(crate) mod secret_calls;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 mod steps;
@@ -20,5 +20,5 @@ pub(crate) mod target;
 pub(crate) mod validated;
 mod vendor_token_calls;
 
-pub(crate) use self::retry::after_error;
+pub(crate) use self::retry::{Failed, after_error};
 pub(crate) use self::steps::reconcile;

@@ -48,8 +48,8 @@ impl Snapshot {
         self.owners_stay && matches!(self.target, Target::Ours { .. }) && self.has_undesired_owners()
     }
 
-    /// True where the owner references are not to be changed by a write of the token that was issued at `issued`. With
-    /// each other token it is tried again.
+    /// True where a write of the token that was issued at `issued` leaves the owner references as they are. The first
+    /// write of another token tries the change again.
     pub(crate) fn keeps_owners(&self, issued: Timestamp) -> bool {
         self.owners_stay && self.stored().is_some_and(|stored| stored.issued == issued)
     }

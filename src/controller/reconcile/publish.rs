@@ -1,28 +1,26 @@
 //! Act: writes the token to the target Secret.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
 use crate::api::names::{self, Reason};
 use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::remembered::PublishBackoff;
+use crate::controller::cluster::secret_calls::SecretCalls;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
-use crate::controller::reconcile::credentials::wipe;
-use crate::controller::reconcile::error::{Error, read_problem, withholding, write_problem};
+use crate::controller::reconcile::content::{Content, read_content, take_record};
+use crate::controller::reconcile::error::{Error, withholding, write_problem};
 use crate::controller::reconcile::read_target::read_record;
-use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::controller::reconcile::snapshot::Snapshot;
-use crate::controller::reconcile::target::{Origin, Owners, body, too_large};
+use crate::controller::reconcile::target::{Origin, Owners, body, size, too_large};
+use crate::error_text::with_causes;
+use crate::policy::contest::Undone;
 use crate::policy::ownership::SecretRecord;
 use crate::policy::{Problem, Target, backoff};
-use crate::seal::{TokenFacts, Verified};
-use crate::template;
-use crate::token::{AccessToken, ExposeSecret, SecretString};
+use crate::seal::Verified;
+use crate::token::{AccessToken, ExposeSecret};
 
 /// The result of a write.
 pub(crate) enum Published {
@@ -57,7 +55,8 @@ pub(crate) async fn publish(
 pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result<Published, Error> {
     let (facts, lost_seal) = match snapshot.verified() {
         Some(Verified::Sealed(facts)) => (facts.clone(), None),
-        // They are written as they were found, so that they are believed no more than before.
+        // Facts under a lost key are written with the seal that was found: a new seal would prove what nobody has
+        // verified.
         Some(Verified::LostKey(facts, seal)) => (facts.clone(), Some(seal)),
         None => return Ok(Published::Conflict),
     };
@@ -66,7 +65,7 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
     };
     let templates = checked.target.data.clone();
     let (namespace, name) = (snapshot.object.namespace.clone(), checked.target.name.clone());
-    // Nothing is read for a write that would not be sent.
+    // Checked first: nothing is read for a write that the gate would hold back.
     context
         .pacer
         .check(CallKind::WriteSecret, &namespace)
@@ -75,38 +74,18 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
             name: name.to_string(),
             source: kube::Error::Service(Box::new(held)),
         })?;
-    let found = match SecretCalls::new(&context.client, &namespace).read(&name).await {
+    let token = match read_content(snapshot, &templates, &facts, context).await? {
+        Content::Sealed(token) => token,
+        Content::Changed => return Ok(Published::Conflict),
         // A grant brings a token where the target may not be read.
-        Err(source) if read_problem(&source, &name).is_some() => {
+        Content::Denied | Content::Unreadable => {
             snapshot.has_no_readable_token(context);
             return Ok(Published::Conflict);
         }
-        found => found.map_err(|source| Error::ReadSecret {
-            namespace,
-            name: name.to_string(),
-            source,
-        })?,
-    };
-    let seen = snapshot.target_version();
-    let token = found
-        .as_ref()
-        .and_then(|secret| token_in(secret, &templates, &facts));
-    let is_sealed = token.as_ref().is_none_or(|token| snapshot.is_sealed(token));
-    let record = found.and_then(|mut secret| {
-        wipe(&mut secret.data);
-        secret_record::read(&secret.metadata)
-    });
-    take_record(snapshot, record, context);
-    if snapshot.target_version() != seen {
-        return Ok(Published::Conflict);
-    }
-    if !is_sealed {
-        snapshot.token_was_exchanged(context);
-        return Ok(Published::Conflict);
-    }
-    let Some(token) = token else {
-        snapshot.has_no_readable_token(context);
-        return Ok(Published::Conflict);
+        Content::Exchanged => {
+            snapshot.token_was_exchanged(context);
+            return Ok(Published::Conflict);
+        }
     };
     let origin = Origin {
         inputs: snapshot
@@ -126,37 +105,6 @@ pub(crate) async fn repair(snapshot: &mut Snapshot, context: &Context) -> Result
     apply(snapshot, &token, &origin, context).await
 }
 
-/// The token in a target that was made by these templates.
-pub(crate) fn token_in(
-    secret: &Secret,
-    templates: &BTreeMap<String, String>,
-    facts: &TokenFacts,
-) -> Option<AccessToken> {
-    let facts = AccessToken {
-        value: SecretString::from(""),
-        // Vendors give no other, at most in other letters: then the data is not what this makes of the templates.
-        token_type: "Bearer".to_owned(),
-        type_is_unusual: false,
-        issued: facts.issued,
-        expires: facts.expires,
-        expiry_assumed: false,
-        clock_skew_suspected: false,
-        unusually_long: false,
-        not_before: None,
-    };
-    let data = secret.data.as_ref()?;
-    let value = templates.iter().find_map(|(key, template)| {
-        let text = std::str::from_utf8(&data.get(key)?.0).ok()?;
-        template::token_in(template, text, &facts).map(SecretString::from)
-    })?;
-    let token = AccessToken { value, ..facts };
-    let is_made_of_it = |(key, template): (&String, &String)| {
-        let value = data.get(key).map(|bytes| bytes.0.as_slice());
-        value == Some(template::render(template, &token).as_bytes())
-    };
-    templates.iter().all(is_made_of_it).then_some(token)
-}
-
 /// Applies the target with `token` and its origin, and takes the answer into `snapshot`.
 async fn apply(
     snapshot: &mut Snapshot,
@@ -171,53 +119,25 @@ async fn apply(
     if let Some(problem) = too_large(&checked.target, token) {
         return Ok(refuse(snapshot, problem, context));
     }
-    let calls = SecretCalls::new(&context.client, &namespace);
-    let make = |owners| {
-        body(
-            checked,
-            &snapshot.key,
-            &snapshot.token,
-            snapshot.record.as_ref(),
-            owners,
-            token,
-            origin,
-        )
-    };
+    let calls = SecretCalls::new(&context.answers, &namespace);
     let write = snapshot.target_write(token.issued);
     let now = context.timeline.now().moment;
-    // Who has undone the writes before shows only until the next one.
-    let manager = if context
+    // The next write hides who has undone the last ones, so that is read before it.
+    let undone = if context
         .remembered
         .is_repair_too_many(&snapshot.object, write, now)
     {
-        other_manager(&calls, &name).await
+        undone(&calls, &name).await
     } else {
-        None
+        Undone::Unknown
     };
-    let mut body = make(if snapshot.keeps_owners(token.issued) {
-        Owners::Standing
-    } else {
-        Owners::Desired
-    });
-    let mut answer = calls.apply(&name, &body).await;
-    let mut owners_stay = snapshot.keeps_owners(token.issued);
-    if let Err(kube::Error::Api(status)) = &answer
-        && status.code == 403
-        && snapshot.has_undesired_owners()
-        && !owners_stay
-    {
-        // To change owner references may ask for a right that to write the token does not.
-        body = make(Owners::Standing);
-        answer = calls.apply(&name, &body).await;
-        owners_stay = answer.is_ok();
-    }
+    let (answer, owners_stay) = send(snapshot, &calls, token, origin).await;
     match answer {
-        Ok(written) => {
-            let record = secret_record::read(&written.metadata);
+        Ok(record) => {
             let target = &snapshot.object;
             context
                 .remembered
-                .target_written(target, write, manager, context.timeline.now().moment);
+                .target_written(target, write, undone, context.timeline.now().moment);
             if let Some(record) = record {
                 take_record(snapshot, Some(record), context);
             }
@@ -228,7 +148,9 @@ async fn apply(
             context.remembered.set_publish_backoff(&snapshot.object, None);
             snapshot.block = None;
             if let Some(version) = snapshot.target_version() {
-                context.remembered.set_known_target(&snapshot.object, &version);
+                context
+                    .remembered
+                    .set_known_target(&snapshot.object, &version, false);
             }
             Ok(Published::Written)
         }
@@ -239,24 +161,20 @@ async fn apply(
             take_record(snapshot, found, context);
             if snapshot.target_version() == seen {
                 // It was not: an admission webhook or a quota answers so, and would again.
-                let source = withholding(kube::Error::Api(status), &written(token, &body));
                 return Err(Error::WriteTarget {
                     namespace,
                     name: name.to_string(),
-                    source,
+                    source: kube::Error::Api(status),
                 });
             }
-            context.remembered.target_written(
-                &snapshot.object,
-                write,
-                manager,
-                context.timeline.now().moment,
-            );
+            context
+                .remembered
+                .target_written(&snapshot.object, write, undone, context.timeline.now().moment);
             Ok(Published::Conflict)
         }
-        Err(source) => match refused(source, token, &body, &name) {
-            Ok(problem) => Ok(refuse(snapshot, problem, context)),
-            Err(source) => Err(Error::WriteTarget {
+        Err(source) => match write_problem(&source, &name) {
+            Some(problem) => Ok(refuse(snapshot, problem, context)),
+            None => Err(Error::WriteTarget {
                 namespace,
                 name: name.to_string(),
                 source,
@@ -265,31 +183,62 @@ async fn apply(
     }
 }
 
-/// The field manager that has written to the Secret last, beside our own apply, or our own name where somebody else uses
-/// it; `None` where there is no Secret.
-async fn other_manager(calls: &SecretCalls, name: &SecretName) -> Option<Box<str>> {
-    let secret = calls.read_metadata(name).await.ok()??;
-    let other = secret_record::last_other_manager(&secret.metadata);
-    Some(other.unwrap_or_else(|| names::FIELD_MANAGER.into()))
+/// Sends the apply of the target, and gives its answer, without what it repeats of the written data; and true where the
+/// owners stay as they are. A large target has its place while it is in memory.
+async fn send(
+    snapshot: &Snapshot,
+    calls: &SecretCalls,
+    token: &AccessToken,
+    origin: &Origin,
+) -> (Result<Option<SecretRecord>, kube::Error>, bool) {
+    let Ok(checked) = &snapshot.validated else {
+        return (Ok(None), false);
+    };
+    let mut place = calls.place_for(size(&checked.target, token)).await;
+    let mut send = async |owners| {
+        let record = snapshot.record.as_ref();
+        let body = body(
+            checked,
+            &snapshot.key,
+            &snapshot.token,
+            record,
+            owners,
+            token,
+            origin,
+        );
+        let answer = calls.apply(&checked.target.name, &body, &mut place).await;
+        answer.map_err(|error| withholding(error, &written(token, &body)))
+    };
+    if snapshot.keeps_owners(token.issued) {
+        return (send(Owners::Standing).await, true);
+    }
+    let answer = send(Owners::Desired).await;
+    if let Err(kube::Error::Api(status)) = &answer
+        && status.code == 403
+        && snapshot.has_undesired_owners()
+    {
+        // To change owner references may ask for a right that to write the token does not.
+        let answer = send(Owners::Standing).await;
+        let owners_stay = answer.is_ok();
+        return (answer, owners_stay);
+    }
+    (answer, false)
 }
 
-/// Takes the present record of the target, `None` where there is none.
-pub(crate) fn take_record(snapshot: &mut Snapshot, record: Option<SecretRecord>, context: &Context) {
-    let (namespace, name) = (&snapshot.object.namespace, &snapshot.target_name);
-    match &record {
-        Some(record) => {
-            if context.secrets.put(namespace, name, record.clone()) {
-                // For the others that name this Secret, as their credentials for example: the watch brings nothing new.
-                context.triggers.secret_changed_by(&snapshot.object, name);
-            }
-        }
-        None => {
-            context.secrets.forget(namespace, name);
-            context.triggers.secret_changed_by(&snapshot.object, name);
+/// The way in which the last write of the Secret was undone: the field manager that has written to it last, beside our own
+/// apply, or our own name where somebody else uses it.
+async fn undone(calls: &SecretCalls, name: &SecretName) -> Undone {
+    let manager = calls.read_metadata(name, secret_record::last_other_manager).await;
+    match manager {
+        Ok(Some(manager)) => Undone::ChangedBy(manager.unwrap_or_else(|| names::FIELD_MANAGER.into())),
+        Ok(None) => Undone::Deleted,
+        Err(error) => {
+            tracing::debug!(
+                secret = %name, error = with_causes(&error), "it could not be read who has changed a target"
+            );
+            Undone::Unknown
         }
     }
-    snapshot.record = record;
-    snapshot.judge_target(context);
 }
 
 /// The problem of a target that differs from what was just written to it, and would again.
@@ -324,17 +273,6 @@ fn refuse(snapshot: &mut Snapshot, problem: Problem, context: &Context) -> Publi
     Published::Refused
 }
 
-/// The problem that a failed write is for the user, or the error of one that is none. Neither repeats the written data.
-fn refused(
-    error: kube::Error,
-    token: &AccessToken,
-    body: &Value,
-    name: &str,
-) -> Result<Problem, kube::Error> {
-    let error = withholding(error, &written(token, body));
-    write_problem(&error, name).ok_or(error)
-}
-
 /// The secret texts in a write.
 fn written<'a>(token: &'a AccessToken, body: &'a Value) -> Vec<&'a str> {
     let data = body.get("data").and_then(Value::as_object);
@@ -355,4 +293,37 @@ fn handled(snapshot: &Snapshot, context: &Context) -> Option<Box<str>> {
         _ => None,
     });
     handled.map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::controller::fake;
+
+    /// The way in which a write was undone, where the API server answers a read of the metadata with this code.
+    async fn told(code: u16) -> Undone {
+        let (context, _) = fake::context_at(Arc::new(SystemClock), move |_, _, _| {
+            let secret = json!({ "metadata": { "name": "s", "managedFields": [
+                { "manager": "kubectl-edit", "operation": "Update", "apiVersion": "v1", "time": "2026-05-04T10:00:00Z" } ] } });
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                "reason": if code == 404 { "NotFound" } else { "" }, "message": "m" });
+            (code, if code == 200 { secret } else { status })
+        });
+        let calls = SecretCalls::new(&context.answers, "a");
+        undone(&calls, &SecretName::new("s").unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn a_read_that_fails_is_not_taken_for_a_deleted_secret() {
+        assert_eq!(told(200).await, Undone::ChangedBy("kubectl-edit".into()));
+        assert_eq!(told(404).await, Undone::Deleted);
+        for code in [500, 403, 429] {
+            assert_eq!(told(code).await, Undone::Unknown, "{code}");
+        }
+    }
 }

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 
 use crate::api::VendorToken;
 use crate::api::names::Reason;
+use crate::controller::cluster::secret_calls::SecretCalls;
 use crate::controller::cluster::secret_name::SecretName;
 use crate::controller::cluster::secret_record;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::{Error, read_problem};
-use crate::controller::reconcile::secret_calls::SecretCalls;
 use crate::error_text::with_causes;
 use crate::policy::Problem;
 use crate::policy::ownership::SecretRecord;
@@ -51,14 +51,12 @@ pub(crate) async fn read_record(
     namespace: &str,
     name: &SecretName,
 ) -> Result<Option<SecretRecord>, Error> {
-    let calls = SecretCalls::new(&context.client, namespace);
-    let found = calls
-        .read_metadata(name)
-        .await
-        .map_err(|source| Error::ReadSecret {
-            namespace: namespace.to_owned(),
-            name: name.to_string(),
-            source,
-        })?;
-    Ok(found.and_then(|secret| secret_record::read(&secret.metadata)))
+    let calls = SecretCalls::new(&context.answers, namespace);
+    let found = calls.read_metadata(name, secret_record::read).await;
+    let found = found.map_err(|source| Error::ReadSecret {
+        namespace: namespace.to_owned(),
+        name: name.to_string(),
+        source,
+    })?;
+    Ok(found.flatten())
 }

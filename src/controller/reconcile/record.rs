@@ -10,8 +10,8 @@ use crate::api::VendorTokenStatus;
 use crate::api::names::condition;
 use crate::clock::Moment;
 use crate::controller::context::Context;
-use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::retire::retire;
+use crate::controller::reconcile::retry::Failed;
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::status::write_status;
 use crate::fingerprint::Fingerprint;
@@ -44,11 +44,14 @@ pub(crate) fn status_context(snapshot: &Snapshot, progress: Progress) -> StatusC
 
 /// Writes the status where it differs from the one before, and gives the wait until the next look; `None` where only a
 /// change brings one.
+///
+/// # Errors
+/// Where the status cannot be written, or the former target cannot be emptied. The wait is given all the same.
 pub(crate) async fn record(
     snapshot: &Snapshot,
     outcome: &Outcome,
     context: &Arc<Context>,
-) -> Result<Option<Duration>, Error> {
+) -> Result<Option<Duration>, Failed> {
     let observed = snapshot.observe(context);
     if observed.deleting {
         return Ok(None);
@@ -94,14 +97,21 @@ pub(crate) async fn record(
         {
             Some(waited) if !is_outdated => wait = wait.min(FIRST_STATUS_AFTER - waited),
             _ => {
-                if !write_status(snapshot, &status, context).await? {
+                let failed = |error| Failed {
+                    error,
+                    look_within: wait,
+                };
+                if !write_status(snapshot, &status, context).await.map_err(failed)? {
                     return Ok(Some(context.settings.longest_wait));
                 }
             }
         }
     }
     observe(snapshot, &status, context);
-    retired?;
+    retired.map_err(|error| Failed {
+        error,
+        look_within: wait,
+    })?;
     // Not sooner than a moment from now, whatever the clocks say, so that no object can spin.
     Ok(Some(wait.max(Duration::from_millis(50))))
 }

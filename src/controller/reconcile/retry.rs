@@ -1,4 +1,4 @@
-//! What follows a Kubernetes call that failed: the time of another try, and the problem that the status tells.
+//! The consequences of a Kubernetes call that failed: the time of another try, and the problem that the status shows.
 
 use std::time::Duration;
 
@@ -14,8 +14,18 @@ use crate::grants::ObjectKey;
 use crate::policy::{Problem, backoff};
 use crate::text;
 
-/// The time after which a status tells that Kubernetes calls fail.
+/// The shortest wait after an error for a look that is due whatever has failed.
+const SHORTEST_WAIT: Duration = Duration::from_secs(5);
+/// Kubernetes calls have failed for this long when a status shows it.
 const TROUBLE_IS_TOLD_AFTER: Duration = Duration::from_secs(60);
+
+/// A reconcile that has failed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// The longest wait until the next look: a token that becomes due meanwhile is refreshed in time all the same.
+    pub(crate) look_within: Duration,
+}
 
 impl Snapshot {
     /// Notes that a call of this reconcile has failed.
@@ -44,9 +54,9 @@ impl Snapshot {
 
 /// Logs the error of a reconcile, and gives the wait until another try. Objects whose calls fail as those of others do wait
 /// together, and go on when the API server answers; one that fails alone has waits of its own, which grow.
-pub(crate) fn after_error(token: &VendorToken, error: &Error, context: &Context) -> Duration {
+pub(crate) fn after_error(token: &VendorToken, failed: &Failed, context: &Context) -> Duration {
     let object = key_of(token);
-    let wait = wait_after_error(&object, error, context);
+    let wait = wait_after_error(&object, &failed.error, context).min(failed.look_within.max(SHORTEST_WAIT));
     if !context.objects.has(&object) {
         // It was deleted meanwhile.
         context.pacer.forget(&object);
@@ -69,13 +79,13 @@ fn wait_after_error(object: &ObjectKey, error: &Error, context: &Context) -> Dur
     let fails_alone = |kind| before.is_some_and(|before| context.pacer.was_answered_since(kind, before));
     match gate {
         Some((wait, call)) if !fails_alone(call.kind) => {
-            // It is the one that tries the gate.
+            // This object's next call tries the gate.
             context.pacer.wake_at_opening(&call, object);
             wait
         }
         _ => {
             let wait = backoff::after_own_error(context.remembered.count_error(object));
-            // By name, so that many objects do not return together.
+            // Spread by the object's name, so that many objects do not return together.
             let spread = text::spread(&object.to_string()) % 256;
             wait + wait.mul_f64(spread as f64 / 256.0).min(Duration::from_secs(5))
         }
@@ -101,12 +111,12 @@ mod tests {
     async fn an_object_that_fails_alone_waits_longer_and_longer_and_others_do_not() {
         let (context, _, _) = fake::context(|sent| sent);
         let name = SecretName::new("s").unwrap();
-        // The first failure may be the API server's: it is tried again soon.
+        // The first failure may come from an outage that begins, so another try follows soon.
         let error = read_record(&context, "a", &name).await.unwrap_err();
         let wait = wait_after_error(&object("bad"), &error, &context);
         assert!(wait <= Duration::from_secs(1), "{wait:?}");
         for least in [5, 10, 20] {
-            // Others are answered in between.
+            // Calls for other objects are answered in between.
             let call = error.call().unwrap();
             while context
                 .pacer
@@ -142,9 +152,13 @@ mod tests {
             "metadata": { "name": "deleted-meanwhile", "namespace": "a" },
             "spec": { "vendor": "Mapiq", "credentialsSecretRef": { "name": "c" } },
         }));
-        after_error(&deleted_meanwhile.unwrap(), &held, &context);
+        let failed = Failed {
+            error: held,
+            look_within: Duration::from_secs(300),
+        };
+        after_error(&deleted_meanwhile.unwrap(), &failed, &context);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let pass = context.pacer.enter(held.call().unwrap()).unwrap();
+        let pass = context.pacer.enter(failed.error.call().unwrap()).unwrap();
         pass.end(Outcome::Answered);
         assert_eq!(triggered.try_recv(), Ok(object("kept")));
         assert!(triggered.try_recv().is_err());

@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::ResourceExt as _;
 
 use crate::api::VendorToken;
 use crate::controller::cluster::objects::{key_of, lacks_templates, slim};
+use crate::controller::cluster::references::target_name;
+use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::ask::{Asked, ask};
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::exchanged::verify_token;
 use crate::controller::reconcile::publish::{Published, publish, repair};
 use crate::controller::reconcile::record::{Outcome, record};
+use crate::controller::reconcile::retry::Failed;
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::vendor_token_calls::VendorTokenCalls;
 use crate::error_text::with_causes;
@@ -30,20 +34,42 @@ const MOST_STEPS: usize = 6;
 pub(crate) async fn reconcile(
     token: Arc<VendorToken>,
     context: Arc<Context>,
-) -> Result<Option<Duration>, Error> {
+) -> Result<Option<Duration>, Failed> {
     let Some(key) = context.key() else {
         return Ok(Some(Duration::from_secs(1)));
     };
-    let Some(token) = with_templates(token, &context).await? else {
-        return Ok(None);
+    let nothing_is_known = |error| Failed {
+        error,
+        look_within: context.settings.longest_wait,
     };
-    let mut snapshot = Snapshot::gather(token, key, &context).await?;
-    let result = go_through(&mut snapshot, &context).await;
+    let (mut snapshot, result);
+    match with_templates(Arc::clone(&token), &context).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(token)) => {
+            let gathered = Snapshot::gather(token, key, &context).await;
+            snapshot = gathered.map_err(nothing_is_known)?;
+            result = go_through(&mut snapshot, &context).await;
+        }
+        // Nothing is read of the target for a call that was not sent.
+        Err(error) if error.held().is_some() && !watches_target(&token, &context) => {
+            return Err(nothing_is_known(error));
+        }
+        Err(error) => {
+            let gathered = Snapshot::gather_for_grant(token, key, &context).await;
+            snapshot = gathered.map_err(nothing_is_known)?;
+            result = fail(&mut snapshot, error, &context).await;
+        }
+    }
     if !context.objects.has(&snapshot.object) {
         // It was deleted meanwhile.
         context.remembered.forget(&snapshot.object);
     }
     result
+}
+
+fn watches_target(token: &VendorToken, context: &Context) -> bool {
+    let namespace = token.namespace().unwrap_or_default();
+    context.secrets.get(&namespace, &target_name(token)) != Lookup::Unknown
 }
 
 /// The whole object: one that is kept without its templates is read; `None` where it is gone.
@@ -69,7 +95,7 @@ async fn with_templates(
     }
 }
 
-async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Option<Duration>, Error> {
+async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Option<Duration>, Failed> {
     match act(snapshot, context).await {
         Ok(outcome) => {
             context.remembered.set_trouble(&snapshot.object, None);
@@ -79,24 +105,44 @@ async fn go_through(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<O
             }
             recorded
         }
-        Err(error) => {
-            snapshot.note_trouble(&error, context);
-            // The status is written all the same: a token must not stay Ready past its expiry because one Secret cannot
-            // be read.
-            let nothing = Outcome {
-                until: None,
-                asked: None,
-            };
-            if let Err(error) = record(snapshot, &nothing, context).await {
-                tracing::debug!(object = %snapshot.object, error = with_causes(&error), "nor could the status be told");
-            }
-            Err(error)
-        }
+        Err(error) => fail(snapshot, error, context).await,
     }
 }
 
+/// Notes that a call of this reconcile has failed, and gives its error. The status is written all the same: a token must
+/// not stay Ready past its expiry because one object cannot be read.
+async fn fail(
+    snapshot: &mut Snapshot,
+    error: Error,
+    context: &Arc<Context>,
+) -> Result<Option<Duration>, Failed> {
+    snapshot.note_trouble(&error, context);
+    let nothing = Outcome {
+        until: None,
+        asked: None,
+    };
+    let look_within = match record(snapshot, &nothing, context).await {
+        Ok(wait) => wait.unwrap_or(context.settings.longest_wait),
+        Err(failed) => {
+            tracing::debug!(
+                object = %snapshot.object, error = with_causes(&failed.error), "nor could the status be told"
+            );
+            failed.look_within
+        }
+    };
+    Err(Failed { error, look_within })
+}
+
 async fn act(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Outcome, Error> {
-    verify_token(snapshot, context).await?;
+    let verified_at = verify_token(snapshot, context).await?;
+    let outcome = take_steps(snapshot, context).await?;
+    Ok(Outcome {
+        until: [outcome.until, verified_at].into_iter().flatten().min(),
+        ..outcome
+    })
+}
+
+async fn take_steps(snapshot: &mut Snapshot, context: &Arc<Context>) -> Result<Outcome, Error> {
     for _ in 0..MOST_STEPS {
         let decision = decide(&snapshot.observe(context));
         tracing::trace!(object = %snapshot.object, ?decision, "decided");
@@ -174,6 +220,7 @@ fn due_before(snapshot: &Snapshot, issued: Timestamp) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
     use serde_json::{Value, json};
 
     use super::*;
@@ -190,8 +237,20 @@ mod tests {
 
     /// A token in the target that ends in as many seconds, and a status that calls it ready.
     fn stored(context: &Context, ends_in: i64, suspend: bool) -> Arc<VendorToken> {
+        // The credentials were written since.
+        stored_since(context, -3600, ends_in, "c/3", suspend)
+    }
+
+    /// The same, of a token that was issued `begun` seconds from now with this version of the credentials.
+    fn stored_since(
+        context: &Context,
+        begun: i64,
+        ends_in: i64,
+        credentials_version: &str,
+        suspend: bool,
+    ) -> Arc<VendorToken> {
         let now = whole_seconds(context.timeline.now().wall());
-        let (begun, ended) = (later(now, -3600), later(now, ends_in));
+        let (begun, ended) = (later(now, begun), later(now, ends_in));
         let token: VendorToken = serde_json::from_value(json!({
             "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
             "metadata": { "name": "t", "namespace": "a", "uid": "u", "generation": 1, "resourceVersion": "5" },
@@ -212,8 +271,7 @@ mod tests {
             (begun, ended),
         );
         let facts = TokenFacts {
-            // The Secret was written since.
-            credentials_version: Some("c/3".into()),
+            credentials_version: Some(credentials_version.into()),
             ..facts
         };
         let target = fake::sealed_by(&fake::key(), "t", &facts);
@@ -228,8 +286,8 @@ mod tests {
         let (context, writes, mut triggered) = fake::context(|sent| answered(sent, 1));
         let token = expired(&context);
         assert!(matches!(
-            reconcile(token, Arc::clone(&context)).await,
-            Err(Error::ReadSecret { .. })
+            failure(reconcile(token, Arc::clone(&context)).await),
+            Error::ReadSecret { .. }
         ));
         let writes = writes.lock().unwrap();
         assert_eq!(writes.len(), 1);
@@ -240,6 +298,10 @@ mod tests {
         );
         assert_eq!(ready["reason"], "TokenExpired");
         assert!(triggered.try_recv().is_err(), "the answer told nothing new");
+    }
+
+    fn failure(result: Result<Option<Duration>, Failed>) -> Error {
+        result.unwrap_err().error
     }
 
     /// The object as it is after the write of a status, with a spec of this generation.
@@ -273,9 +335,39 @@ mod tests {
         assert_eq!(wait, Some(Duration::from_secs(300)));
     }
 
+    #[tokio::test]
+    async fn a_status_that_cannot_be_written_delays_no_refresh() {
+        for code in [403, 422, 500] {
+            let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let counted = Arc::clone(&writes);
+            let clock = Arc::new(crate::clock::SystemClock);
+            let (context, _) = fake::context_at(clock, move |method, path, _| {
+                let is_status = method == http::Method::PATCH && path.ends_with("/status");
+                if is_status {
+                    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+                let code = if is_status { code } else { 403 };
+                let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                    "reason": "Forbidden", "message": "m" });
+                (code, status)
+            });
+            // It lives for 2 minutes, and is due after one.
+            let token = stored_since(&context, -20, 100, "c/4", false);
+            for reconciles in 1..=20 {
+                let result = reconcile(Arc::clone(&token), Arc::clone(&context)).await;
+                let failed = result.unwrap_err();
+                assert!(matches!(failed.error, Error::WriteStatus { .. }), "{failed:?}");
+                let wait = crate::controller::reconcile::after_error(&token, &failed, &context);
+                assert!(wait <= Duration::from_secs(40), "{wait:?} after {reconciles}");
+            }
+            let writes = writes.load(std::sync::atomic::Ordering::SeqCst);
+            assert!((1..=20).contains(&writes));
+        }
+    }
+
     /// The result and the written binding, where the status names another target than the spec, and the API server
     /// refuses to read that one.
-    async fn renamed(refusal: u16) -> (Result<Option<Duration>, Error>, Value) {
+    async fn renamed(refusal: u16) -> (Result<Option<Duration>, Failed>, Value) {
         let (context, writes, _) = fake::context_without_secrets(refusal, |sent| answered(sent, 1));
         let mut token = (*stored(&context, 3600, true)).clone();
         token.status.as_mut().unwrap().binding = Some(crate::api::Binding {
@@ -298,7 +390,7 @@ mod tests {
     #[tokio::test]
     async fn a_former_target_that_could_not_be_read_is_named_until_it_can_be() {
         let (result, binding) = renamed(500).await;
-        assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
+        assert!(matches!(failure(result), Error::ReadSecret { .. }));
         assert_eq!(binding, "former");
     }
 
@@ -327,7 +419,7 @@ mod tests {
         let token = stored(&context, 3600, false);
         context.secrets.lose("");
         let result = reconcile(token, context).await;
-        assert!(matches!(result, Err(Error::ReadSecret { .. })), "{result:?}");
+        assert!(matches!(failure(result), Error::ReadSecret { .. }));
         assert_eq!(*writes.lock().unwrap(), Vec::<Value>::new());
     }
 
@@ -367,7 +459,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_large_objects_at_a_failing_api_server_cost_one_call() {
+    async fn a_good_token_stays_ready_while_its_large_object_cannot_be_read_for_a_moment() {
+        let (context, writes, _) = fake::context(|sent| answered(sent, 1));
+        let mut token = (*stored(&context, 3600, false)).clone();
+        let template = "x".repeat(4096);
+        token.spec.target.data = (0..3)
+            .map(|number| (number.to_string(), template.clone()))
+            .collect();
+        token.metadata.resource_version = Some("6".to_owned());
+        context.objects.put(token);
+        let kept = context.objects.get(&fake::object()).unwrap();
+        assert!(lacks_templates(&kept));
+        let result = reconcile(kept, context).await;
+        assert!(matches!(failure(result), Error::ReadVendorToken { .. }));
+        let writes = writes.lock().unwrap();
+        assert!(
+            writes
+                .iter()
+                .all(|status| status["conditions"][0]["status"] == "True"),
+            "{writes:?}"
+        );
+    }
+
+    #[rstest]
+    #[case::and_the_write_of_a_status(true)]
+    #[case::and_the_read_of_a_target_that_is_not_watched(false)]
+    #[tokio::test]
+    async fn many_large_objects_at_a_failing_api_server_cost_one_call_of_each_kind(#[case] watched: bool) {
         let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counted = Arc::clone(&reads);
         let clock = Arc::new(crate::clock::SystemClock);
@@ -377,6 +495,10 @@ mod tests {
                 "reason": "InternalError", "message": "m" });
             (500, status)
         });
+        if watched {
+            context.secrets.begin_list("");
+            context.secrets.end_list("");
+        }
         for number in 0..20 {
             let kept = json!({
                 "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken",
@@ -385,8 +507,8 @@ mod tests {
             });
             let kept = Arc::new(serde_json::from_value(kept).unwrap());
             let error = reconcile(kept, Arc::clone(&context)).await.unwrap_err();
-            assert!(error.call().is_some());
+            assert!(error.error.call().is_some());
         }
-        assert_eq!(reads.load(std::sync::atomic::Ordering::SeqCst), 1);
+        assert_eq!(reads.load(std::sync::atomic::Ordering::SeqCst), 2);
     }
 }

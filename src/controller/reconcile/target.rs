@@ -23,16 +23,12 @@ use crate::token::AccessToken;
 pub(crate) const CREATE_ONLY: &str = "1";
 
 /// The largest data of a Secret, in bytes of all values together. The API server refuses more.
-const LARGEST_DATA: usize = 1024 * 1024;
+pub(crate) const LARGEST_DATA: usize = 1024 * 1024;
 
 /// The problem of a target that is too small for its templates with `token`. It is found before anything is rendered:
 /// 16 templates full of placeholders can make hundreds of megabytes of a long token.
 pub(crate) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<Problem> {
-    let size = target
-        .data
-        .values()
-        .map(|template| template::rendered_length(template, token))
-        .sum::<usize>();
+    let size = size(target, token);
     (size > LARGEST_DATA).then(|| {
         Problem::new(
             Reason::TargetInvalid,
@@ -43,6 +39,15 @@ pub(crate) fn too_large(target: &DesiredTarget, token: &AccessToken) -> Option<P
             ),
         )
     })
+}
+
+/// The length of what the templates make of `token`, in bytes.
+pub(crate) fn size(target: &DesiredTarget, token: &AccessToken) -> usize {
+    let lengths = target
+        .data
+        .values()
+        .map(|template| template::rendered_length(template, token));
+    lengths.sum()
 }
 
 /// The origin of the token, which is written beside its times.
@@ -108,8 +113,8 @@ fn desired_owners(
     if target.delete_with_owner && !adopted {
         owners.push(owner_reference(name, uid, true));
     }
-    // A reference that our apply entry does not have cannot be left out. As that of a controller it would forbid ours; the
-    // next write leaves it out.
+    // An apply cannot remove a reference that our apply entry does not own. As a second controller beside our reference
+    // it would be refused, so it is written once as a plain owner; the next write leaves it out.
     if let Some(SecretRecord {
         ours: None,
         controller: Some(Controller::VendorToken { name, uid: other }),

@@ -235,7 +235,7 @@ impl DesiredTarget {
             with(&owned_annotations, &annotations),
         );
         Ok(Self {
-            content: content_digest(token),
+            content: content_digests(token),
             owned: owned_digest(&texts(&data), &texts(&labels), &texts(&annotations)),
             owned_data: owned_digest(&texts(&data), &[], &[]),
             name,
@@ -252,21 +252,28 @@ fn texts(keys: &[String]) -> Vec<&str> {
     keys.iter().map(String::as_str).collect()
 }
 
-fn content_digest(token: &VendorToken) -> String {
+/// The digests of the templates: see [`Desired::content`](crate::policy::ownership::Desired::content).
+fn content_digests(token: &VendorToken) -> String {
     let spec = &token.spec.target;
+    let data = ("data", &spec.data);
+    let all = [data, ("labels", &spec.labels), ("annotations", &spec.annotations)];
+    format!(
+        "{}.{}",
+        content_digest(&spec.type_, &all),
+        content_digest(&spec.type_, &[data])
+    )
+}
+
+fn content_digest(type_: &str, parts: &[(&str, &BTreeMap<String, String>)]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut field = |text: &str| {
         context.update(&(text.len() as u64).to_be_bytes());
         context.update(text.as_bytes());
     };
-    field(&spec.type_);
-    for (kind, map) in [
-        ("data", &spec.data),
-        ("labels", &spec.labels),
-        ("annotations", &spec.annotations),
-    ] {
+    field(type_);
+    for (kind, map) in parts {
         field(kind);
-        for (key, value) in map {
+        for (key, value) in *map {
             field(key);
             field(value);
         }

@@ -3,6 +3,7 @@
 use rstest::rstest;
 
 use super::*;
+use crate::grants::tests::at;
 
 fn account() -> Account {
     Account::from_bytes([1; 16])
@@ -10,10 +11,6 @@ fn account() -> Account {
 
 fn password(number: u8) -> Fingerprint {
     Fingerprint::from_bytes([number; 16])
-}
-
-fn at(second: i64) -> Moment {
-    Moment::at_second(second)
 }
 
 fn login(number: u8) -> Login {
@@ -231,8 +228,8 @@ fn attempts_that_no_longer_count_are_forgotten() {
     assert!(accounts.0.is_empty());
 }
 
-/// What happens to one account: an attempt, a look that is held back, or a look at a proven password, each of a
-/// namespace, and the second.
+/// An event at one account: an attempt, a look that is held back, or a look at a proven password. Each has a namespace
+/// and a second.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Attempt(&'static str, i64),

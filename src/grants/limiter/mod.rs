@@ -208,14 +208,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-
-    fn grant(number: u8) -> Fingerprint {
-        Fingerprint::from_bytes([number; 16])
-    }
-
-    fn at(second: i64) -> Moment {
-        Moment::at_second(second)
-    }
+    use crate::grants::tests::{at, grant};
 
     fn endpoint(vendor: Vendor, waiting: &[u8]) -> EndpointState {
         let mut endpoint = EndpointState::new(vendor, Budget::new(None, 32, at(0), at(0)));

@@ -61,7 +61,7 @@ pub(crate) struct Queue {
     /// The services of live grants in the last 60 s, the oldest first.
     services: VecDeque<(Moment, Namespace)>,
     arrivals: u64,
-    /// Live grants that were served since the last other one.
+    /// The number of live grants that were served since the last grant without a live token.
     live_in_a_row: u32,
 }
 
@@ -152,7 +152,7 @@ impl Queue {
         Some(served)
     }
 
-    /// Ends what has passed by `now`: the rank of grants whose stored token has ended, and services of 60 s ago.
+    /// Takes the rank from grants whose stored token has ended by `now`, and forgets services of more than 60 s ago.
     fn pass_to(&mut self, now: Moment) {
         while self
             .services
@@ -191,8 +191,8 @@ impl Queue {
         }
     }
 
-    /// The live grant whose token ends first, of the namespaces that have not had their share. Where all have had it, of
-    /// the one that was served least.
+    /// The live grant whose token ends first, among the namespaces that have not had their share. Where all have had
+    /// it, the first of the namespace that was served least.
     fn next_live(&self, capacity: Option<usize>, may: impl Fn(Fingerprint) -> bool) -> Option<Served> {
         let heads: Vec<_> = self
             .lines
@@ -290,14 +290,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-
-    fn grant(number: u8) -> Fingerprint {
-        Fingerprint::from_bytes([number; 16])
-    }
-
-    fn at(second: i64) -> Moment {
-        Moment::at_second(second)
-    }
+    use crate::grants::tests::{at, grant};
 
     /// Waiting grants: the number, the namespace, and the second after the 100th in which the stored token ends.
     type Waiting<'a> = (u8, &'a str, Option<i64>);

@@ -37,29 +37,19 @@ pub(super) enum Way {
 
 pub(super) const WAYS: [Way; 3] = [Way::AtOnce, Way::Paced, Way::FirstTimeLast];
 
-/// A token by the second in which it is due, and that in which it ends.
+/// A token: the second in which it is due, and the second in which it ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     pub(super) due: i64,
     pub(super) ends: i64,
 }
 
-/// The grants of which a token expires before the next one comes, in the first `seconds`. Time goes in whole seconds.
+/// The grants of which a token expires before the next one comes, in the first `seconds`. Time goes in whole seconds, and
+/// begins with these tokens.
 ///
 /// `restarts` are the ends of a process, each with the seconds until the next one begins. That one cannot know the
 /// requests in flight before it, and counts a quarter of a window's requests.
 pub(super) fn lost(
-    needs: &[Need],
-    limit: Limit,
-    way: Way,
-    restarts: &[(i64, i64)],
-    seconds: i64,
-) -> Vec<usize> {
-    lost_of(vec![None; needs.len()], needs, limit, way, restarts, seconds)
-}
-
-/// The same for grants with these tokens.
-pub(super) fn lost_of(
     mut tokens: Vec<Option<Token>>,
     needs: &[Need],
     limit: Limit,
@@ -142,14 +132,13 @@ fn the_offline_schedule_keeps_the_limit_and_the_order() {
         window: 60,
     };
     // Two requests a minute are enough for these, but not for four tokens that live less than a minute.
-    assert!(lost(&[need(120), need(120)], limit, Way::AtOnce, &[], 3600).is_empty());
-    assert!(lost(&[need(120), need(120), need(3600)], limit, Way::Paced, &[], 3600).is_empty());
-    let all = lost(
-        &[need(50), need(50), need(50), need(50)],
-        limit,
-        Way::AtOnce,
-        &[],
-        3600,
-    );
-    assert!(!all.is_empty());
+    for (lives, way, can_be_carried) in [
+        (&[120, 120][..], Way::AtOnce, true),
+        (&[120, 120, 3600], Way::Paced, true),
+        (&[50, 50, 50, 50], Way::AtOnce, false),
+    ] {
+        let needs: Vec<_> = lives.iter().copied().map(need).collect();
+        let lost = lost(vec![None; needs.len()], &needs, limit, way, &[], 3600);
+        assert_eq!(lost.is_empty(), can_be_carried, "{lives:?}");
+    }
 }

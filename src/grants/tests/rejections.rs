@@ -49,7 +49,7 @@ impl Bench {
         }
     }
 
-    /// A new process, at the time that it is in this one.
+    /// A new process, begun at the present time of this one.
     fn successor(&self, script: impl FnMut(&Call) -> Answer + Send + 'static) -> Self {
         let successor = bench(script);
         successor

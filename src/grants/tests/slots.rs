@@ -1,4 +1,4 @@
-//! The slot of a request: its credentials are read then, and fairness between endpoints.
+//! The slot of a request, at which its credentials are read; and fairness between endpoints.
 
 use std::time::Duration;
 

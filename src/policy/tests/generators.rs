@@ -58,16 +58,19 @@ fn any_target() -> impl Strategy<Value = Target> {
         any_inputs(),
         any_version(),
         any_request(),
-        any::<bool>(),
+        any::<(bool, bool)>(),
     )
         .prop_map(
-            |(issued, expires, inputs, credentials_version, refresh_handled, is_readable)| Stored {
-                issued,
-                expires,
-                inputs,
-                credentials_version,
-                refresh_handled,
-                is_readable,
+            |(issued, expires, inputs, credentials_version, refresh_handled, (is_in_place, is_read))| {
+                Stored {
+                    issued,
+                    expires,
+                    inputs,
+                    credentials_version,
+                    refresh_handled,
+                    is_in_place,
+                    is_readable: is_in_place && is_read,
+                }
             },
         );
     prop_oneof![
@@ -236,7 +239,7 @@ pub(super) fn any_scene() -> impl Strategy<Value = Scene> {
                 issued,
                 paused_until,
                 over_at,
-                manager: None,
+                undone: contest::Undone::Deleted,
             }),
         ),
     );

@@ -39,6 +39,7 @@ impl Simulation {
                         },
                         credentials_version: Some("uid/1".to_owned()),
                         refresh_handled: self.scene.grant.completed_request.clone(),
+                        is_in_place: true,
                         is_readable: true,
                     }),
                     as_desired: true,

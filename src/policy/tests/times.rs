@@ -188,7 +188,8 @@ proptest! {
                     stored: Some(Stored {
                         issued: at(issued), expires: at(expires), inputs: Inputs { jitter, ..inputs('a') },
                         credentials_version: Some("uid/1".to_owned()), refresh_handled: scene.request.clone(),
-                        is_readable: true,
+                        is_in_place: true,
+is_readable: true,
                     }),
                     as_desired: true,
                 },
@@ -305,6 +306,7 @@ impl Machine {
                             },
                             credentials_version: Some("uid/1".to_owned()),
                             refresh_handled: None,
+                            is_in_place: true,
                             is_readable: true,
                         }),
                         as_desired: true,

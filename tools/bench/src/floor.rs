@@ -131,7 +131,7 @@ async fn serve(floor: &Floor, owner: VendorToken) -> Result<(), Error> {
         let inputs = "00000000.11111111111111111111111111111111.22222222.33333333333333333333333333333333.07";
         for (key, value) in [
             ("inputs", inputs),
-            ("content", "created.0011223344556677"),
+            ("content", "created.0011223344556677.8899aabbccddeeff"),
             (
                 "seal",
                 "00000000.11111111111111111111111111111111.22222222222222222222222222222222",

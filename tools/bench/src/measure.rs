@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use serde::Serialize;
 use test_support::Error;
-use vendor_token_operator::api::names;
+use vendor_token_operator::api::{VendorToken, names};
 
 use crate::program::{Program, Running, Settings};
 use crate::unready::Unready;
@@ -28,6 +29,10 @@ pub(crate) struct Measurement {
     /// Requests to the API server by verb and resource.
     pub(crate) requests: BTreeMap<String, u64>,
     pub(crate) vendor_calls: u64,
+    /// The mean length of a target Secret in JSON.
+    pub(crate) target_bytes: f64,
+    /// The mean length of a VendorToken in JSON.
+    pub(crate) object_bytes: f64,
     /// Peak resident memory in KiB.
     pub(crate) peak_memory: Option<u64>,
     /// Processor seconds by program.
@@ -39,6 +44,16 @@ pub(crate) struct Measurement {
 impl Measurement {
     pub(crate) fn rate(&self) -> f64 {
         self.objects as f64 / self.took.as_secs_f64()
+    }
+
+    /// Requests to the API server that write.
+    pub(crate) fn writes(&self) -> u64 {
+        let reads = ["GET", "LIST", "WATCH"];
+        let writes = self.requests.iter().filter(|(request, _)| {
+            let verb = request.split(' ').next().unwrap_or_default();
+            !reads.contains(&verb)
+        });
+        writes.map(|(_, count)| count).sum()
     }
 
     /// Processor seconds of the measured program and of all that served it.
@@ -114,21 +129,27 @@ pub(crate) async fn run(
             vendors.violations
         )));
     }
-    check_targets(&world.client, objects).await?;
+    let target_bytes = check_targets(&world.client, objects).await?;
+    let tokens = Api::<VendorToken>::all(world.client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(Error::step("list the VendorTokens"))?;
     Ok(Measurement {
         program,
         objects,
         took,
         requests: counted,
         vendor_calls: vendors.calls,
+        target_bytes,
+        object_bytes: mean_bytes(&tokens.items)?,
         peak_memory,
         processor: processor_seconds,
         idle,
     })
 }
 
-/// Fails where a VendorToken has no token in its Secret.
-async fn check_targets(client: &Client, objects: usize) -> Result<(), Error> {
+/// Fails where a VendorToken has no token in its Secret. Gives the mean length of these.
+async fn check_targets(client: &Client, objects: usize) -> Result<f64, Error> {
     let ours = ListParams::default().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::FIELD_MANAGER));
     let targets = Api::<Secret>::all(client.clone())
         .list(&ours)
@@ -141,12 +162,23 @@ async fn check_targets(client: &Client, objects: usize) -> Result<(), Error> {
         .filter(|token| !token.0.is_empty())
         .count();
     if full == objects {
-        Ok(())
+        mean_bytes(&targets.items)
     } else {
         Err(Error::Other(format!(
             "{full} target Secrets with a token were found, and {objects} expected"
         )))
     }
+}
+
+/// The mean length of objects in JSON, with their `managedFields`.
+fn mean_bytes<K: Serialize>(objects: &[K]) -> Result<f64, Error> {
+    let mut bytes = 0;
+    for object in objects {
+        bytes += serde_json::to_vec(object)
+            .map_err(Error::step("write an object"))?
+            .len();
+    }
+    Ok(bytes as f64 / objects.len().max(1) as f64)
 }
 
 fn processor_of_servers(world: &World) -> BTreeMap<&'static str, f64> {

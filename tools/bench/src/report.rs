@@ -22,7 +22,7 @@ pub(crate) fn line(measurement: &Measurement) -> String {
     )
 }
 
-/// The medians side by side, and their ratio.
+/// The medians side by side, and the ratios of the operator to each floor.
 pub(crate) fn table(measurements: &[Measurement]) -> String {
     let mut columns: BTreeMap<Program, Vec<&Measurement>> = BTreeMap::new();
     for measurement in measurements {
@@ -65,6 +65,15 @@ pub(crate) fn table(measurements: &[Measurement]) -> String {
         let all: u64 = measurement.requests.values().sum();
         Some(all as f64 / measurement.objects as f64)
     });
+    figure("API writes per object", 3, &|measurement| {
+        Some(measurement.writes() as f64 / measurement.objects as f64)
+    });
+    figure("bytes of a target Secret", 0, &|measurement| {
+        Some(measurement.target_bytes)
+    });
+    figure("bytes of a VendorToken", 0, &|measurement| {
+        Some(measurement.object_bytes)
+    });
     let mut requests: Vec<&String> = measurements
         .iter()
         .flat_map(|measurement| measurement.requests.keys())
@@ -77,19 +86,20 @@ pub(crate) fn table(measurements: &[Measurement]) -> String {
             Some(count as f64)
         });
     }
-    let ratio = |value: fn(&Measurement) -> f64| {
-        let of = |program: Program| {
-            let of_program = columns.get(&program)?;
-            median(of_program.iter().map(|measurement| value(measurement)).collect())
-        };
-        Some(of(Program::Operator)? / of(Program::Floor)?)
+    let of = |program: Program, value: fn(&Measurement) -> f64| {
+        let of_program = columns.get(&program)?;
+        median(of_program.iter().map(|measurement| value(measurement)).collect())
     };
-    // On a shared machine the second is the better one: processor time leaves the others' work out.
-    if let (Some(rate), Some(work)) = (ratio(Measurement::rate), ratio(Measurement::all_processor)) {
-        lines.push(format!(
-            "\noperator / floor: {rate:.2} in objects a second; {:.2} in objects per processor second of everything",
-            1.0 / work
-        ));
+    lines.push(String::new());
+    for floor in [Program::Floor, Program::FloorSameWrites] {
+        let ratio = |value| Some(of(Program::Operator, value)? / of(floor, value)?);
+        // On a shared machine the second is the better one: processor time leaves the others' work out.
+        if let (Some(rate), Some(work)) = (ratio(Measurement::rate), ratio(Measurement::all_processor)) {
+            lines.push(format!(
+                "operator / {floor}: {rate:.2} in objects a second; {:.2} in objects per processor second of everything",
+                1.0 / work
+            ));
+        }
     }
     lines.join("\n")
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec};
 use kube::api::{Api, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use test_support::{ControlPlane, DEADLINE, Error, read_kustomization, shared, wait_for};
@@ -35,6 +35,25 @@ async fn installed() -> &'static ControlPlane {
         .await
         .unwrap();
     control_plane
+}
+
+/// The pod of the operator's Deployment.
+async fn operators_pod() -> PodSpec {
+    let control_plane = installed().await;
+    let deployments = Api::<Deployment>::namespaced(control_plane.admin().unwrap(), OPERATOR);
+    let deployment = deployments.get(OPERATOR).await.unwrap();
+    deployment.spec.unwrap().template.spec.unwrap()
+}
+
+/// The resource of VendorTokens.
+fn vendor_tokens() -> ApiResource {
+    ApiResource {
+        group: "vendortoken.io".to_owned(),
+        version: "v1alpha1".to_owned(),
+        api_version: "vendortoken.io/v1alpha1".to_owned(),
+        kind: "VendorToken".to_owned(),
+        plural: "vendortokens".to_owned(),
+    }
 }
 
 /// Verb, group, resource (with subresource), namespace, name.
@@ -286,17 +305,7 @@ async fn the_operators_pod_is_admitted_under_the_restricted_profile() {
 
 #[tokio::test]
 async fn the_operators_pod_looks_a_vendors_host_up_before_search_domains() {
-    let control_plane = installed().await;
-    let deployments = Api::<Deployment>::namespaced(control_plane.admin().unwrap(), OPERATOR);
-    let pod = deployments
-        .get(OPERATOR)
-        .await
-        .unwrap()
-        .spec
-        .unwrap()
-        .template
-        .spec
-        .unwrap();
+    let pod = operators_pod().await;
     let options = pod.dns_config.and_then(|dns| dns.options).unwrap_or_default();
     let ndots = options
         .iter()
@@ -306,17 +315,7 @@ async fn the_operators_pod_looks_a_vendors_host_up_before_search_domains() {
 
 #[tokio::test]
 async fn the_operators_ports_listen_on_both_families_of_addresses() {
-    let control_plane = installed().await;
-    let deployments = Api::<Deployment>::namespaced(control_plane.admin().unwrap(), OPERATOR);
-    let pod = deployments
-        .get(OPERATOR)
-        .await
-        .unwrap()
-        .spec
-        .unwrap()
-        .template
-        .spec
-        .unwrap();
+    let pod = operators_pod().await;
     let arguments = pod.containers[0].args.clone().unwrap_or_default();
     for (flag, port) in [
         ("--metrics-bind-address", 8080),
@@ -362,14 +361,7 @@ async fn the_operator_writes_a_status_and_nothing_else_of_a_vendor_token() {
         .await
         .unwrap();
     let client = control_plane.client_as(OPERATOR, OPERATOR).await.unwrap();
-    let resource = ApiResource {
-        group: "vendortoken.io".to_owned(),
-        version: "v1alpha1".to_owned(),
-        api_version: "vendortoken.io/v1alpha1".to_owned(),
-        kind: "VendorToken".to_owned(),
-        plural: "vendortokens".to_owned(),
-    };
-    let api = Api::<DynamicObject>::namespaced_with(client, &namespace, &resource);
+    let api = Api::<DynamicObject>::namespaced_with(client, &namespace, &vendor_tokens());
     wait_for("the right to read", DEADLINE, || api.get("sixmap"))
         .await
         .unwrap();

@@ -10,8 +10,9 @@
 
 mod client;
 mod gate;
+mod gates;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::policy::backoff;
 use crate::sync::lock;
 
 use gate::{Gate, Seen};
+use gates::{Failure, Gates};
 
 pub(crate) use client::paced;
 
@@ -34,8 +36,6 @@ const COURTESY: Duration = Duration::from_millis(500);
 const SPACING: Duration = Duration::from_millis(50);
 /// The longest wait of an object at a gate. It is woken sooner when the gate opens.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// A gate whose pause ended so long ago is forgotten.
-const RETENTION: Duration = Duration::from_secs(600);
 /// The time between two log lines about a gate that stays closed.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -110,18 +110,6 @@ impl Held {
     }
 }
 
-/// The gates of one kind of calls.
-#[derive(Debug, Default)]
-struct Gates {
-    /// That of all namespaces.
-    all: Gate,
-    namespaces: HashMap<String, Gate>,
-    /// The last answer.
-    answered: Option<Moment>,
-    /// The objects that wait.
-    waiting: HashSet<ObjectKey>,
-}
-
 /// The gates of all calls. See the module.
 pub(crate) struct Pacer {
     timeline: Arc<Timeline>,
@@ -139,16 +127,6 @@ struct State {
     /// The namespace of the first call since then that was not answered.
     unanswered: Option<String>,
     kinds: HashMap<CallKind, Gates>,
-}
-
-/// The failure of a call.
-#[derive(Clone, Copy, Debug)]
-struct Failure {
-    /// The HTTP status; `None` without an answer.
-    code: Option<u16>,
-    retry_after: Option<Duration>,
-    /// The moment of the answer; without one, that at which the call was sent.
-    at: Moment,
 }
 
 impl std::fmt::Debug for Pacer {
@@ -218,21 +196,26 @@ impl Pacer {
         self.enter(call).map(drop)
     }
 
-    /// Has `object` wait until the gate opens, and gives the time of its next look: however many wait, their looks are
-    /// [`SPACING`] apart.
+    /// Has `object` wait until the gate opens, and gives the time of its next look. One object of each namespace looks as
+    /// soon as the gate may be tried; the looks of others are [`SPACING`] apart, however many wait.
     pub(crate) fn wait_at(&self, held: &Held, object: &ObjectKey) -> Duration {
+        let now = self.timeline.now().moment;
         let mut state = lock(&self.state);
-        let waiting = &mut state.kinds.entry(held.call.kind).or_default().waiting;
-        waiting.insert(object.clone());
-        let others = u32::try_from(waiting.len() - 1).unwrap_or(u32::MAX);
+        let gates = state.kinds.entry(held.call.kind).or_default();
+        if gates.wait_for(object, now, held.wait) {
+            return held.wait;
+        }
+        let others = u32::try_from(gates.waiting.len() - 1).unwrap_or(u32::MAX);
         (held.wait + SPACING.saturating_mul(others)).min(LONGEST_WAIT)
     }
 
     /// Has `object`, whose `call` has failed, go on when the gate opens.
     pub(crate) fn wake_at_opening(&self, call: &Call, object: &ObjectKey) {
+        let now = self.timeline.now().moment;
         let mut state = lock(&self.state);
+        let wait = state.wait(call, now, Duration::ZERO).unwrap_or_default();
         let gates = state.kinds.entry(call.kind).or_default();
-        gates.waiting.insert(object.clone());
+        gates.wait_for(object, now, wait);
     }
 
     /// The wait for the next try of a call that has failed; `None` where the gate is open.
@@ -252,6 +235,7 @@ impl Pacer {
     pub(crate) fn forget(&self, object: &ObjectKey) {
         for gates in lock(&self.state).kinds.values_mut() {
             gates.waiting.remove(object);
+            gates.triers.retain(|_, (trier, _)| trier != object);
         }
     }
 
@@ -259,6 +243,7 @@ impl Pacer {
     pub(crate) fn forget_unless(&self, exists: impl Fn(&ObjectKey) -> bool) {
         for gates in lock(&self.state).kinds.values_mut() {
             gates.waiting.retain(&exists);
+            gates.triers.retain(|_, (trier, _)| exists(trier));
         }
     }
 
@@ -368,90 +353,6 @@ impl State {
                     .sum::<usize>(),
                 "the API server does not answer: it is tried with one call at a time"
             );
-        }
-    }
-}
-
-impl Gates {
-    /// An answer to `call` opens the gates. Gives the objects that may go on.
-    fn open(&mut self, call: &Call, now: Moment) -> Vec<ObjectKey> {
-        self.answered = Some(now);
-        let of_all = self.all.open();
-        if of_all.is_some() {
-            // The other namespaces may be tried at once; each opens by its own answer.
-            self.namespaces.values_mut().for_each(|gate| gate.try_at(now));
-        }
-        let of_namespace = self.namespaces.remove(&call.namespace);
-        let Some(since) = of_all.or(of_namespace.and_then(|mut gate| gate.open())) else {
-            return Vec::new();
-        };
-        tracing::info!(
-            calls = call.kind.words(),
-            namespace = call.namespace,
-            seconds = now.since(since).as_secs(),
-            waiting = self.waiting.len(),
-            "the API server answers such calls again"
-        );
-        self.wake()
-    }
-
-    /// Takes the objects that may go on.
-    fn wake(&mut self) -> Vec<ObjectKey> {
-        if !self.all.is_open() {
-            return Vec::new();
-        }
-        // One object of each namespace that still has to be tried goes on too.
-        let mut tried = HashSet::new();
-        let namespaces = &self.namespaces;
-        self.waiting
-            .extract_if(|object| {
-                !namespaces.contains_key(&object.namespace) || tried.insert(object.namespace.clone())
-            })
-            .collect()
-    }
-
-    fn give_back(&mut self, pass: &Pass) {
-        self.all.give_back(pass.all);
-        if let Some(gate) = self.namespaces.get_mut(&pass.call.namespace) {
-            gate.give_back(pass.namespace);
-        }
-    }
-
-    /// Closes the gate of the namespace, and that of all where such calls of another one have failed too, with no answer
-    /// in between. Nothing is logged where it `is_told` already that nothing is answered.
-    fn fail(&mut self, pass: &Pass, failure: Failure, is_told: bool, now: Moment) {
-        let (kind, namespace) = (pass.call.kind, &pass.call.namespace);
-        let pause = |failures| backoff::after_server_error(failures, failure.retry_after);
-        self.namespaces.retain(|_, gate| !gate.is_stale(now, RETENTION));
-        let gate = self.namespaces.entry(namespace.clone()).or_default();
-        gate.close(pass.namespace, failure.at, now, pause);
-        if !is_told && gate.reminds(now, REMINDER) {
-            tracing::warn!(
-                calls = kind.words(),
-                namespace,
-                code = failure.code,
-                seconds = gate.failing_for(now).as_secs(),
-                waiting = self.waiting.len(),
-                "the API server fails or does not answer: such calls in this namespace are held back and tried one at a time"
-            );
-        }
-        let answered = self.answered;
-        let failing = self
-            .namespaces
-            .values()
-            .filter(|gate| gate.has_failed_since(answered));
-        let is_outdated = answered.is_some_and(|answered| answered > failure.at);
-        if !is_outdated && (!self.all.is_open() || failing.count() > 1) {
-            self.all.close(pass.all, failure.at, now, pause);
-            if !is_told && self.all.reminds(now, REMINDER) {
-                tracing::warn!(
-                    calls = kind.words(),
-                    code = failure.code,
-                    seconds = self.all.failing_for(now).as_secs(),
-                    waiting = self.waiting.len(),
-                    "the API server fails or does not answer: such calls are held back everywhere and tried one at a time"
-                );
-            }
         }
     }
 }

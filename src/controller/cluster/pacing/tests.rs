@@ -105,6 +105,50 @@ async fn a_thousand_objects_at_a_failing_api_server_cost_what_ten_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gate_is_tried_as_soon_as_it_may_be_whatever_becomes_of_the_last_trier() {
+    const PAUSE: Duration = Duration::from_secs(20);
+    let throttled = Outcome::Failed {
+        code: 429,
+        retry_after: Some(PAUSE),
+    };
+    for deleted in [true, false] {
+        let (pacer, _woken) = pacer();
+        let started = tokio::time::Instant::now();
+        let mut next: Vec<_> = (0..1000).map(|number| (Duration::ZERO, number)).collect();
+        let mut tries = Vec::new();
+        while started.elapsed() < Duration::from_secs(400) {
+            let elapsed = started.elapsed();
+            for (due, number) in next.iter_mut().filter(|(due, _)| *due <= elapsed) {
+                let name = object("a", &format!("t{number}"));
+                let wait = match pacer.enter(call(KIND, "a")) {
+                    Ok(pass) => {
+                        pass.end(throttled);
+                        tries.push(elapsed);
+                        pacer.wake_at_opening(&call(KIND, "a"), &name);
+                        if deleted {
+                            pacer.forget(&name);
+                            Duration::from_secs(3600)
+                        } else {
+                            // Something about it changes, so it is looked at sooner.
+                            Duration::from_millis(500)
+                        }
+                    }
+                    Err(held) => pacer.wait_at(&held, &name),
+                };
+                *due = elapsed + wait;
+            }
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        let longest = tries.windows(2).map(|two| two[1] - two[0]).max().unwrap();
+        // Where the trier is deleted, the next look makes another one.
+        assert!(
+            longest <= PAUSE + Duration::from_secs(1),
+            "{longest:?}, deleted: {deleted}: {tries:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_sent_before_the_time_that_the_api_server_asks_for() {
     let throttled = Outcome::Failed {
         code: 429,

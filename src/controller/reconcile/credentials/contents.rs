@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::api::names::Reason;
-use crate::controller::cluster::secret_reads::{SecretData, SecretValue};
+use crate::controller::cluster::secret_data::{SecretData, SecretValue};
 use crate::controller::reconcile::validated::ValidatedSpec;
 use crate::http::{ClientCertificateError, check_client_certificate};
 use crate::policy::Problem;
@@ -21,7 +21,7 @@ fn invalid(message: String) -> Problem {
     Problem::new(Reason::CredentialsInvalid, message)
 }
 
-/// The key in the Secret for a canonical key.
+/// The name in the Secret of a canonical key, which the spec may give another name.
 pub(super) fn in_secret(keys: &BTreeMap<String, String>, canonical: &str) -> String {
     keys.get(canonical).map_or(canonical, String::as_str).to_owned()
 }

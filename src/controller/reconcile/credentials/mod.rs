@@ -4,18 +4,16 @@
 mod contents;
 mod notes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-
-use k8s_openapi::ByteString;
-use zeroize::Zeroize;
 
 use self::contents::{certificate_in, credentials_in, in_secret, keys_of_certificates, keys_of_credentials};
 use self::notes::{is_known, note_for_all};
 use crate::api::names::Reason;
+use crate::controller::cluster::pacing::CallKind;
 use crate::controller::cluster::references::certificate_secret;
+use crate::controller::cluster::secret_data::SecretData;
 use crate::controller::cluster::secret_name::SecretName;
-use crate::controller::cluster::secret_reads::SecretData;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::validated::{ValidatedSpec, vendor};
@@ -37,7 +35,8 @@ pub(crate) enum ReadError {
     Api { name: String, source: kube::Error },
 }
 
-/// The problem of a Secret that does not exist. Without a watch, a new Secret is found at the next look.
+/// The problem of a Secret that does not exist. `watched` says how soon a new Secret is seen: without a watch, at the
+/// next look.
 pub(crate) fn not_found(name: &str, watched: bool) -> Problem {
     let soon = if watched { "seconds" } else { "5 minutes" };
     Problem::new(
@@ -52,7 +51,8 @@ pub(crate) async fn read(
     namespace: &str,
     checked: &ValidatedSpec,
 ) -> Result<Read, ReadError> {
-    // The certificate first: by then the credentials make the fingerprints of all who name both.
+    // The certificate is read first, so that its digest is known when the read of the credentials notes the
+    // fingerprints.
     let certificate = match &checked.certificate_secret {
         Some(name) => {
             let data = get(context, namespace, name, keys_of_certificates()).await?;
@@ -80,6 +80,12 @@ async fn get(
     name: &SecretName,
     keys: BTreeSet<String>,
 ) -> Result<Arc<SecretData>, ReadError> {
+    // All who name it are gone through for a read: not for one that would not be sent.
+    let may_read = context.pacer.check(CallKind::ReadSecret, namespace);
+    may_read.map_err(|held| ReadError::Api {
+        name: name.to_string(),
+        source: kube::Error::Service(Box::new(held)),
+    })?;
     let (wanted, watched) = match context.secrets.get(namespace, name) {
         Lookup::Found(record) => (Some(record.version()), true),
         Lookup::Absent => (None, true),
@@ -129,13 +135,6 @@ fn named_keys(context: &Context, namespace: &str, secret: &str, version: Option<
         }
     }
     named
-}
-
-/// Wipes a Secret's data, which kube keeps in plain buffers.
-pub(crate) fn wipe(data: &mut Option<BTreeMap<String, ByteString>>) {
-    for bytes in data.iter_mut().flat_map(BTreeMap::values_mut) {
-        bytes.0.zeroize();
-    }
 }
 
 #[cfg(test)]

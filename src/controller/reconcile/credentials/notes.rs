@@ -7,7 +7,7 @@ use super::contents::{certificate_in, credentials_in, keys_of_certificates, keys
 use crate::api::VendorToken;
 use crate::controller::cluster::references::certificate_secret;
 use crate::controller::cluster::remembered::{GrantIdentity, KnownCertificate, KnownCredentials, number_of};
-use crate::controller::cluster::secret_reads::SecretData;
+use crate::controller::cluster::secret_data::SecretData;
 use crate::controller::cluster::secrets::Lookup;
 use crate::controller::context::Context;
 use crate::controller::reconcile::validated::ValidatedSpec;
@@ -48,7 +48,7 @@ pub(super) async fn note_for_all(context: &Context, namespace: &str, secret: &st
         {
             let now = context.timeline.now().wall();
             let known = certificate.get_or_insert_with(|| known_certificate(&key, secret, data, now));
-            // One that has ended since makes no grant any more.
+            // `None` for a certificate that has ended since: it makes no grant any more.
             context.remembered.set_certificate(&object, known.clone());
         }
         if token.spec.credentials_secret_ref.name == secret {
@@ -105,7 +105,7 @@ fn note_credentials(
         return;
     };
     if !data.has_asked_for(&keys_of_credentials(&checked)) {
-        // It came, or was edited, after the read had begun.
+        // The VendorToken came, or was edited, after the read had begun.
         return;
     }
     let found = credentials_in(&checked, data).map(|values| GrantIdentity {

@@ -1,5 +1,6 @@
 //! One read of a Secret serves all VendorTokens that name it, and each learns the problem of its credentials.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use base64::Engine as _;
@@ -19,7 +20,7 @@ use crate::grants::{CallSource as _, ObjectKey};
 use crate::policy;
 use crate::sync::lock;
 
-/// As many reconciles run at a time.
+/// The number of reconciles that run at a time.
 const AT_A_TIME: usize = 32;
 
 /// A namespace with Secrets, and the names of those that were read.
@@ -281,7 +282,7 @@ async fn a_certificate_that_ends_before_the_turn_of_its_request_is_told() {
     cluster.put("tls", 1, &[("tls.crt", &certificate), ("tls.key", &key)]);
     cluster.apply(1, sixclicks(|_| "tls".to_owned()));
     assert!(is_known(&cluster.look().await.0[0]));
-    // The same version of the Secret, which time has passed.
+    // The Secret has the same version, and its certificate has ended.
     let (ended, key) = pair_until(2025);
     let data = json!({ "tls.crt": STANDARD.encode(ended), "tls.key": STANDARD.encode(key) });
     lock(&cluster.secrets).get_mut("tls").unwrap()["data"] = data;

@@ -36,7 +36,7 @@ pub(crate) struct Snapshot {
     pub(crate) known: KnownInputs,
     /// The target Secret's metadata.
     pub(crate) record: Option<SecretRecord>,
-    /// The API server refuses to show the target.
+    /// The problem of a target that the API server refuses to show.
     target_denied: Option<Problem>,
     /// The token could not be read from the target in this reconcile.
     target_is_unreadable: bool,
@@ -45,7 +45,7 @@ pub(crate) struct Snapshot {
     pub(crate) target: Target,
     pub(crate) credentials: Credentials,
     pub(crate) fingerprint: Option<Fingerprint>,
-    /// The account that failed attempts with them could lock, and the password for it.
+    /// The account that failed attempts with the credentials could lock, and the password for it.
     pub(crate) login: Option<Login>,
     /// `uid/resourceVersion` of the credentials that make [`Self::fingerprint`].
     pub(crate) credentials_version: Option<String>,
@@ -98,7 +98,7 @@ impl Snapshot {
             &checked_name,
         ) {
             (Lookup::Found(record), _) => Some(record),
-            // No Secret can have a name that is none.
+            // No Secret has a name that Kubernetes would refuse.
             (Lookup::Absent, _) | (Lookup::Unknown, None) => None,
             (Lookup::Unknown, Some(name)) => match read_record(context, &object.namespace, name).await {
                 Ok(record) => record,
@@ -149,7 +149,7 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Everything that the decision depends on. The book of grants takes in what the status and the target say.
+    /// The facts for a decision. The book of grants takes in what the status and the target say.
     pub(crate) fn observe(&self, context: &Context) -> Observed<'_> {
         let now = context.timeline.now().wall();
         Observed {

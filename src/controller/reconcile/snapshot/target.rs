@@ -5,6 +5,7 @@ use kube::ResourceExt;
 
 use super::Snapshot;
 use crate::api::names::Reason;
+use crate::controller::cluster::objects::lacks_templates;
 use crate::controller::cluster::remembered::PublishBackoff;
 use crate::controller::cluster::repairs::TargetWrite;
 use crate::controller::context::Context;
@@ -47,13 +48,13 @@ impl Snapshot {
         }
     }
 
-    /// The token cannot be read from the target after all.
+    /// Notes that the token cannot be read from the target, and judges the target anew.
     pub(crate) fn has_no_readable_token(&mut self, context: &Context) {
         self.target_is_unreadable = true;
         self.judge_target(context);
     }
 
-    /// The target holds another token than the sealed one: there is none that counts.
+    /// Notes that the target holds another token than the sealed one, which does not count, and judges the target anew.
     pub(crate) fn token_was_exchanged(&mut self, context: &Context) {
         self.exchanged = self.target_version();
         self.judge_target(context);
@@ -90,7 +91,7 @@ impl Snapshot {
                 SignedDuration::try_from(life).unwrap_or(SignedDuration::MAX),
             )
         });
-        // Judged by the clock that the token was issued by, where it was set back since.
+        // The token's times are judged by the clock as it was before it was set back.
         let set_back = stored.as_ref().map_or(SignedDuration::ZERO, |stored| {
             context
                 .remembered
@@ -108,8 +109,11 @@ impl Snapshot {
         } = &mut self.target
         {
             stored.is_readable &= !self.target_is_unreadable;
+            // Without its templates, the data cannot be compared: it counts as it was written.
+            stored.is_in_place |= lacks_templates(&self.token);
         }
-        // A Secret that is ours already may be read by whom it pleases; no other is made where credentials are to be.
+        // A target that exists stays one when another VendorToken names it for its credentials; a new one is not made
+        // there.
         if self.target == Target::Free
             && let Some(reader) = context.objects.reader_of(&self.object, &self.target_name)
         {
@@ -199,7 +203,7 @@ mod tests {
         .unwrap()
     }
 
-    /// A token that lives for an hour since ten minutes ago.
+    /// The facts of a token that was issued ten minutes ago and lives for an hour.
     fn facts(key: &FingerprintKey, context: &Context) -> TokenFacts {
         let issued = later(whole_seconds(context.timeline.now().wall()), -600);
         let facts = fake::facts(key, &token(), credential(), (issued, later(issued, 3600)));
@@ -209,8 +213,8 @@ mod tests {
         }
     }
 
-    /// What is known of the VendorToken whose target has this metadata, with its credential read. The operator has its
-    /// key since `made`.
+    /// The snapshot of a VendorToken whose target has this metadata and whose credential was read. The operator's key
+    /// is in use since `made`.
     async fn gathered(target: Value, made: Timestamp) -> (Snapshot, Arc<Context>) {
         let (context, _, _) = fake::context(|sent| sent);
         let key = Arc::new(fake::key().made_at(made));
@@ -252,7 +256,7 @@ mod tests {
         );
     }
 
-    /// Each forgery bears our field manager's name, and is of the form that we write.
+    /// Each forgery is written under the name of our field manager, in the form that we write.
     #[rstest]
     #[case::issue(names::ISSUED_TIME, "2026-01-01T00:00:00Z")]
     #[case::issue_in_another_era(names::ISSUED_TIME, "-009999-01-02T01:59:59Z")]

@@ -187,6 +187,7 @@ impl Driver {
                         inputs,
                         credentials_version: None,
                         refresh_handled: None,
+                        is_in_place: true,
                         is_readable: false,
                     });
                 }

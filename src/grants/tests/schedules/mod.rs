@@ -8,7 +8,7 @@ use rstest::rstest;
 
 use self::driver::{Driver, End};
 use self::limited_vendor::MAPIQ;
-use super::offline::{Need, WAYS, Way, lost, lost_of};
+use super::offline::{Need, Token, WAYS, Way, lost};
 use super::*;
 
 /// The cause of an outage.
@@ -80,7 +80,16 @@ async fn no_token_expires_that_an_offline_schedule_saves(
         .iter()
         .map(|(at, _, away)| (*at as i64, *away as i64))
         .collect();
-    let saved = WAYS.map(|way| lost(&needs, MAPIQ, way, &known, seconds as i64));
+    let saved = WAYS.map(|way| {
+        lost(
+            vec![None; needs.len()],
+            &needs,
+            MAPIQ,
+            way,
+            &known,
+            seconds as i64,
+        )
+    });
     // Under a load beyond the limit, the schedule would save tokens by never serving a grant without one.
     let can_be_carried = saved.iter().any(Vec::is_empty);
     assert!(can_be_carried, "{saved:?}");
@@ -89,14 +98,16 @@ async fn no_token_expires_that_an_offline_schedule_saves(
 }
 
 #[rstest]
-#[case::all_end_just_after_it(&[(0, 100, 3600)], 2300)]
-#[case::refreshed_while_it_begins(&[(0, 100, 3600)], 2800)]
-#[case::half_an_hour(&[(0, 100, 1800)], 1500)]
-#[case::lives_from_half_an_hour_to_two_hours(&[(0, 30, 1800), (200, 40, 3600), (400, 30, 7200)], 2500)]
+#[case::all_end_just_after_it(&[(0, 100, 3600)], 2300, false)]
+#[case::refreshed_while_it_begins(&[(0, 100, 3600)], 2800, false)]
+#[case::half_an_hour(&[(0, 100, 1800)], 1500, false)]
+#[case::lives_from_half_an_hour_to_two_hours(&[(0, 30, 1800), (200, 40, 3600), (400, 30, 7200)], 2500, false)]
+#[case::more_end_just_after_it_than_the_budget_serves(&[(0, 100, 1270)], 310, true)]
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_of_20_minutes_each_token_that_can_be_saved_is_saved(
     #[case] groups: &[(i64, usize, i64)],
     #[case] begins: u64,
+    #[case] some_are_lost: bool,
     #[values(0, 2000)] latency: u64,
     #[values(Outage::OfTheProcess, Outage::OfTheVendor)] outage: Outage,
 ) {
@@ -130,9 +141,20 @@ async fn after_an_outage_of_20_minutes_each_token_that_can_be_saved_is_saved(
         .copied()
         .filter(|number| !already.contains(number))
         .collect();
-    let beyond_saving = lost_of(left, &needs, MAPIQ, Way::EveryFifth, restarts, 3600);
+    // An answer that comes after the end of a token has not saved it.
+    let in_time = |token: Token| Token {
+        ends: token.ends - i64::try_from(latency.div_ceil(1000)).unwrap(),
+        ..token
+    };
+    let left = left.into_iter().map(|token| token.map(in_time)).collect();
+    let beyond_saving = lost(left, &needs, MAPIQ, Way::EveryFifth, restarts, 3600);
     println!("{live} of {} live, {beyond_saving:?} beyond saving", needs.len());
-    assert_eq!(expired, beyond_saving);
+    // Where not all can be saved, the order in which two end that are due at once decides which: not more are lost.
+    assert!(
+        expired.len() <= beyond_saving.len(),
+        "{expired:?} expired, {beyond_saving:?} beyond saving"
+    );
+    assert_eq!(!beyond_saving.is_empty(), some_are_lost);
 }
 
 #[rstest]

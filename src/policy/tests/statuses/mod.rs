@@ -128,6 +128,18 @@ use Reason::{
 #[case::a_contest_stands_beside_a_token_that_waits_for_its_repair(
     scene().free().known('a').memory(0, EXPIRES).contested(0, 200), "False Progressing Reconciling TargetContested"
 )]
+#[case::a_contest_stands_beside_a_token_that_is_not_in_its_key(
+    scene().not_in_place().known('a').memory(0, EXPIRES).contested(0, 200),
+    "False Progressing Reconciling TargetContested"
+)]
+#[case::a_token_that_is_not_in_its_key_is_not_ready_while_the_vendor_is_away(
+    scene().not_in_place().known('a').failed(VendorUnavailable, 50, Some(120)),
+    "False VendorUnavailable Reconciling"
+)]
+#[case::a_token_whose_labels_are_not_as_the_spec_wants_is_ready(
+    scene().not_as_desired().known('a').failed(VendorUnavailable, 50, Some(120)),
+    "True VendorUnavailable RefreshFailing"
+)]
 #[case::a_contest_stands_beside_a_missing_token(
     scene().free().known('a').contested(0, 200), "False Progressing Reconciling TargetContested"
 )]

@@ -56,6 +56,8 @@ proptest! {
         if ready.status == "True" {
             prop_assert!(!stalled && !reconciling, "{:?}", status.conditions);
             prop_assert!(status.expiration_time.as_ref().is_some_and(|time| time.0 > scene.now));
+            let is_in_place = scene.observed().stored().is_some_and(|stored| stored.is_in_place);
+            prop_assert!(is_in_place || scene.suspended);
         } else {
             // kstatus: an object that is not ready shows if it makes progress.
             let suspended = find(&status, condition::SUSPENDED).is_some();

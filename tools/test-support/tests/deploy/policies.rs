@@ -2,11 +2,10 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, PostParams};
-use kube::core::ApiResource;
 use serde_json::json;
 use test_support::{ControlPlane, DEADLINE, wait_for};
 
-use crate::{OPERATOR, project};
+use crate::{OPERATOR, project, vendor_tokens};
 
 /// The block of YAML in `docs/security.md`.
 fn policies() -> String {
@@ -70,14 +69,8 @@ async fn the_policies_of_the_documentation_hold() {
     .await;
     secrets.create(&dry_run, &secret("Opaque")).await.unwrap();
 
-    let resource = ApiResource {
-        group: "vendortoken.io".to_owned(),
-        version: "v1alpha1".to_owned(),
-        api_version: "vendortoken.io/v1alpha1".to_owned(),
-        kind: "VendorToken".to_owned(),
-        plural: "vendortokens".to_owned(),
-    };
-    let tokens = Api::<DynamicObject>::namespaced_with(control_plane.admin().unwrap(), &namespace, &resource);
+    let tokens =
+        Api::<DynamicObject>::namespaced_with(control_plane.admin().unwrap(), &namespace, &vendor_tokens());
     let token = |tenant: &str| -> DynamicObject {
         serde_json::from_value(json!({
             "apiVersion": "vendortoken.io/v1alpha1", "kind": "VendorToken", "metadata": { "name": "sca" },
