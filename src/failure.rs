@@ -65,6 +65,8 @@ pub struct Failure {
     /// Earliest time of the next attempt, 1 s to 1 h ahead: of `Throttled`, and of a `Transient` answer that states
     /// one. Of `Rejected`: the end of the account's lock, where the vendor tells it, up to a day ahead.
     pub not_before: Option<Timestamp>,
+    /// True when an answer of another class may be a rejection of the credential all the same.
+    may_be_rejection: bool,
     /// The vendor's request id for the log only, since it differs at each attempt: at most 64 characters of
     /// `[A-Za-z0-9._-]`.
     pub request_id: Option<String>,
@@ -78,6 +80,7 @@ impl Failure {
             class,
             message: without_control_characters(first_characters(message, MESSAGE_LIMIT)),
             not_before: None,
+            may_be_rejection: false,
             request_id: None,
         }
     }
@@ -87,6 +90,23 @@ impl Failure {
     pub fn with_deadline(mut self, not_before: Option<Timestamp>) -> Self {
         self.not_before = not_before;
         self
+    }
+
+    /// Adds the note that the answer may be a rejection of the credential, though its class is another one.
+    #[must_use]
+    pub fn doubting_the_credential(mut self) -> Self {
+        self.may_be_rejection = true;
+        self
+    }
+
+    /// True when the vendor has rejected the credential, or may have.
+    pub fn may_be_rejection(&self) -> bool {
+        self.may_be_rejection || self.class == FailureClass::Rejected
+    }
+
+    /// True for a rejection that names the end of the account's lock.
+    pub fn is_lock(&self) -> bool {
+        self.class == FailureClass::Rejected && self.not_before.is_some()
     }
 
     /// Adds a request id. An id in another form than [`Failure::request_id`] documents is left out.

@@ -75,6 +75,30 @@ impl fmt::Debug for Account {
     }
 }
 
+/// Keyed hash of the password of an account. Never published.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PasswordDigest([u8; 16]);
+
+#[cfg(test)]
+impl PasswordDigest {
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for PasswordDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "PasswordDigest({})", hex(&self.0[..4]))
+    }
+}
+
+/// An account and a password of it: equal for grants that differ in their scopes only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Login {
+    pub account: Account,
+    pub password: PasswordDigest,
+}
+
 /// Keyed hash of a client certificate and its key. Never published.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CertificateDigest([u8; 16]);
@@ -207,9 +231,27 @@ impl FingerprintKey {
         Fingerprint(context.finish())
     }
 
+    /// The account that failed attempts with these credentials could lock, and the password for it. `None` at a vendor
+    /// that locks no accounts.
+    pub fn login(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Login> {
+        let account = self.account(endpoint, grant, credentials)?;
+        let [_, user] = grant.account(credentials)?;
+        let mut context = Fields::new(&self.key, "password");
+        context.bytes(&account.0);
+        // The user is part of the account, which is one in each spelling of it.
+        let values = credentials.values.values().map(ExposeSecret::expose_secret);
+        for value in values.filter(|value| **value != *user) {
+            context.field(value);
+        }
+        Some(Login {
+            account,
+            password: PasswordDigest(context.finish()),
+        })
+    }
+
     /// The account that failed attempts could lock: endpoint, tenant and user of a password grant (Checkmarx SCA).
     /// `None` at a vendor that locks no accounts.
-    pub fn account(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Account> {
+    fn account(&self, endpoint: &Endpoint, grant: &Grant, credentials: &Credentials) -> Option<Account> {
         let [tenant, user] = grant.account(credentials)?.map(|name| same_name(&name));
         let mut context = Fields::new(&self.key, "account");
         context.field(&endpoint.origin).field(&tenant).field(&user);
@@ -517,6 +559,27 @@ mod tests {
                 .account(&endpoint(), &Grant::Mapiq, &credentials("a"))
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_login_is_an_account_and_a_password_whatever_the_scopes() {
+        let login = |user: &str, password: &str, scope: &str| {
+            let scopes = vec![scope.to_owned()];
+            let grant = Grant::checkmarx_sca(CheckmarxRegion::Eu, "acme", scopes).unwrap();
+            let credentials = Credentials {
+                values: BTreeMap::from([
+                    ("username", SecretString::from(user)),
+                    ("password", SecretString::from(password)),
+                ]),
+                client_certificate: None,
+            };
+            key(1).login(&endpoint(), &grant, &credentials)
+        };
+        let one = login("robot", "a", "sca_api");
+        assert!(one.is_some());
+        assert_eq!(one, login("Robot ", "a", "access_control_api"));
+        assert_ne!(one, login("robot", "A", "sca_api"));
+        assert_ne!(one, login("person", "a", "sca_api"));
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(crate) fn ask(context: &Context, object: &ObjectKey) -> Option<Moment> {
     let observation = Observation {
         object,
         fingerprint: Fingerprint::from_bytes([1; 16]),
-        account: None,
+        login: None,
         endpoint: &endpoint,
         vendor: Vendor::Mapiq,
         inputs: &inputs,

@@ -1,11 +1,11 @@
-//! Attempts with passwords that are not proven, by account: a vendor that locks accounts must not be asked too often.
+//! The attempts on accounts: a vendor that locks accounts must not be asked too often with passwords that are not proven.
 //! Namespaces share the attempts on an account, so that junk of one holds no other up for ever.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::fingerprint::{Account, Fingerprint};
+use crate::fingerprint::{Account, Fingerprint, Login, PasswordDigest};
 use crate::policy::ACCOUNT_WINDOW;
 
 /// Attempts count for this long.
@@ -19,26 +19,52 @@ const STATUS_PRECISION: Duration = Duration::from_secs(1);
 const WAITS_FOR: Duration = Duration::from_secs(6 * 60);
 /// An attempt is kept for a namespace in which the account is proven, until this long after that was last seen.
 const PROVEN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// A rejected password is in doubt until a success, and for this long at most: as long as a latch outlives its users.
+const IN_DOUBT_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// The accounts that have attempts which count, or for which a namespace waits.
+/// The accounts that are known: by attempts, a lock, rejected or proven passwords, or namespaces that wait.
 #[derive(Debug, Default)]
 pub(super) struct Accounts(HashMap<Account, AccountState>);
 
 #[derive(Debug, Default)]
 struct AccountState {
-    /// The attempts that count, the oldest first.
-    attempts: VecDeque<Attempt>,
+    /// The attempts that have not ended, and those that count.
+    attempts: Vec<Attempt>,
+    /// The passwords that were rejected, or that may have been, each with the moment of the answer.
+    rejected: HashMap<PasswordDigest, Moment>,
+    lock: Option<AccountLock>,
     /// The namespaces in which a password of the account is held back.
     waiting: BTreeMap<String, Waiting>,
     /// The namespaces in which a password has brought a token, each with the moment at which that was last seen.
     proven: BTreeMap<String, Moment>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Attempt {
     fingerprint: Fingerprint,
     namespace: String,
+    /// The moment of its reservation, and after it was sent the moment of that, as a status shows it.
     at: Moment,
+    progress: Progress,
+    /// False while it is made with a proven password: such an attempt counts from its rejection on.
+    counts: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Progress {
+    /// It is reserved, or waits in the queue.
+    Waits,
+    /// Its slot came or it was sent at this moment, and it has not ended.
+    InFlight(Moment),
+    Ended(Moment),
+}
+
+/// A lock of which the vendor has told the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AccountLock {
+    pub(super) until: Moment,
+    /// True when it is known from a status only: it says nothing against a proven password.
+    pub(super) only_from_status: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,34 +73,73 @@ struct Waiting {
     seen: Moment,
 }
 
+/// The answer of an account to a request whose slot has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    Open,
+    /// It may be sent when another one in flight has ended.
+    Busy,
+    /// It may not be sent: its permission has been overtaken by rejections or by a lock.
+    Closed,
+}
+
+/// The end of an attempt that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Token,
+    /// The vendor rejected the password, or may have.
+    Rejected,
+    /// Any other failure.
+    Failed,
+}
+
+impl Attempt {
+    fn has_ended(&self) -> bool {
+        matches!(self.progress, Progress::Ended(_))
+    }
+
+    /// The moment from which it counts no more. One that has not ended counts for as long as that takes: its moment
+    /// moves on by a window at a time.
+    fn counts_until(&self, now: Moment) -> Moment {
+        let windows_before = match self.progress {
+            Progress::Ended(_) => 0,
+            Progress::Waits | Progress::InFlight(_) => now.since(self.at).as_secs() / WINDOW.as_secs(),
+        };
+        self.at + WINDOW.saturating_mul(u32::try_from(windows_before + 1).unwrap_or(u32::MAX))
+    }
+
+    fn counts_at(&self, now: Moment) -> bool {
+        self.counts && now < self.counts_until(now)
+    }
+}
+
 impl AccountState {
     /// The moment from which `namespace` may make an attempt; `None` where it may make one now.
     ///
     /// One attempt is kept for a namespace in which the account is proven. The others go round: they are for the
     /// namespaces that wait with the fewest attempts, and among these for the one that has waited longest.
     fn free_at(&self, namespace: &str, now: Moment) -> Option<Moment> {
-        let counts: Vec<_> = self
+        let mut counts: Vec<_> = self
             .attempts
             .iter()
-            .filter(|attempt| now.since(attempt.at) < WINDOW)
+            .filter(|attempt| attempt.counts_at(now))
+            .map(|attempt| (attempt.counts_until(now), attempt.namespace.as_str()))
             .collect();
-        let own = |namespace: &str| {
-            let of_namespace = counts.iter().filter(|attempt| attempt.namespace == namespace);
-            of_namespace.count()
-        };
+        counts.sort_by_key(|(until, _)| *until);
+        let own = |namespace: &str| counts.iter().filter(|(_, other)| *other == namespace).count();
         let is_proven = |namespace: &str| self.proven.contains_key(namespace);
-        let kept_used = counts.iter().find(|attempt| is_proven(&attempt.namespace));
+        let kept_used = counts.iter().position(|(_, other)| is_proven(other));
         let kept = usize::from(!self.proven.is_empty());
         if kept > 0 && is_proven(namespace) && kept_used.is_none() && counts.len() < MOST_ATTEMPTS {
             return None;
         }
-        let common: Vec<_> = counts
-            .iter()
-            .filter(|attempt| kept_used != Some(*attempt))
-            .collect();
+        let mut common = counts.clone();
+        if let Some(used) = kept_used {
+            common.remove(used);
+        }
         let most = MOST_ATTEMPTS - kept;
-        if let Some(latest) = common.iter().rev().nth(most - 1) {
-            return Some(latest.at + WINDOW);
+        if let Some((until, _)) = common.iter().rev().nth(most - 1) {
+            return Some(*until);
         }
         let rank = |namespace: &str| {
             let since = self.waiting.get(namespace).map_or(now, |waiting| waiting.since);
@@ -90,9 +155,53 @@ impl AccountState {
             return None;
         }
         // At that time this namespace has fewer attempts that count, or the other namespaces have had theirs.
-        let own_first = counts.iter().find(|attempt| attempt.namespace == namespace);
+        let own_first = counts.iter().find(|(_, other)| *other == namespace);
         let first = own_first.or(counts.first());
-        Some(first.map_or(now + WAITS_FOR, |attempt| attempt.at + WINDOW))
+        Some(first.map_or(now + WAITS_FOR, |(until, _)| *until))
+    }
+
+    /// The place of the attempt of `fingerprint` that has not ended. There is one at most: a grant is asked for once at a
+    /// time.
+    fn open(&self, fingerprint: Fingerprint) -> Option<usize> {
+        self.attempts
+            .iter()
+            .position(|attempt| attempt.fingerprint == fingerprint && !attempt.has_ended())
+    }
+
+    fn lock(&self, now: Moment) -> Option<AccountLock> {
+        self.lock.filter(|lock| now < lock.until)
+    }
+
+    /// The answer to the request of `fingerprint` with this password, whose slot has come.
+    ///
+    /// Those that count keep to the bound whatever the proven ones in flight bring. Proven ones are never held back for
+    /// what others try; but beyond the bound they are sent one at a time, so that a password that has become wrong costs
+    /// one attempt more at most.
+    fn gate(&self, fingerprint: Fingerprint, password: PasswordDigest, now: Moment) -> Gate {
+        let own = self.open(fingerprint);
+        let counts = own.is_some_and(|own| self.attempts[own].counts);
+        if self
+            .lock(now)
+            .is_some_and(|lock| counts || !lock.only_from_status)
+            || (!counts && self.rejected.contains_key(&password))
+        {
+            return Gate::Closed;
+        }
+        let (mut sent, mut proven) = (0, 0);
+        for (place, attempt) in self.attempts.iter().enumerate() {
+            if own == Some(place) || matches!(attempt.progress, Progress::Waits) {
+                continue;
+            }
+            sent += usize::from(attempt.counts_at(now));
+            proven += usize::from(!attempt.counts);
+        }
+        if counts && sent >= MOST_ATTEMPTS {
+            Gate::Closed
+        } else if sent + proven >= MOST_ATTEMPTS && (counts || proven > 0) {
+            Gate::Busy
+        } else {
+            Gate::Open
+        }
     }
 }
 
@@ -100,6 +209,23 @@ impl Accounts {
     /// The moment from which `namespace` may try another password; `None` where it may try one now.
     pub(super) fn free_at(&self, account: Account, namespace: &str, now: Moment) -> Option<Moment> {
         self.0.get(&account)?.free_at(namespace, now)
+    }
+
+    /// The lock that holds now.
+    pub(super) fn lock(&self, account: Account, now: Moment) -> Option<AccountLock> {
+        self.0.get(&account)?.lock(now)
+    }
+
+    /// True for a password that was rejected, whichever grant it was sent for, and has brought no token since.
+    pub(super) fn is_in_doubt(&self, login: Login) -> bool {
+        let state = self.0.get(&login.account);
+        state.is_some_and(|state| state.rejected.contains_key(&login.password))
+    }
+
+    /// The answer to the request of `fingerprint`, whose slot has come.
+    pub(super) fn gate(&self, login: Login, fingerprint: Fingerprint, now: Moment) -> Gate {
+        let state = self.0.get(&login.account);
+        state.map_or(Gate::Open, |state| state.gate(fingerprint, login.password, now))
     }
 
     /// Notes that a password of `namespace` is held back.
@@ -120,17 +246,23 @@ impl Accounts {
         state.proven.insert(namespace.to_owned(), now);
     }
 
-    /// Counts an attempt of `namespace` at `at`, which may lie before others.
-    pub(super) fn count(&mut self, account: Account, fingerprint: Fingerprint, namespace: &str, at: Moment) {
+    /// Counts an attempt of `namespace` that is reserved at `at`.
+    pub(super) fn reserve(
+        &mut self,
+        account: Account,
+        fingerprint: Fingerprint,
+        namespace: &str,
+        at: Moment,
+    ) {
         let state = self.0.entry(account).or_default();
         state.waiting.remove(namespace);
-        let attempt = Attempt {
+        state.attempts.push(Attempt {
             fingerprint,
             namespace: namespace.to_owned(),
             at,
-        };
-        let place = state.attempts.partition_point(|other| other.at <= at);
-        state.attempts.insert(place, attempt);
+            progress: Progress::Waits,
+            counts: true,
+        });
     }
 
     /// Counts `number` attempts (1 to 3) that a status shows after a restart, the last of them sent at `last`. The
@@ -143,245 +275,158 @@ impl Accounts {
         last: Moment,
         number: i32,
     ) {
-        let attempts = self.0.get(&account).into_iter().flat_map(|state| &state.attempts);
-        let is_known = attempts.into_iter().any(|attempt| {
+        let state = self.0.entry(account).or_default();
+        let is_known = state.attempts.iter().any(|attempt| {
             let apart = attempt.at - last;
             attempt.fingerprint == fingerprint && apart.unsigned_abs() <= STATUS_PRECISION
         });
-        if !is_known {
-            for before in 0..number.clamp(1, 3) {
-                let earlier = STATUS_PRECISION * before.unsigned_abs();
-                self.count(account, fingerprint, namespace, last - earlier);
+        if is_known {
+            return;
+        }
+        for before in 0..number.clamp(1, 3) {
+            let at = last - STATUS_PRECISION * before.unsigned_abs();
+            state.attempts.push(Attempt {
+                fingerprint,
+                namespace: namespace.to_owned(),
+                at,
+                progress: Progress::Ended(at),
+                counts: true,
+            });
+        }
+    }
+
+    /// Notes that the slot of the request of `fingerprint` has come. Without a reservation it is one with a proven
+    /// password.
+    pub(super) fn start(&mut self, account: Account, fingerprint: Fingerprint, namespace: &str, now: Moment) {
+        let state = self.0.entry(account).or_default();
+        match state.open(fingerprint) {
+            Some(place) => state.attempts[place].progress = Progress::InFlight(now),
+            None => state.attempts.push(Attempt {
+                fingerprint,
+                namespace: namespace.to_owned(),
+                at: now,
+                progress: Progress::InFlight(now),
+                counts: false,
+            }),
+        }
+    }
+
+    /// Notes that the request of `fingerprint` is sent now. A status shows that as `shown`.
+    pub(super) fn send(&mut self, account: Account, fingerprint: Fingerprint, shown: Moment, now: Moment) {
+        if let Some(attempt) = self.open_mut(account, fingerprint) {
+            attempt.at = shown;
+            attempt.progress = Progress::InFlight(now);
+        }
+    }
+
+    /// Takes back the attempt of `fingerprint` that has not ended, because it is not made.
+    pub(super) fn withdraw(&mut self, account: Account, fingerprint: Fingerprint) {
+        if let Some(state) = self.0.get_mut(&account)
+            && let Some(place) = state.open(fingerprint)
+        {
+            state.attempts.remove(place);
+        }
+    }
+
+    /// Ends the attempt of `fingerprint` whose slot came and that was not sent. One that was recorded stays counted, so
+    /// that attempts which come to nothing are not made one after the other.
+    pub(super) fn not_sent(&mut self, account: Account, fingerprint: Fingerprint, now: Moment) {
+        match self.open_mut(account, fingerprint) {
+            Some(attempt) if attempt.counts => attempt.progress = Progress::Ended(now),
+            _ => self.withdraw(account, fingerprint),
+        }
+    }
+
+    /// Ends the attempt of `fingerprint` that was sent.
+    ///
+    /// After a success with a password that counted, the vendor counts anew: the attempts that had ended when it was
+    /// sent are forgotten. Of others it is not known which of the two the vendor judged first.
+    pub(super) fn end(&mut self, login: Login, fingerprint: Fingerprint, end: End, now: Moment) {
+        let Some(state) = self.0.get_mut(&login.account) else {
+            return;
+        };
+        let Some(place) = state.open(fingerprint) else {
+            return;
+        };
+        let attempt = &mut state.attempts[place];
+        let sent = match attempt.progress {
+            Progress::InFlight(sent) => sent,
+            Progress::Waits | Progress::Ended(_) => now,
+        };
+        attempt.progress = Progress::Ended(now);
+        match end {
+            End::Token => {
+                let counted = attempt.counts;
+                state.attempts.remove(place);
+                let is_before = |moment: Moment| moment <= sent;
+                state.attempts.retain(
+                    |other| !matches!(other.progress, Progress::Ended(ended) if counted && is_before(ended)),
+                );
+                let rejected = state.rejected.get(&login.password).copied();
+                if rejected.is_some_and(is_before) {
+                    state.rejected.remove(&login.password);
+                }
+            }
+            End::Rejected => {
+                attempt.counts = true;
+                state.rejected.insert(login.password, now);
+            }
+            End::Failed if attempt.counts => {}
+            End::Failed => {
+                state.attempts.remove(place);
             }
         }
     }
 
-    /// Moves the attempt that was counted at `reserved` to `now`, the moment at which it is sent.
-    pub(super) fn sent(&mut self, account: Account, fingerprint: Fingerprint, reserved: Moment, now: Moment) {
-        if let Some(attempt) = self.withdraw(account, fingerprint, reserved) {
-            self.count(account, fingerprint, &attempt, now);
-        }
+    /// Takes in a lock of the account until `until`, of which this process knows from the vendor's answer.
+    pub(super) fn lock_until(&mut self, account: Account, until: Moment) {
+        let state = self.0.entry(account).or_default();
+        let known = state.lock.filter(|lock| !lock.only_from_status);
+        state.lock = Some(AccountLock {
+            until: known.map_or(until, |known| known.until.max(until)),
+            only_from_status: false,
+        });
     }
 
-    /// Takes back the attempt that was counted at `at`, because it is not made, and gives its namespace.
-    pub(super) fn withdraw(
-        &mut self,
-        account: Account,
-        fingerprint: Fingerprint,
-        at: Moment,
-    ) -> Option<String> {
-        let attempts = &mut self.0.get_mut(&account)?.attempts;
-        let place = attempts
-            .iter()
-            .position(|attempt| attempt.fingerprint == fingerprint && attempt.at == at)?;
-        Some(attempts.remove(place)?.namespace)
-    }
-
-    /// Forgets the attempts on an account after a success: the vendor counts anew from there, too.
-    pub(super) fn succeeded(&mut self, account: Account) {
-        if let Some(state) = self.0.get_mut(&account) {
-            state.attempts.clear();
+    /// Takes in a lock that a status shows, where none is known.
+    pub(super) fn show_lock(&mut self, account: Account, until: Moment, now: Moment) {
+        let state = self.0.entry(account).or_default();
+        if state.lock(now).is_none() {
+            state.lock = Some(AccountLock {
+                until,
+                only_from_status: true,
+            });
         }
     }
 
     /// Forgets what no longer counts.
     pub(super) fn sweep(&mut self, now: Moment) {
         self.0.retain(|_, state| {
-            state.attempts.retain(|attempt| now.since(attempt.at) < WINDOW);
+            state
+                .attempts
+                .retain(|attempt| !attempt.has_ended() || attempt.counts_at(now));
+            state
+                .rejected
+                .retain(|_, answered| now.since(*answered) < IN_DOUBT_FOR);
+            state.lock = state.lock(now);
             state
                 .waiting
                 .retain(|_, waiting| now.since(waiting.seen) < WAITS_FOR);
             state.proven.retain(|_, seen| now.since(*seen) < PROVEN_FOR);
-            !(state.attempts.is_empty() && state.waiting.is_empty() && state.proven.is_empty())
+            !(state.attempts.is_empty()
+                && state.rejected.is_empty()
+                && state.lock.is_none()
+                && state.waiting.is_empty()
+                && state.proven.is_empty())
         });
+    }
+
+    fn open_mut(&mut self, account: Account, fingerprint: Fingerprint) -> Option<&mut Attempt> {
+        let state = self.0.get_mut(&account)?;
+        let place = state.open(fingerprint)?;
+        state.attempts.get_mut(place)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    fn account() -> Account {
-        Account::from_bytes([1; 16])
-    }
-
-    fn password(number: u8) -> Fingerprint {
-        Fingerprint::from_bytes([number; 16])
-    }
-
-    fn at(second: i64) -> Moment {
-        Moment::at_second(second)
-    }
-
-    #[test]
-    fn three_passwords_may_be_tried_in_a_quarter_of_an_hour() {
-        let mut accounts = Accounts::default();
-        for minute in 0..3_u8 {
-            let now = at(i64::from(minute) * 60);
-            assert_eq!(accounts.free_at(account(), "a", now), None);
-            accounts.count(account(), password(minute), "a", now);
-        }
-        assert_eq!(accounts.free_at(account(), "a", at(180)), Some(at(900)));
-        assert_eq!(accounts.free_at(Account::from_bytes([2; 16]), "a", at(180)), None);
-        assert_eq!(accounts.free_at(account(), "a", at(900)), None);
-    }
-
-    #[test]
-    fn an_attempt_that_several_statuses_show_counts_once() {
-        let mut accounts = Accounts::default();
-        for _ in 0..5 {
-            accounts.count_earlier(account(), password(1), "a", at(0), 1);
-        }
-        assert_eq!(accounts.0[&account()].attempts.len(), 1);
-    }
-
-    #[test]
-    fn an_attempt_in_memory_is_not_counted_again_from_a_status() {
-        let mut accounts = Accounts::default();
-        accounts.count(account(), password(1), "a", at(-40));
-        accounts.count(account(), password(1), "a", at(0) + Duration::from_millis(300));
-        // A status from a former term has whole seconds, and the number of failures in a row.
-        accounts.count_earlier(account(), password(1), "a", at(0), 2);
-        assert_eq!(accounts.free_at(account(), "a", at(1)), None);
-        accounts.count_earlier(account(), password(2), "a", at(0), 2);
-        assert!(accounts.free_at(account(), "a", at(1)).is_some());
-    }
-
-    #[test]
-    fn an_attempt_counts_from_the_moment_it_is_sent() {
-        let mut accounts = Accounts::default();
-        for number in 0..3 {
-            accounts.count(account(), password(number), "a", at(0));
-        }
-        for number in 0..3 {
-            accounts.sent(account(), password(number), at(0), at(600));
-        }
-        assert_eq!(accounts.free_at(account(), "a", at(901)), Some(at(1500)));
-    }
-
-    #[test]
-    fn an_attempt_that_is_not_made_does_not_count() {
-        let mut accounts = Accounts::default();
-        for number in 0..3 {
-            accounts.count(account(), password(number), "a", at(600));
-        }
-        assert_eq!(accounts.free_at(account(), "a", at(901)), Some(at(1500)));
-        accounts.withdraw(account(), password(1), at(600));
-        assert_eq!(accounts.free_at(account(), "a", at(901)), None);
-    }
-
-    #[test]
-    fn a_success_forgets_the_attempts_before_it() {
-        let mut accounts = Accounts::default();
-        for number in 0..3 {
-            accounts.count(account(), password(number), "a", at(0));
-        }
-        assert!(accounts.free_at(account(), "a", at(1)).is_some());
-        accounts.succeeded(account());
-        assert_eq!(accounts.free_at(account(), "a", at(1)), None);
-    }
-
-    #[test]
-    fn attempts_that_no_longer_count_are_forgotten() {
-        let mut accounts = Accounts::default();
-        accounts.count(account(), password(1), "a", at(0));
-        accounts.sweep(at(899));
-        assert_eq!(accounts.0.len(), 1);
-        accounts.sweep(at(900));
-        assert!(accounts.0.is_empty());
-    }
-
-    /// An event at one account: an attempt, a look that is held back, or a look at a proven password. Each has a
-    /// namespace and a second.
-    #[derive(Clone, Copy, Debug)]
-    enum Event {
-        Attempt(&'static str, i64),
-        Look(&'static str, i64),
-        Proven(&'static str, i64),
-    }
-
-    use Event::{Attempt as Tried, Look, Proven};
-
-    #[rstest]
-    #[case::three_of_one_namespace(&[Tried("evil", 0), Tried("evil", 1), Tried("evil", 2)], "evil", Some(900))]
-    #[case::two_of_a_stranger_where_the_account_is_proven(
-        &[Proven("good", 0), Tried("evil", 1), Tried("evil", 2)], "evil", Some(901)
-    )]
-    #[case::the_kept_one_for_the_namespace_where_it_is_proven(
-        &[Proven("good", 0), Tried("evil", 1), Tried("evil", 2)], "good", None
-    )]
-    #[case::the_kept_one_once(
-        &[Proven("good", 0), Tried("evil", 1), Tried("evil", 2), Tried("good", 3)], "good", Some(901)
-    )]
-    #[case::the_others_for_a_stranger_though_the_kept_one_is_used(
-        &[Proven("good", 0), Tried("good", 1), Tried("evil", 2)], "evil", None
-    )]
-    #[case::no_more_than_three_though_one_is_kept(
-        &[Tried("evil", 0), Tried("evil", 1), Tried("evil", 2), Proven("good", 3)], "good", Some(901)
-    )]
-    #[case::the_next_one_for_who_has_waited(
-        &[Tried("evil", 3), Tried("evil", 4), Tried("evil", 5), Look("good", 890)], "evil", Some(904)
-    )]
-    #[case::not_for_who_has_had_one(
-        &[Tried("evil", 700), Tried("evil", 701), Tried("evil", 2), Look("good", 890)], "evil", Some(1600)
-    )]
-    #[case::but_for_who_has_had_none(
-        &[Tried("evil", 700), Tried("evil", 701), Tried("evil", 2), Look("good", 890)], "good", None
-    )]
-    #[case::for_who_has_waited_longest_among_equals(
-        &[Tried("evil", 700), Tried("evil", 701), Tried("evil", 2), Look("one", 880), Look("two", 890)], "two", Some(1600)
-    )]
-    #[case::not_for_who_waits_no_more(
-        &[Tried("evil", 700), Tried("evil", 701), Tried("evil", 2), Look("good", 500)], "evil", None
-    )]
-    fn attempts_are_shared_by_namespaces(
-        #[case] events: &[Event],
-        #[case] namespace: &str,
-        #[case] expected: Option<i64>,
-    ) {
-        let mut accounts = Accounts::default();
-        for (event, number) in events.iter().zip(1..) {
-            match event {
-                Tried(namespace, second) => {
-                    accounts.count(account(), password(number), namespace, at(*second));
-                }
-                Look(namespace, second) => accounts.waits(account(), namespace, at(*second)),
-                Proven(namespace, second) => accounts.proven(account(), namespace, at(*second)),
-            }
-        }
-        let last = events.iter().map(|event| match event {
-            Tried(_, second) | Look(_, second) | Proven(_, second) => *second,
-        });
-        // Attempts from before 15 minutes do not count any more.
-        let now = at(if last.max() >= Some(500) { 903 } else { 10 });
-        assert_eq!(accounts.free_at(account(), namespace, now), expected.map(at));
-    }
-
-    #[test]
-    fn junk_of_one_namespace_holds_another_up_for_one_window_at_most() {
-        let mut accounts = Accounts::default();
-        let mut first_of_good = None;
-        for second in 0..3600 {
-            for namespace in ["evil", "good"] {
-                if namespace == "good" && second < 100 {
-                    continue;
-                }
-                match accounts.free_at(account(), namespace, at(second)) {
-                    Some(_) => accounts.waits(account(), namespace, at(second)),
-                    None => {
-                        accounts.count(account(), password(second as u8), namespace, at(second));
-                        if namespace == "good" {
-                            first_of_good.get_or_insert(second);
-                        }
-                    }
-                }
-            }
-        }
-        assert_eq!(first_of_good, Some(900));
-        let of_good = accounts.0[&account()].attempts.iter();
-        let of_good = of_good.filter(|attempt| attempt.namespace == "good").count();
-        assert!(of_good >= 1, "again and again");
-    }
-}
+mod tests;

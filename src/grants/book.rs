@@ -12,6 +12,7 @@ use super::options::{GrantObserver, GrantsOptions};
 use super::table::GrantTable;
 use crate::clock::{Moment, Timeline};
 use crate::election::Leadership;
+use crate::fingerprint::Login;
 use crate::http::Transport;
 use crate::policy::{Hold, Standing};
 use crate::sync::lock;
@@ -77,7 +78,7 @@ impl Grants {
         table.use_grant(
             observation.object,
             observation.fingerprint,
-            observation.account,
+            observation.login,
             &now,
         );
         if let Some(until) = table.take_evidence(observation, &now) {
@@ -85,7 +86,7 @@ impl Grants {
                 .throttled_until(observation.vendor, now.wall_at(until));
         }
         let standing = table.standing(observation, &now);
-        if let Some(account) = observation.account {
+        if let Some(Login { account, .. }) = observation.login {
             let namespace = &observation.object.namespace;
             if !standing.counts_for_account {
                 table.accounts.proven(account, namespace, now.moment);

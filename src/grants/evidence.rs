@@ -38,7 +38,7 @@ impl GrantTable {
         grant
             .failure
             .take_if(|own| from_before && !own.only_from_other_status && own.sent < shown.last_attempt);
-        if grant.account.is_some()
+        if grant.login.is_some()
             && grant.failure.is_none()
             && !grant.proven
             && shown.reason == Reason::CredentialsRejected
@@ -62,11 +62,13 @@ impl GrantTable {
         Some(until)
     }
 
-    /// Counts the attempts of a former process that a status shows, also those with another password.
+    /// Counts the attempts of a former process that a status shows, also those with another password, and takes in the
+    /// lock of their account.
     fn count_earlier_attempts(&mut self, observation: &Observation<'_>, now: &Now) {
-        let (Some(failure), Some(account)) = (&observation.evidence.failure, observation.account) else {
+        let (Some(failure), Some(login)) = (&observation.evidence.failure, observation.login) else {
             return;
         };
+        let account = login.account;
         let record = self.objects.entry(observation.object.clone()).or_default();
         let attempt = Some((account, failure.last_attempt));
         if record.attempted || record.counted_from_status == attempt {
@@ -82,6 +84,12 @@ impl GrantTable {
         let namespace = &observation.object.namespace;
         self.accounts
             .count_earlier(account, password, namespace, last, failure.count);
+        let lock = failure
+            .next_attempt
+            .filter(|_| failure.is_lock() && failure.holds(now.wall()));
+        if let Some(until) = lock {
+            self.accounts.show_lock(account, now.moment_at(until), now.moment);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use crate::clock::{Moment, Now};
 use crate::failure::{Failure, FailureClass};
-use crate::fingerprint::{Account, Fingerprint};
+use crate::fingerprint::{Fingerprint, Login};
 use crate::inputs::Inputs;
 use crate::policy::backoff::{Rejections, next_attempt};
 use crate::policy::{Evidence, GrantFacts, GrantToken, PastFailure, Warnings, reason_of, schedule};
@@ -99,10 +99,8 @@ pub(super) struct GrantRecord {
     token_came: Option<Moment>,
     /// The time at which the last attempt was sent, where it succeeded.
     succeeded: Option<Timestamp>,
-    /// The account of this grant's credentials, at a vendor that locks accounts.
-    pub(super) account: Option<Account>,
-    /// The moment by which the reserved or queued attempt is counted against its account.
-    pub(super) counted: Option<Moment>,
+    /// The account of this grant's credentials and the password for it, at a vendor that locks accounts.
+    pub(super) login: Option<Login>,
     /// True when the credentials have brought a token.
     pub(super) proven: bool,
     /// True when a target shows that they have.
@@ -314,8 +312,10 @@ impl GrantRecord {
                 .is_none_or(|overridden| now.moment.since(overridden) >= OVERRIDE_EVERY),
             paused_until: None,
             is_proven: self.proven,
-            has_account: self.account.is_some(),
+            has_account: self.login.is_some(),
+            is_in_doubt: false,
             account_free_at: None,
+            account_lock: None,
             under_way: self.is_under_way(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
-use crate::fingerprint::{Account, Fingerprint};
+use crate::fingerprint::{Fingerprint, Login};
 use crate::inputs::Inputs;
 use crate::policy::Evidence;
 use crate::providers::{Endpoint, Vendor};
@@ -12,8 +12,9 @@ use crate::providers::{Endpoint, Vendor};
 pub struct Observation<'a> {
     pub object: &'a ObjectKey,
     pub fingerprint: Fingerprint,
-    /// The account that a failed attempt counts against; `None` at a vendor that locks no accounts.
-    pub account: Option<Account>,
+    /// The account that a failed attempt counts against, and the password for it; `None` at a vendor that locks no
+    /// accounts.
+    pub login: Option<Login>,
     pub endpoint: &'a Endpoint,
     pub vendor: Vendor,
     /// The published inputs of the grant, in the object's namespace.

@@ -10,6 +10,7 @@ use super::grant::Phase;
 use super::limiter::VendorEndpoint;
 use super::object::ObjectKey;
 use super::observation::Observation;
+use super::table::whole_second;
 use crate::api::names::Reason;
 use crate::clock::Moment;
 use crate::fingerprint::Fingerprint;
@@ -88,9 +89,12 @@ impl Grants {
         let since = grant.wait(object, refresh_request, now.moment);
         table.permits += 1;
         grant.phase = Phase::Reserved(table.permits);
-        let account = grant.account.filter(|_| standing.counts_for_account);
-        if let Some(account) = account {
-            table.count_attempt(fingerprint, account, &object.namespace, &now);
+        let login = grant.login.filter(|_| standing.counts_for_account);
+        if let Some(login) = login {
+            let at = whole_second(&now);
+            table
+                .accounts
+                .reserve(login.account, fingerprint, &object.namespace, at);
             table.note_attempted(std::iter::once(object));
         }
         Reservation::Permitted(Box::new(Permit {
@@ -101,7 +105,7 @@ impl Grants {
             since,
             live_until,
             server: observation.server(),
-            attempt: account.map(|_| {
+            attempt: login.map(|_| {
                 let next = backoff::after_transient(count, observation.inputs.jitter, now.wall());
                 PastFailure::about_to_be_sent(count, now.wall(), next, observation.inputs.clone())
             }),

@@ -6,7 +6,7 @@ use super::grant::GrantRecord;
 use super::object::ObjectKey;
 use super::table::GrantTable;
 use crate::clock::Now;
-use crate::fingerprint::{Account, Fingerprint};
+use crate::fingerprint::{Fingerprint, Login};
 
 /// Interval at which state that nobody needs is dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ impl GrantTable {
         &mut self,
         object: &ObjectKey,
         fingerprint: Fingerprint,
-        account: Option<Account>,
+        login: Option<Login>,
         now: &Now,
     ) {
         let used = self.objects.get(object).and_then(|record| record.fingerprint);
@@ -40,7 +40,7 @@ impl GrantTable {
         if outlived && grant.users.is_empty() {
             **grant = GrantRecord::default();
         }
-        grant.account = account;
+        grant.login = login;
         grant.users.insert(object.clone());
     }
 

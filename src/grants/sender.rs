@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::accounts::End;
 use super::book::Grants;
 use super::call::CallSource;
 use super::table::{LONGEST_SLEEP, SendJob};
 use crate::failure::{Failure, FailureClass};
-use crate::fingerprint::{Account, Fingerprint};
+use crate::fingerprint::{Fingerprint, Login};
 use crate::policy::backoff;
 use crate::providers::{Vendor, scrub};
 use crate::token::AccessToken;
@@ -22,7 +23,7 @@ struct CompletionGuard<'a> {
     grants: &'a Grants,
     fingerprint: Fingerprint,
     vendor: Vendor,
-    account: Option<Account>,
+    login: Option<Login>,
     started: Instant,
     outcome: Option<Outcome>,
 }
@@ -38,7 +39,7 @@ impl Drop for CompletionGuard<'_> {
     fn drop(&mut self) {
         let result = match self.outcome.take() {
             Some(Outcome::NotSent) => {
-                self.grants.not_sent(self.fingerprint, self.vendor);
+                self.grants.not_sent(self.fingerprint, self.vendor, self.login);
                 return;
             }
             Some(Outcome::Ended(result)) => result,
@@ -53,7 +54,7 @@ impl Drop for CompletionGuard<'_> {
             .observer
             .request_ended(self.vendor, outcome, self.started.elapsed());
         self.grants
-            .finish(self.fingerprint, self.vendor, self.account, result);
+            .finish(self.fingerprint, self.vendor, self.login, result);
     }
 }
 
@@ -128,6 +129,7 @@ impl Grants {
         let SendJob {
             fingerprint,
             vendor,
+            login,
             object,
             call,
         } = job;
@@ -135,7 +137,7 @@ impl Grants {
             grants: &self,
             fingerprint,
             vendor,
-            account: None,
+            login,
             started: Instant::now(),
             outcome: None,
         };
@@ -151,7 +153,11 @@ impl Grants {
             completion.outcome = Some(Outcome::NotSent);
             return;
         };
-        completion.account = self.lock().begin(fingerprint, &self.timeline.now());
+        if !self.lock().begin(fingerprint, login, &self.timeline.now()) {
+            tracing::debug!(%vendor, ?fingerprint, "a request is not sent: its account was closed while it waited");
+            completion.outcome = Some(Outcome::NotSent);
+            return;
+        }
         completion.started = Instant::now();
         let result = match call.grant.request(&call.endpoint, &call.credentials) {
             Ok(request) => match self.transport.send(request).await {
@@ -188,17 +194,19 @@ impl Grants {
 
     /// Gives the slot of a request back that is not sent after all, and wakes the objects that waited for it, so that
     /// each is reconciled again. An attempt that was recorded stays counted against its account.
-    fn not_sent(&self, fingerprint: Fingerprint, vendor: Vendor) {
+    fn not_sent(&self, fingerprint: Fingerprint, vendor: Vendor, login: Option<Login>) {
         let mut table = self.lock();
         let table = &mut *table;
         let now = self.timeline.now();
         table.in_flight.give_back(vendor);
+        if let Some(login) = login {
+            table.accounts.not_sent(login.account, fingerprint, now.moment);
+        }
         if let Some(grant) = table.grants.get_mut(&fingerprint) {
             let server = grant.server.as_ref();
             if let Some(endpoint) = server.and_then(|server| table.endpoints.get_mut(server)) {
                 endpoint.not_sent(fingerprint);
             }
-            grant.counted = None;
             for object in grant.give_up() {
                 self.wake(object);
             }
@@ -213,31 +221,40 @@ impl Grants {
         &self,
         fingerprint: Fingerprint,
         vendor: Vendor,
-        account: Option<Account>,
+        login: Option<Login>,
         result: Result<AccessToken, Failure>,
     ) {
         let mut table = self.lock();
         let table = &mut *table;
         let now = self.timeline.now();
         table.in_flight.give_back(vendor);
-        if let (Some(account), Ok(_)) = (account, &result) {
-            table.accounts.succeeded(account);
+        if let Some(login) = login {
+            let end = match &result {
+                Ok(_) => End::Token,
+                Err(failure) if failure.may_be_rejection() => End::Rejected,
+                Err(_) => End::Failed,
+            };
+            table.accounts.end(login, fingerprint, end, now.moment);
         }
+        let is_lock = result.as_ref().is_err_and(Failure::is_lock);
         if let Some(grant) = table.grants.get_mut(&fingerprint) {
             let endpoint = grant
                 .server
                 .as_ref()
                 .and_then(|server| table.endpoints.get_mut(server));
             let succeeded = result.is_ok();
-            if let Some(account) = grant.account.filter(|_| succeeded) {
+            if let Some(login) = grant.login.filter(|_| succeeded) {
                 for user in &grant.users {
-                    table.accounts.proven(account, &user.namespace, now.moment);
+                    table.accounts.proven(login.account, &user.namespace, now.moment);
                 }
             }
             let class = result.as_ref().err().map(|failure| failure.class);
             let woken = grant.finish(vendor, fingerprint, result, &now);
+            let next = grant.failure.as_ref().and_then(|failure| failure.next_attempt);
+            if let (Some(login), Some(until)) = (login, next.filter(|_| is_lock)) {
+                table.accounts.lock_until(login.account, until);
+            }
             if let Some(endpoint) = endpoint {
-                let next = grant.failure.as_ref().and_then(|failure| failure.next_attempt);
                 let throttled = next.filter(|_| class == Some(FailureClass::Throttled));
                 if let Some(until) = throttled {
                     self.observer.throttled_until(vendor, now.wall_at(until));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, Gate};
 use super::call::{CallsInHand, VendorCall};
 use super::grant::{GrantRecord, Phase};
 use super::limiter::{Budget, EndpointState, InFlightLimiter, VendorEndpoint};
@@ -12,9 +12,9 @@ use super::object::ObjectKey;
 use super::observation::Observation;
 use super::options::GrantsOptions;
 use crate::clock::{Moment, Now};
-use crate::fingerprint::{Account, Fingerprint};
+use crate::fingerprint::{Account, Fingerprint, Login};
 use crate::inputs::Inputs;
-use crate::policy::{GrantFacts, Standing};
+use crate::policy::{AccountLock, GrantFacts, Standing};
 use crate::providers::Vendor;
 use crate::times::whole_seconds;
 
@@ -28,6 +28,8 @@ pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 pub(super) struct SendJob {
     pub(super) fingerprint: Fingerprint,
     pub(super) vendor: Vendor,
+    /// The account that the attempt is made on, where its vendor locks accounts.
+    pub(super) login: Option<Login>,
     /// One of the objects that wait for it: the credentials are read for this one.
     pub(super) object: ObjectKey,
     /// The request itself, where its credentials were just read.
@@ -164,28 +166,19 @@ impl GrantTable {
         let paused_until = server
             .and_then(|server| self.endpoints.get(server))
             .and_then(|endpoint| endpoint.paused_until(now.moment));
-        let free_at = grant
-            .account
-            .and_then(|account| self.accounts.free_at(account, &object.namespace, now.moment));
+        let account = grant.login.map(|login| login.account);
+        let free_at =
+            account.and_then(|account| self.accounts.free_at(account, &object.namespace, now.moment));
+        let lock = account.and_then(|account| self.accounts.lock(account, now.moment));
         GrantFacts {
             paused_until: paused_until.map(|until| now.wall_at(until)),
+            is_in_doubt: grant.login.is_some_and(|login| self.accounts.is_in_doubt(login)),
             account_free_at: free_at.map(|free_at| now.wall_at(free_at)),
+            account_lock: lock.map(|lock| AccountLock {
+                until: now.wall_at(lock.until),
+                only_from_status: lock.only_from_status,
+            }),
             ..grant.facts(object, inputs, now)
-        }
-    }
-
-    /// Counts the attempt that is reserved now against its account.
-    pub(super) fn count_attempt(
-        &mut self,
-        fingerprint: Fingerprint,
-        account: Account,
-        namespace: &str,
-        now: &Now,
-    ) {
-        let counted = whole_second(now);
-        self.accounts.count(account, fingerprint, namespace, counted);
-        if let Some(grant) = self.grants.get_mut(&fingerprint) {
-            grant.counted = Some(counted);
         }
     }
 
@@ -221,8 +214,8 @@ impl GrantTable {
         };
         grant.phase = Phase::Idle;
         self.in_hand.take(fingerprint);
-        if let (Some(account), Some(counted)) = (grant.account, grant.counted.take()) {
-            self.accounts.withdraw(account, fingerprint, counted);
+        if let Some(login) = grant.login {
+            self.accounts.withdraw(login.account, fingerprint);
         }
         if let Some(endpoint) = grant
             .server
@@ -270,7 +263,11 @@ impl GrantTable {
             while !endpoint.queue.is_empty()
                 && self.in_flight.has_one_for(vendor, self.options.max_concurrent)
             {
-                let served = match endpoint.next(now.moment) {
+                let may = |fingerprint: Fingerprint| {
+                    let login = self.grants.get(&fingerprint).and_then(|grant| grant.login);
+                    login.is_none_or(|login| self.accounts.gate(login, fingerprint, now.moment) != Gate::Busy)
+                };
+                let served = match endpoint.next(now.moment, may) {
                     Ok(served) => served,
                     Err(next) => {
                         wait = next.map_or(wait, |next| wait.min(next.since(now.moment)));
@@ -285,14 +282,22 @@ impl GrantTable {
                 let of_turn = waiters().find(|object| *object.namespace == *served.namespace);
                 let Some(object) = of_turn.or_else(|| waiters().next()).cloned() else {
                     grant.phase = Phase::Idle;
+                    if let Some(login) = grant.login {
+                        self.accounts.withdraw(login.account, fingerprint);
+                    }
                     continue;
                 };
                 grant.phase = Phase::InFlight;
+                if let Some(login) = grant.login {
+                    self.accounts
+                        .start(login.account, fingerprint, &object.namespace, now.moment);
+                }
                 endpoint.sent(served, now.moment);
                 self.in_flight.take(vendor);
                 jobs.push(SendJob {
                     fingerprint,
                     vendor,
+                    login: grant.login,
                     object,
                     call: self.in_hand.take(fingerprint),
                 });
@@ -302,19 +307,24 @@ impl GrantTable {
         (jobs, wait.max(Duration::from_millis(1)))
     }
 
-    /// Notes that the request of `fingerprint` is sent now, and gives the account that a failed attempt counts against;
-    /// `None` where it counts against none.
-    pub(super) fn begin(&mut self, fingerprint: Fingerprint, now: &Now) -> Option<Account> {
-        let grant = self.grants.get_mut(&fingerprint)?;
-        grant.sent = Some(now.wall());
-        let (account, counted) = grant.account.zip(grant.counted.take())?;
-        self.accounts
-            .sent(account, fingerprint, counted, whole_second(now));
-        Some(account)
+    /// Asks the account once more, and notes that the request of `fingerprint` is sent now; false where it may not be
+    /// sent.
+    pub(super) fn begin(&mut self, fingerprint: Fingerprint, login: Option<Login>, now: &Now) -> bool {
+        if let Some(login) = login {
+            if self.accounts.gate(login, fingerprint, now.moment) == Gate::Closed {
+                return false;
+            }
+            let shown = whole_second(now);
+            self.accounts.send(login.account, fingerprint, shown, now.moment);
+        }
+        if let Some(grant) = self.grants.get_mut(&fingerprint) {
+            grant.sent = Some(now.wall());
+        }
+        true
     }
 }
 
 /// The moment of the present whole second, by which a status shows an attempt.
-fn whole_second(now: &Now) -> Moment {
+pub(super) fn whole_second(now: &Now) -> Moment {
     now.moment_at(whole_seconds(now.wall()))
 }

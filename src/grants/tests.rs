@@ -1,6 +1,7 @@
 //! The book of grants with a paused clock and a scripted transport: no network, no Kubernetes, and a minute takes no
 //! time.
 
+mod account_schedules;
 mod accounts;
 mod failures;
 mod flight;
@@ -33,7 +34,7 @@ use crate::api::names::Reason;
 use crate::clock::{Clock, Moment, Timeline, TokioClock};
 use crate::election::Leadership;
 use crate::failure::{Failure, FailureClass};
-use crate::fingerprint::{Account, Fingerprint};
+use crate::fingerprint::{Account, Fingerprint, Login, PasswordDigest};
 use crate::http::Transport;
 use crate::inputs::Inputs;
 use crate::policy::{Evidence, GrantFacts, PastFailure, Standing};
@@ -294,6 +295,8 @@ struct Ask {
     object: ObjectKey,
     fingerprint: Fingerprint,
     account: Option<Account>,
+    /// The number of the password: that of the grant, unless grants share it.
+    password: u8,
     grant: Grant,
     endpoint: Endpoint,
     /// The number of the grant, which is in its credentials.
@@ -306,6 +309,7 @@ fn ask(name: &str, number: u8, grant: Grant) -> Ask {
     Ask {
         fingerprint: fingerprint(number),
         account: None,
+        password: number,
         endpoint: grant.endpoint(),
         grant,
         number,
@@ -337,7 +341,10 @@ impl Ask {
         Observation {
             object: &self.object,
             fingerprint: self.fingerprint,
-            account: self.account,
+            login: self.account.map(|account| Login {
+                account,
+                password: PasswordDigest::from_bytes([self.password; 16]),
+            }),
             endpoint: &self.endpoint,
             vendor: self.grant.vendor(),
             inputs,

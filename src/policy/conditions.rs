@@ -45,8 +45,9 @@ pub enum Progress {
     Asked,
     /// The vendor asked to wait until this time.
     Paused(Timestamp),
-    /// No other attempt with a password of this user is made before this time: the account could be locked.
-    Held(Timestamp),
+    /// No other attempt with a password of this user is made before this time: the account could be locked, or is so
+    /// until then.
+    Held { until: Timestamp, is_locked: bool },
 }
 
 /// One condition, without its times.
@@ -132,8 +133,12 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
         let message = format!("the vendor asked to wait; the next request is not sent before {until}");
         return not_ready(condition::RECONCILING, Reason::RateLimited, &message);
     }
-    if let Progress::Held(until) = facts.progress {
-        return not_ready(condition::RECONCILING, Reason::Progressing, &held(until));
+    if let Progress::Held { until, is_locked } = facts.progress {
+        return not_ready(
+            condition::RECONCILING,
+            Reason::Progressing,
+            &held(until, is_locked),
+        );
     }
     match facts.stored {
         Some(stored) if stored.of_present_grant && stored.valid => not_ready(
@@ -163,8 +168,15 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<ConditionFacts> {
     }
 }
 
-/// The message for a password that is not sent before `until` because of its account.
-pub(super) fn held(until: Timestamp) -> String {
+/// The message for a password that is not sent before `until` because of its account, which the vendor has locked where
+/// `is_locked`.
+pub(super) fn held(until: Timestamp, is_locked: bool) -> String {
+    if is_locked {
+        return format!(
+            "the vendor has locked the account of this user; nothing is sent for it before {until}: if this lasts, have the \
+             account unlocked at the vendor"
+        );
+    }
     format!(
         "three attempts with passwords of this user were made within 15 minutes; the next is not made before {until}, so \
          that the vendor does not lock the account"

@@ -46,10 +46,22 @@ pub struct GrantFacts {
     pub is_proven: bool,
     /// True when the vendor locks accounts after failed attempts.
     pub has_account: bool,
+    /// True when the password was rejected since it last brought a token, for whichever grant it was sent.
+    pub is_in_doubt: bool,
     /// The earliest time of another attempt with an unproven password of that account; `None`: now.
     pub account_free_at: Option<Timestamp>,
+    /// The lock of that account, while it holds.
+    pub account_lock: Option<AccountLock>,
     /// True while a request is reserved, queued or in flight.
     pub under_way: bool,
+}
+
+/// The lock of an account, of which the vendor has told the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountLock {
+    pub until: Timestamp,
+    /// True when it is known from a status only: it says nothing against a proven password.
+    pub only_from_status: bool,
 }
 
 impl Default for GrantFacts {
@@ -65,7 +77,9 @@ impl Default for GrantFacts {
             paused_until: None,
             is_proven: false,
             has_account: false,
+            is_in_doubt: false,
             account_free_at: None,
+            account_lock: None,
             under_way: false,
         }
     }
@@ -137,8 +151,10 @@ pub struct Standing {
     /// True when a failed attempt counts against an account: the vendor locks accounts, and the credentials are not
     /// proven.
     pub counts_for_account: bool,
-    /// The earliest time of another attempt with an unproven password of that account, in whole seconds; `None`: now.
+    /// The earliest time of another attempt on that account, in whole seconds; `None`: now.
     pub account_free_at: Option<Timestamp>,
+    /// True when it is the lock of the account that ends then.
+    pub is_account_locked: bool,
     /// True while a request is reserved, queued or in flight.
     pub under_way: bool,
 }
@@ -147,17 +163,25 @@ impl Standing {
     /// Merges the facts that this process knows with the evidence of the status and the target.
     pub fn new(facts: GrantFacts, evidence: &Evidence, now: Timestamp) -> Self {
         let failure = newest_failure(&facts, evidence, now);
-        // A proven password that was rejected since is in doubt: the attempt that confirms the rejection counts against
-        // its account as one with an unproven password, and so does one whose answer a crash lost.
-        let is_in_doubt = failure
+        // A proven password that was rejected since, for this grant or another one, is in doubt: the next attempt counts
+        // against its account as one with an unproven password, and so does one whose answer a crash lost.
+        let failure_doubts = failure
             .as_ref()
             .is_some_and(|failure| failure.reason == Reason::CredentialsRejected || failure.is_unanswered());
+        let is_in_doubt = facts.is_in_doubt || failure_doubts;
         let is_proven = (facts.is_proven || evidence.issued.is_some()) && !is_in_doubt;
         let account_free_at = facts
             .account_free_at
             .filter(|_| !is_proven)
             .map(whole_seconds_up)
             .filter(|free_at| *free_at > now);
+        let locked_until = facts
+            .account_lock
+            .filter(|lock| !(is_proven && lock.only_from_status))
+            .map(|lock| whole_seconds_up(lock.until))
+            .filter(|until| *until > now);
+        let is_account_locked = locked_until.is_some() && locked_until >= account_free_at;
+        let account_free_at = account_free_at.max(locked_until);
         let hold = |requested: bool| {
             let may_override = requested && facts.may_override;
             if let Some(held) = failure
@@ -188,6 +212,7 @@ impl Standing {
             paused_until: facts.paused_until,
             counts_for_account: facts.has_account && !is_proven,
             account_free_at,
+            is_account_locked,
             under_way: facts.under_way,
         }
     }
@@ -444,6 +469,37 @@ mod tests {
             evidence.failure = Some(PastFailure::about_to_be_sent(2, at(90), Some(at(95)), inputs()));
             facts.account_free_at = Some(at(500));
             evidence.issued = Some(at(50));
+        }),
+        until(500), until(500)
+    )]
+    #[case::an_account_and_a_proven_password_that_another_grant_had_rejected(
+        known(|facts, evidence| {
+            facts.is_in_doubt = true;
+            facts.account_free_at = Some(at(500));
+            facts.is_proven = true;
+            evidence.issued = Some(at(50));
+        }),
+        until(500), until(500)
+    )]
+    #[case::the_lock_of_its_account_and_credentials_that_are_proven(
+        known(|facts, evidence| {
+            facts.account_lock = Some(AccountLock { until: at(500), only_from_status: false });
+            facts.is_proven = true;
+            evidence.issued = Some(at(50));
+        }),
+        until(500), until(500)
+    )]
+    #[case::a_lock_that_another_status_shows_against_credentials_that_are_proven(
+        known(|facts, _| {
+            facts.account_lock = Some(AccountLock { until: at(500), only_from_status: true });
+            facts.is_proven = true;
+        }),
+        Hold::Free, Hold::Free
+    )]
+    #[case::a_lock_that_another_status_shows_against_an_unproven_password(
+        known(|facts, _| {
+            facts.account_free_at = Some(at(300));
+            facts.account_lock = Some(AccountLock { until: at(500), only_from_status: true });
         }),
         until(500), until(500)
     )]

@@ -22,7 +22,7 @@ mod token_facts;
 
 pub use conditions::{Facts, Progress, StoredFacts, conditions};
 pub use decide::{Decision, decide};
-pub use hold::{Evidence, GrantFacts, Hold, Standing, reason_of};
+pub use hold::{AccountLock, Evidence, GrantFacts, Hold, Standing, reason_of};
 pub use observed::{Credentials, Observed, Problem, PublishBlock, Target};
 pub use past_failure::PastFailure;
 pub use status::{ACCOUNT_WINDOW, StatusContext, says_that_owners_stay, status, status_before_asking};

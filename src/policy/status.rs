@@ -73,10 +73,12 @@ pub fn status(observed: &Observed<'_>, context: &StatusContext<'_>) -> VendorTok
                 .filter(|failure| !(observed.standing.under_way && failure.is_unanswered()))
                 .map(
                     |failure| match held_until.filter(|_| failure.next_attempt.is_some()) {
-                        Some(until) => {
-                            Problem::new(failure.reason, format!("{}; {}", failure.message, held(until)))
+                        // The failure that locked the account says so itself.
+                        Some(until) if !failure.is_lock() => {
+                            let held = held(until, observed.standing.is_account_locked);
+                            Problem::new(failure.reason, format!("{}; {held}", failure.message))
                         }
-                        None => Problem::new(failure.reason, failure.message.clone()),
+                        Some(_) | None => Problem::new(failure.reason, failure.message.clone()),
                     },
                 ),
             None,
@@ -155,13 +157,15 @@ pub fn says_that_owners_stay(status: &VendorTokenStatus, generation: Option<i64>
     ready.is_some_and(|ready| ready.observed_generation == generation && ready.message.ends_with(OWNERS_STAY))
 }
 
-/// The record of the last attempt with another password of the user, while it counts against the account.
+/// The record of the last attempt with another password of the user, while it counts against the account or tells of
+/// its lock.
 fn attempt_that_counts(observed: &Observed<'_>) -> Option<FailureStatus> {
     if !observed.standing.counts_for_account {
         return None;
     }
     let failure = observed.status.failure.as_ref().and_then(PastFailure::parse)?;
-    let counts = observed.now.duration_since(failure.last_attempt) < ACCOUNT_WINDOW;
+    let is_recent = observed.now.duration_since(failure.last_attempt) < ACCOUNT_WINDOW;
+    let counts = is_recent || (failure.is_lock() && failure.holds(observed.now));
     counts.then(|| failure_status(failure))
 }
 

@@ -149,8 +149,9 @@ impl<'a> Answer<'a> {
             (300..=399, _) => self.redirected(),
             (429, code) => self.throttled(code.as_ref()),
             (403, code) if self.is_out_of_quota() => self.throttled(code.as_ref()),
+            // A vendor that limits the rate of failed logins may say so beside its verdict on this one.
             (401 | 403, code) if throttle::is_told_by_headers(self.response, self.status) => {
-                self.throttled(code.as_ref())
+                self.throttled(code.as_ref()).doubting_the_credential()
             }
             (401 | 403 | 422 | 423, _) if matches!(self.body, Body::Markup) => self.blocked("a web page"),
             (403, _) if !self.is_verdict_of_a_403() => self.blocked("plain text"),

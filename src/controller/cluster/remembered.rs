@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::clock::{Moment, Now, Timeline};
 use crate::controller::cluster::pacing::{CallKind, Pacer};
 use crate::controller::cluster::repairs::{Repairs, TargetWrite};
-use crate::fingerprint::{Account, CertificateDigest, Fingerprint, KnownInputs};
+use crate::fingerprint::{CertificateDigest, Fingerprint, KnownInputs, Login};
 use crate::grants::{Grants, ObjectKey};
 use crate::metrics::Metrics;
 use crate::policy::contest::{Contest, Undone};
@@ -21,8 +21,8 @@ use crate::sync::lock;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GrantIdentity {
     pub(crate) fingerprint: Fingerprint,
-    /// The account that failed attempts with these credentials could lock.
-    pub(crate) account: Option<Account>,
+    /// The account that failed attempts with these credentials could lock, and the password for it.
+    pub(crate) login: Option<Login>,
 }
 
 /// The credentials that a VendorToken was last seen to have.
@@ -561,7 +561,7 @@ mod tests {
             known: 0,
             found: Ok(GrantIdentity {
                 fingerprint: Fingerprint::from_bytes([1; 16]),
-                account: None,
+                login: None,
             }),
         };
         let remembered = &context.remembered;

@@ -64,7 +64,10 @@ pub(crate) async fn record(
     ) {
         (Some(_), Some(until), _) => Progress::Paused(until),
         (Some(_), None, _) => Progress::Asked,
-        (None, _, Some(until)) => Progress::Held(until),
+        (None, _, Some(until)) => Progress::Held {
+            until,
+            is_locked: observed.standing.is_account_locked,
+        },
         (None, _, _) => Progress::None,
     };
     let mut status = policy::status(&observed, &status_context(snapshot, progress));

@@ -97,9 +97,13 @@ impl EndpointState {
         has_slot && self.paused_until(now).is_none() && !is_suspected
     }
 
-    /// Takes the next grant to be sent now out of the queue. Without one, gives the moment of the next look, `None` where
-    /// an event will bring it.
-    pub(super) fn next(&mut self, now: Moment) -> Result<Served, Option<Moment>> {
+    /// Takes the next grant that `may` be sent now out of the queue. Without one, gives the moment of the next look,
+    /// `None` where an event will bring it.
+    pub(super) fn next(
+        &mut self,
+        now: Moment,
+        may: impl Fn(Fingerprint) -> bool,
+    ) -> Result<Served, Option<Moment>> {
         if self.in_flight.len() >= self.budget.most_in_flight() {
             return Err(None);
         }
@@ -117,7 +121,7 @@ impl EndpointState {
             Some(suspicion) => suspicion.throttled.as_slice(),
         };
         let next = self.queue.next(now, self.budget.per_minute(), |fingerprint| {
-            !throttled.contains(&fingerprint)
+            !throttled.contains(&fingerprint) && may(fingerprint)
         });
         let Some(served) = next else {
             return Err(self.suspicion.as_ref().map(|suspicion| suspicion.until));
@@ -216,7 +220,7 @@ mod tests {
 
     /// The grant that is sent at this second.
     fn sent(endpoint: &mut EndpointState, second: i64) -> Option<Fingerprint> {
-        let served = endpoint.next(at(second)).ok()?;
+        let served = endpoint.next(at(second), |_| true).ok()?;
         endpoint.sent(served.clone(), at(second));
         Some(served.fingerprint)
     }
@@ -227,7 +231,7 @@ mod tests {
             let mut endpoint = endpoint(vendor, &[2]);
             endpoint.throttled(grant(1), "a", at(289));
             assert_eq!(sent(&mut endpoint, 0), None);
-            assert_eq!(endpoint.next(at(288)), Err(Some(at(289))));
+            assert_eq!(endpoint.next(at(288), |_| true), Err(Some(at(289))));
             assert_eq!(sent(&mut endpoint, 289), Some(grant(2)));
         }
     }

@@ -234,7 +234,7 @@ async fn the_confirming_attempt_is_recorded_and_counts_against_the_account() {
     let record = permit.attempt_to_record().expect("a record before it is sent");
     assert!(record.is_unanswered() && record.count == 2);
     drop(permit);
-    // Others have tried three passwords of this user.
+    // The rejection counts too, and others have tried two passwords of this user since.
     for number in 2..5 {
         bench.ask_as(Ask {
             evidence: Evidence::default(),
@@ -245,7 +245,7 @@ async fn the_confirming_attempt_is_recorded_and_counts_against_the_account() {
         });
     }
     bench.settle().await;
-    assert_eq!(bench.order(), [1, 2, 3, 4]);
+    assert_eq!(bench.order(), [1, 2, 3]);
     assert!(
         matches!(bench.observe(shown()).hold, Hold::Until(_)),
         "the account is full"
@@ -291,4 +291,101 @@ async fn a_lock_of_a_day_is_kept() {
     assert_eq!(bench.calls().len(), 1);
     bench.ask_for(60, || ask("o", 1, Grant::Mapiq)).await;
     assert_eq!(bench.calls().len(), 2);
+}
+
+/// An object of namespace `b` with another password of the user.
+fn of_the_same_user(number: u8) -> Ask {
+    Ask {
+        account: Some(Account::from_bytes([1; 16])),
+        refresh_request: Some("now".to_owned()),
+        ..ask(&format!("b/o{number}"), number, grant_of(Vendor::CheckmarxSca))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_holds_for_every_password_of_its_account() {
+    let bench = bench(|call| match call.grant {
+        1 => locked(30),
+        _ => token("t", 3600),
+    });
+    bench.ask_as(of_the_same_user(2));
+    bench.pass(600).await;
+    bench.ask_as(proven());
+    bench.settle().await;
+    assert_eq!(bench.order(), [2, 1]);
+    // A proven one, and one that nobody has tried.
+    for _ in 0..359 {
+        bench.ask_as(of_the_same_user(2));
+        bench.ask_as(of_the_same_user(3));
+        bench.pass(5).await;
+    }
+    let standing = bench.observe(of_the_same_user(3));
+    assert!(standing.is_account_locked && standing.hold_on_request != Hold::Free);
+    bench.ask_as(Ask {
+        account: Some(Account::from_bytes([2; 16])),
+        ..of_the_same_user(4)
+    });
+    bench.settle().await;
+    assert_eq!(bench.order(), [2, 1, 4], "another user is not held back");
+    bench.pass(60).await;
+    bench.ask_as(of_the_same_user(2));
+    bench.ask_as(of_the_same_user(3));
+    bench.settle().await;
+    assert_eq!(bench.order(), [2, 1, 4, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_when_its_account_is_locked_is_not_sent() {
+    let mut bench = bench_with(&[(Vendor::CheckmarxSca, 1)], 32, |call| match call.grant {
+        1 => locked(30).after(Duration::from_secs(2)),
+        _ => token("t", 3600),
+    });
+    bench.ask_as(of_the_same_user(1));
+    bench.ask_as(of_the_same_user(2));
+    assert!(bench.grants.waits_since(&object("b/o2")).is_some());
+    bench.pass(10).await;
+    bench.woken();
+    bench.pass(120).await;
+    assert_eq!(bench.order(), [1]);
+    assert_eq!(bench.woken(), ["b/o2"], "it is decided anew");
+    assert!(matches!(
+        bench.observe(of_the_same_user(2)).hold_on_request,
+        Hold::Until(_)
+    ));
+}
+
+// Also where the password in the Secret was changed while no operator ran.
+#[rstest::rstest]
+#[case::of_the_same_password(true)]
+#[case::of_another_password(false)]
+#[tokio::test(start_paused = true)]
+async fn a_lock_in_a_status_holds_for_unproven_passwords_after_a_restart(#[case] is_same_credential: bool) {
+    let first = bench(|_| locked(30));
+    first.ask_as(of_the_same_user(1));
+    first.settle().await;
+    let failure = first.facts("b/o1").failure;
+    let second = first.successor(|_| token("t", 3600));
+    second.observe(Ask {
+        evidence: Evidence {
+            failure,
+            is_same_credential,
+            ..Evidence::default()
+        },
+        ..of_the_same_user(if is_same_credential { 1 } else { 2 })
+    });
+    second.ask_for(1790, || of_the_same_user(3)).await;
+    assert_eq!(second.calls().len(), 0);
+    // The status of another one proves nothing against a password whose own target shows its token.
+    second.ask_as(Ask {
+        refresh_request: None,
+        ..Ask {
+            number: 4,
+            fingerprint: fingerprint(4),
+            ..proven()
+        }
+    });
+    second.settle().await;
+    assert_eq!(second.order(), [4]);
+    second.ask_for(60, || of_the_same_user(3)).await;
+    assert_eq!(second.order()[..2], [4, 3]);
 }

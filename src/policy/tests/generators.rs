@@ -145,7 +145,13 @@ fn any_grant() -> impl Strategy<Value = GrantFacts> {
         option::of(any_time()),
         any::<bool>(),
         option::of(any_time()),
-        (option::of(any_time()), any::<bool>(), any::<bool>()),
+        (
+            option::of(any_time()),
+            option::of((any_time(), any::<bool>())),
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+        ),
     )
         .prop_map(
             |(
@@ -157,7 +163,7 @@ fn any_grant() -> impl Strategy<Value = GrantFacts> {
                 gap_on_request_ends,
                 may_override,
                 paused_until,
-                (account_free_at, under_way, has_account),
+                (account_free_at, account_lock, under_way, has_account, is_in_doubt),
             )| GrantFacts {
                 token,
                 failure,
@@ -168,6 +174,11 @@ fn any_grant() -> impl Strategy<Value = GrantFacts> {
                 may_override,
                 paused_until,
                 account_free_at,
+                account_lock: account_lock.map(|(until, only_from_status)| AccountLock {
+                    until,
+                    only_from_status,
+                }),
+                is_in_doubt,
                 under_way,
                 has_account,
                 is_proven: false,

@@ -110,7 +110,7 @@ fn note_credentials(
     }
     let found = credentials_in(&checked, data).map(|values| GrantIdentity {
         fingerprint: key.fingerprint_with(&checked.endpoint, &checked.grant, &values, certificate.as_ref()),
-        account: key.account(&checked.endpoint, &checked.grant, &values),
+        login: key.login(&checked.endpoint, &checked.grant, &values),
     });
     let known = KnownCredentials {
         version: version.into(),

@@ -63,7 +63,7 @@ impl Snapshot {
                 let (endpoint, grant) = (&checked.endpoint, &checked.grant);
                 let found = GrantIdentity {
                     fingerprint: self.key.fingerprint(endpoint, grant, &read.values),
-                    account: self.key.account(endpoint, grant, &read.values),
+                    login: self.key.login(endpoint, grant, &read.values),
                 };
                 let known = KnownCredentials {
                     version: read.version.as_str().into(),
@@ -99,7 +99,7 @@ impl Snapshot {
         let inputs = self.key.inputs(namespace, name, &self.known, found.fingerprint);
         self.credentials = Credentials::Known { inputs };
         self.fingerprint = Some(found.fingerprint);
-        self.account = found.account;
+        self.login = found.login;
         self.credentials_version = Some(version);
     }
 

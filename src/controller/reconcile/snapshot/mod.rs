@@ -18,7 +18,7 @@ use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::read_target::{denied, outlived, read_record};
 use crate::controller::reconcile::validated::ValidatedSpec;
-use crate::fingerprint::{Account, Fingerprint, FingerprintKey, KnownInputs};
+use crate::fingerprint::{Fingerprint, FingerprintKey, KnownInputs, Login};
 use crate::grants::{ObjectKey, Observation};
 use crate::inputs::Inputs;
 use crate::policy::ownership::SecretRecord;
@@ -45,8 +45,8 @@ pub(crate) struct Snapshot {
     pub(crate) target: Target,
     pub(crate) credentials: Credentials,
     pub(crate) fingerprint: Option<Fingerprint>,
-    /// The account that failed attempts with the credentials could lock.
-    pub(crate) account: Option<Account>,
+    /// The account that failed attempts with the credentials could lock, and the password for it.
+    pub(crate) login: Option<Login>,
     /// `uid/resourceVersion` of the credentials that make [`Self::fingerprint`].
     pub(crate) credentials_version: Option<String>,
     /// The values themselves, when this reconcile has read them.
@@ -133,7 +133,7 @@ impl Snapshot {
             target: Target::Free,
             credentials: Credentials::Unread { version: None },
             fingerprint: None,
-            account: None,
+            login: None,
             credentials_version: None,
             values: None,
             block: None,
@@ -211,7 +211,7 @@ impl Snapshot {
         Some(Observation {
             object: &self.object,
             fingerprint: self.fingerprint?,
-            account: self.account,
+            login: self.login,
             endpoint: &checked.endpoint,
             vendor: checked.grant.vendor(),
             inputs,

@@ -228,7 +228,7 @@ mod tests {
         let mut snapshot = Snapshot::gather(Arc::new(token()), key, &context).await.unwrap();
         let found = GrantIdentity {
             fingerprint: credential(),
-            account: None,
+            login: None,
         };
         snapshot.found(found, "c/4".to_owned());
         (snapshot, context)

@@ -25,6 +25,36 @@ fn a_failed_attempt_whose_account_is_held_says_so() {
 }
 
 #[test]
+fn a_failed_attempt_whose_account_is_locked_says_so() {
+    let mut scene = scene().free().known('a').failed(VendorUnavailable, 50, Some(120));
+    scene.grant.account_lock = Some(AccountLock {
+        until: at(900),
+        only_from_status: false,
+    });
+    let message = &status_of(&scene).conditions[0].message;
+    assert!(
+        message.starts_with("why; the vendor has locked") && message.contains(&at(900).to_string()),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case::while_it_holds(1000, true)]
+#[case::after_its_end(3600, false)]
+fn a_lock_that_another_password_met_is_kept_in_the_status(#[case] now: i64, #[case] kept: bool) {
+    let mut scene = scene()
+        .free()
+        .known('b')
+        .failed_in_status(CredentialsRejected, 50, Some(3600), &inputs('a'))
+        .at(now);
+    scene.grant.has_account = true;
+    let failure = scene.status.failure.as_mut().unwrap();
+    failure.message = format!("the account is locked: {}", crate::failure::LOCKED_UNTIL);
+    let failure = failure.clone();
+    assert_eq!(status_of(&scene).failure, kept.then_some(failure));
+}
+
+#[test]
 fn a_rejection_does_not_name_the_end_of_the_accounts_hold() {
     // Only a change ends a rejection.
     let rejected = scene()

@@ -12,7 +12,10 @@ fn any_context() -> impl Strategy<Value = (Option<i64>, Progress)> {
             Just(Progress::None),
             Just(Progress::Asked),
             (100..9000_i64).prop_map(|until| Progress::Paused(at(until))),
-            (100..9000_i64).prop_map(|until| Progress::Held(at(until))),
+            (100..9000_i64, any::<bool>()).prop_map(|(until, is_locked)| Progress::Held {
+                until: at(until),
+                is_locked
+            }),
         ],
     )
 }
