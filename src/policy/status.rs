@@ -238,7 +238,13 @@ fn next_refresh(
     }
     match failure {
         // A failed refresh request brings nothing forward: the token is as fresh as before.
-        Some(failure) => failure.next_attempt.max(due.filter(|due| *due > observed.now)),
+        Some(failure) => {
+            let next = failure.next_attempt?;
+            Some(
+                due.filter(|due| *due > observed.now)
+                    .map_or(next, |due| next.max(due)),
+            )
+        }
         None => due.or(observed.standing.account_free_at),
     }
 }

@@ -170,17 +170,18 @@ async fn take_in_failures(context: &Arc<Context>) {
     };
     let Some(key) = context.key() else { return };
     let tokens = context.objects.all().filter(holds_for_others);
-    stream::iter(tokens)
+    stream::iter(in_turns(tokens))
         .for_each_concurrent(CONCURRENCY, |token| {
             let key = Arc::clone(&key);
             async move {
                 let object = key_of(&token);
                 let read = async {
                     let mut snapshot = Snapshot::gather_for_grant(token, key, context).await?;
-                    // The book of grants takes in what the status says of credentials that are known, and of those that
-                    // are read.
-                    snapshot.observe(context);
-                    snapshot.read_credentials(context).await?;
+                    if snapshot.fingerprint.is_none() {
+                        // One read makes the credentials known of all who name the Secret.
+                        snapshot.read_credentials(context).await?;
+                    }
+                    // The book of grants takes in what the status says of credentials that are known.
                     snapshot.observe(context);
                     Ok::<_, Error>(())
                 };
@@ -190,6 +191,25 @@ async fn take_in_failures(context: &Arc<Context>) {
             }
         })
         .await;
+}
+
+/// Puts the namespaces' VendorTokens in turns, so that one with thousands holds up no other; those of one Secret stand
+/// together, since one read serves them all.
+fn in_turns(tokens: impl Iterator<Item = Arc<VendorToken>>) -> Vec<Arc<VendorToken>> {
+    let mut namespaces: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for token in tokens {
+        namespaces.entry(token.namespace()).or_default().push(token);
+    }
+    let mut turns = Vec::new();
+    for mut of_namespace in namespaces.into_values() {
+        of_namespace.sort_by(|one, other| {
+            let secret = |token: &VendorToken| token.spec.credentials_secret_ref.name.clone();
+            secret(one).cmp(&secret(other))
+        });
+        turns.extend(of_namespace.into_iter().enumerate());
+    }
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().map(|(_, token)| token).collect()
 }
 
 #[cfg(test)]
@@ -369,6 +389,56 @@ mod tests {
         let mut other = Snapshot::gather_for_grant(other, key, &context).await.unwrap();
         other.read_credentials(&context).await.unwrap();
         other.observe(&context).standing.paused_until
+    }
+
+    #[test]
+    fn failures_are_read_back_by_turns_of_the_namespaces_and_secret_by_secret() {
+        let named = |namespace: &str, name: &str, secret: &str| {
+            let mut token = token(json!({}));
+            token.metadata.namespace = Some(namespace.to_owned());
+            token.metadata.name = Some(name.to_owned());
+            token.spec.credentials_secret_ref.name = secret.to_owned();
+            Arc::new(token)
+        };
+        let tokens = [
+            named("a", "1", "y"),
+            named("a", "2", "x"),
+            named("a", "3", "y"),
+            named("b", "4", "z"),
+        ];
+        let order: Vec<_> = in_turns(tokens.into_iter())
+            .iter()
+            .map(|token| token.name_any())
+            .collect();
+        assert_eq!(order, ["2", "4", "1", "3"]);
+    }
+
+    #[tokio::test]
+    async fn the_failures_of_hundreds_that_share_a_secret_are_read_back_with_few_reads() {
+        let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&reads);
+        let (context, _) = fake::context_at(Arc::new(SystemClock), move |_, path, _| {
+            assert!(path.ends_with("/secrets/c"), "{path}");
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let secret = json!({ "type": "Opaque", "metadata": { "name": "c", "uid": "c", "resourceVersion": "4" },
+                "data": { "client-id": "aWQ=", "client-secret": "c2VjcmV0" } });
+            (200, secret)
+        });
+        context.secrets.begin_list("");
+        let credentials = json!({ "name": "c", "namespace": "a", "uid": "c", "resourceVersion": "4" });
+        let record = secret_record::read(&serde_json::from_value(credentials).unwrap());
+        context.secrets.put("a", "c", record.unwrap());
+        context.secrets.end_list("");
+        let failure = json!({ "reason": "RateLimited", "message": "m", "count": 1, "inputs": "i",
+            "lastAttemptTime": "2026-05-04T10:00:55Z" });
+        for number in 0..300 {
+            let mut token = token(json!({ "failure": failure }));
+            token.metadata.name = Some(format!("t{number}"));
+            context.objects.put(token);
+        }
+        seed(&context).await;
+        let reads = reads.load(std::sync::atomic::Ordering::SeqCst);
+        assert!((1..=2).contains(&reads), "{reads} reads");
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use crate::controller::context::Context;
 use crate::controller::reconcile::retire::retire;
 use crate::controller::reconcile::retry::Failed;
 use crate::controller::reconcile::snapshot::Snapshot;
-use crate::controller::reconcile::status::write_status;
+use crate::controller::reconcile::status::{digest, write_status};
 use crate::fingerprint::Fingerprint;
 use crate::metrics::{Need, ObjectLabels};
 use crate::policy::{self, Progress, StatusContext};
@@ -146,17 +146,6 @@ fn differs(new: &VendorTokenStatus, old: &VendorTokenStatus) -> bool {
     old.conditions
         .retain(|found| condition::ALL.contains(&found.type_.as_str()));
     *new != old
-}
-
-/// A digest of a status, without the times of its conditions: they follow what others have written before.
-pub(super) fn digest(status: &VendorTokenStatus) -> u64 {
-    let mut status = status.clone();
-    for found in &mut status.conditions {
-        found.last_transition_time.0 = Timestamp::UNIX_EPOCH;
-    }
-    let mut hasher = std::hash::DefaultHasher::new();
-    serde_json::to_vec(&status).ok().hash(&mut hasher);
-    hasher.finish()
 }
 
 fn is_ready(status: &VendorTokenStatus) -> bool {

@@ -1,7 +1,9 @@
 //! Writes the status of a VendorToken by server-side apply, and removes leftovers of other writers from our part of it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Map, Value, json};
 
@@ -12,7 +14,6 @@ use crate::controller::cluster::references::References;
 use crate::controller::context::Context;
 use crate::controller::reconcile::error::Error;
 use crate::controller::reconcile::events;
-use crate::controller::reconcile::record::digest;
 use crate::controller::reconcile::snapshot::Snapshot;
 use crate::controller::reconcile::vendor_token_calls::VendorTokenCalls;
 
@@ -90,6 +91,17 @@ pub(crate) async fn write_status(
             source,
         }),
     }
+}
+
+/// A digest of a status, without the times of its conditions: they follow what others have written before.
+pub(crate) fn digest(status: &VendorTokenStatus) -> u64 {
+    let mut status = status.clone();
+    for found in &mut status.conditions {
+        found.last_transition_time.0 = Timestamp::UNIX_EPOCH;
+    }
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(&status).ok().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// True for a change beside the status that a decision may depend on. Both objects are slim.

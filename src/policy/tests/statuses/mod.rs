@@ -247,6 +247,7 @@ fn without_a_stored_token_the_status_describes_none(#[case] scene: Scene) {
 #[case::suspended(scene().suspended(), None)]
 #[case::an_invalid_spec(scene().spec_problem(), None)]
 #[case::unusable_credentials(scene().unusable(CredentialsNotFound), None)]
+#[case::a_rejection_before_the_token_is_due(scene().known('a').failed(CredentialsRejected, 50, None), None)]
 fn the_next_refresh_is_the_time_of_the_next_request(#[case] scene: Scene, #[case] expected: Option<i64>) {
     assert_eq!(
         status_of(&scene).next_refresh_time,
