@@ -164,6 +164,10 @@ impl<S: Sink> ListWatch<S> {
             let list = alive_while::<S, _>(&self.monitor, scope, page).await;
             let list = list.map_err(|source| WatchError::List(Box::new(source)))?;
             self.heard();
+            let Some(list) = list else {
+                self.sink.list_begins(&self.scope);
+                continue;
+            };
             continue_token = list.continue_.filter(|token| !token.is_empty());
             if continue_token.is_none() {
                 let version = list.resource_version.unwrap_or_default();
@@ -321,6 +325,8 @@ mod tests {
     /// The number of lists, of losses and of watches, and the versions from which watches began.
     #[derive(Default)]
     struct Seen {
+        /// The names of the objects of the last list.
+        listed: Mutex<Vec<String>>,
         lists: AtomicUsize,
         losses: AtomicUsize,
         versions: Mutex<Vec<String>>,
@@ -332,8 +338,11 @@ mod tests {
         const METADATA_ONLY: bool = true;
         fn list_begins(&self, _: &str) {
             self.lists.fetch_add(1, Ordering::SeqCst);
+            lock(&self.listed).clear();
         }
-        fn listed(&self, _: &str, _: ReadSecret) {}
+        fn listed(&self, _: &str, object: ReadSecret) {
+            lock(&self.listed).push(object.unwrap().0.name);
+        }
         fn applied(&self, _: ReadSecret) {}
         fn deleted(&self, _: ReadSecret) {}
         fn list_ends(&self, _: &str) {}
@@ -428,7 +437,48 @@ mod tests {
         seen
     }
 
-    // B12
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_goes_while_a_large_first_page_is_asked_for_again_is_not_listed() {
+        let seen = Arc::new(Seen::default());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let service = service_fn(move |request: Request<Body>| {
+            let query: std::collections::HashMap<_, _> =
+                url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+                    .into_owned()
+                    .collect();
+            let body = if query.contains_key("watch") {
+                watch(290, 350, Cut::End, Arc::default())
+            } else {
+                // After the first question the first object is deleted.
+                let first = usize::from(asked.fetch_add(1, Ordering::SeqCst) > 0);
+                let from: usize = query
+                    .get("continue")
+                    .map_or(first, |token| token.parse().unwrap());
+                let to = (from + query["limit"].parse::<usize>().unwrap()).min(10);
+                let items = (from..to).map(|number| {
+                    json!({ "metadata": { "name": number.to_string(), "namespace": "a", "uid": "u", "resourceVersion": "1",
+                        "annotations": { "a": "x".repeat(1_200_000) } } })
+                });
+                let token = if to < 10 { to.to_string() } else { String::new() };
+                let list = json!({ "metadata": { "resourceVersion": "7", "continue": token },
+                    "items": items.collect::<Vec<_>>() });
+                Full::new(Bytes::from(list.to_string()))
+                    .map_err(|never| match never {})
+                    .boxed_unsync()
+            };
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Arc::new(Timeline::new(clock));
+        let monitor = Arc::new(WatchMonitor::new(timeline, Health::new(&[]), Metrics::new()));
+        let (client, path) = (Client::new(service, "default"), "/api/v1/secrets".to_owned());
+        let following = run(client, path, String::new(), Arc::clone(&seen), monitor);
+        let _ = tokio::time::timeout(Duration::from_secs(10), following).await;
+        let expected: Vec<_> = (1..10).map(|number| number.to_string()).collect();
+        assert_eq!(*lock(&seen.listed), expected);
+        assert_eq!(seen.lists.load(Ordering::SeqCst), 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_watch_goes_on_from_its_last_version_where_idle_connections_are_cut() {
         for cut in [Cut::Reset, Cut::End] {
