@@ -102,7 +102,7 @@ fn a_path_of_the_repository_is_told_from_other_text() {
     for (code, path) in [
         ("src/policy/decide.rs", Some("src/policy/decide.rs")),
         ("hack/demo --help", Some("hack/demo")),
-        ("tests/http.rs: a_test", Some("tests/http.rs")),
+        ("tests/server.rs: a_test", Some("tests/server.rs")),
         ("deploy/", Some("deploy/")),
         ("tests/fixtures/<vendor>/*.json", None),
         ("src/…", None),

@@ -126,14 +126,14 @@ impl EndpointState {
         let Some(served) = next else {
             return Err(self.suspicion.as_ref().map(|suspicion| suspicion.until));
         };
-        if let Some(suspicion) = &mut self.suspicion {
-            suspicion.probe = Some(served.fingerprint);
-        }
         Ok(served)
     }
 
-    /// Counts a request that is sent now.
+    /// Counts a request that is sent now. Under suspicion it is the probe.
     pub(super) fn sent(&mut self, served: Served, now: Moment) {
+        if let Some(suspicion) = &mut self.suspicion {
+            suspicion.probe = Some(served.fingerprint);
+        }
         self.budget.sent(now);
         self.in_flight.insert(served.fingerprint, (served.namespace, now));
     }
@@ -242,6 +242,15 @@ mod tests {
         endpoint.throttled(grant(1), "a", at(60));
         assert_eq!(sent(&mut endpoint, 0), Some(grant(2)));
         assert_eq!(sent(&mut endpoint, 0), None);
+    }
+
+    #[test]
+    fn a_grant_that_is_gone_when_its_turn_comes_is_no_probe() {
+        let mut endpoint = endpoint(Vendor::SixMap, &[1, 2, 3]);
+        endpoint.throttled(grant(1), "a", at(60));
+        let gone = endpoint.next(at(0), |_| true);
+        assert_eq!(gone.ok().map(|served| served.fingerprint), Some(grant(2)));
+        assert_eq!(sent(&mut endpoint, 0), Some(grant(3)));
     }
 
     #[test]
