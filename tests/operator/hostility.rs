@@ -199,6 +199,12 @@ async fn a_rejected_credential_that_comes_back_is_not_tried_again() {
     world
         .ready("sixmap", "True CredentialsRejected +RefreshFailing")
         .await;
+    // A new credential has early attempts, each up to a fifth later. After them the next is an hour away.
+    for (wait, calls) in [(75, 3), (150, 4), (520, 5)] {
+        world.clock.pass(wait);
+        world.settle("sixmap", &operator).await;
+        assert_eq!(world.calls(VENDOR), calls);
+    }
     world.store(VENDOR, "sixmap", &vendors::secret_of("sixmap")).await;
     world.ready("sixmap", "True Published").await;
     // The good token is asked for anew, so that it is younger than the rejection.
@@ -206,7 +212,7 @@ async fn a_rejected_credential_that_comes_back_is_not_tried_again() {
     world.request_refresh("sixmap", "now").await;
     world
         .until("the refresh", async || match world.calls(VENDOR) {
-            3.. => Ok(()),
+            6.. => Ok(()),
             calls => Err(calls.to_string()),
         })
         .await;
@@ -214,7 +220,10 @@ async fn a_rejected_credential_that_comes_back_is_not_tried_again() {
     let calls = world.calls(VENDOR);
     world.store(VENDOR, "sixmap", "wrong").await;
     world
-        .ready("sixmap", "True CredentialsRejected +RefreshFailing")
+        .ready(
+            "sixmap",
+            "True CredentialsRejected +RefreshFailing +ClockSkewSuspected",
+        )
         .await;
     operator.quiet().await;
     assert_eq!(world.calls(VENDOR), calls);
