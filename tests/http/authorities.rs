@@ -1,8 +1,6 @@
 //! Authorities that change while the process runs.
 
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use vendor_token_operator::clock::Clock;
 use vendor_token_operator::http::{AuthorityFile, Transport};
 
 use crate::servers::*;
