@@ -43,9 +43,9 @@ async fn a_body_that_ends_without_the_tls_end_is_truncated() {
         drain(&mut socket).await;
     })
     .await;
-    fails(
-        transport(options(&authority)),
-        request(&server.url()),
+    fails_at(
+        &authority,
+        &server.url(),
         FailureClass::Transient,
         "closed the connection",
     )
@@ -57,9 +57,9 @@ async fn a_body_over_one_mebibyte_is_malformed() {
     let authority = Authority::new();
     let announced = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 << 20);
     let server = Server::answering(authority.good(), announced).await;
-    fails(
-        transport(options(&authority)),
-        request(&server.url()),
+    fails_at(
+        &authority,
+        &server.url(),
         FailureClass::Malformed,
         "1048576 bytes",
     )
@@ -77,9 +77,9 @@ async fn a_body_over_one_mebibyte_is_malformed() {
         }
     })
     .await;
-    fails(
-        transport(options(&authority)),
-        request(&server.url()),
+    fails_at(
+        &authority,
+        &server.url(),
         FailureClass::Malformed,
         "1048576 bytes",
     )

@@ -273,6 +273,11 @@ pub(crate) async fn send(authority: &Authority, url: &str) -> Result<TokenRespon
     transport(options(authority)).send(request(url)).await
 }
 
+/// Expects that a usual request to `url` fails as [`fails`] says.
+pub(crate) async fn fails_at(authority: &Authority, url: &str, class: FailureClass, text: &str) {
+    fails(transport(options(authority)), request(url), class, text).await;
+}
+
 /// Sends, and expects a failure of this class whose message holds `text`, and no secret, path or query.
 pub(crate) async fn fails(transport: HttpTransport, request: TokenRequest, class: FailureClass, text: &str) {
     let failure = match transport.send(request).await {

@@ -19,13 +19,7 @@ async fn a_server_certificate_that_cannot_be_trusted_is_refused_with_its_cure() 
         (other.server("127.0.0.1", 2100, None, all), "--vendor-ca-file"),
     ] {
         let server = Server::answering(config, TOKEN).await;
-        fails(
-            transport(options(&authority)),
-            request(&server.url()),
-            FailureClass::Refused,
-            text,
-        )
-        .await;
+        fails_at(&authority, &server.url(), FailureClass::Refused, text).await;
         assert_eq!(server.requests().len(), 0);
     }
 }
@@ -57,9 +51,9 @@ async fn tls_below_1_2_is_refused() {
             }
         })
         .await;
-        fails(
-            transport(options(&authority)),
-            request(&server.url()),
+        fails_at(
+            &authority,
+            &server.url(),
             FailureClass::Refused,
             "TLS 1.2 or later",
         )
@@ -78,9 +72,9 @@ async fn a_plain_text_server_is_refused() {
         drain(&mut stream).await;
     })
     .await;
-    fails(
-        transport(options(&authority)),
-        request(&server.url()),
+    fails_at(
+        &authority,
+        &server.url(),
         FailureClass::Refused,
         "does not answer with TLS",
     )
@@ -91,13 +85,7 @@ async fn a_plain_text_server_is_refused() {
 async fn an_answer_that_is_not_http_is_malformed() {
     let authority = Authority::new();
     let server = Server::answering(authority.good(), "220 mail.example ESMTP\r\n\r\n").await;
-    fails(
-        transport(options(&authority)),
-        request(&server.url()),
-        FailureClass::Malformed,
-        "not HTTP",
-    )
-    .await;
+    fails_at(&authority, &server.url(), FailureClass::Malformed, "not HTTP").await;
 }
 
 #[tokio::test]
@@ -109,9 +97,9 @@ async fn connections_that_fail_below_tls_are_transient() {
         .local_addr()
         .unwrap();
     let url = format!("https://{closed}/oauth/token");
-    fails(
-        transport(options(&authority)),
-        request(&url),
+    fails_at(
+        &authority,
+        &url,
         FailureClass::Transient,
         "refused the connection",
     )
@@ -121,9 +109,9 @@ async fn connections_that_fail_below_tls_are_transient() {
         stream.set_zero_linger().unwrap(); // closes with a reset
     })
     .await;
-    fails(
-        transport(options(&authority)),
-        request(&server.url()),
+    fails_at(
+        &authority,
+        &server.url(),
         FailureClass::Transient,
         "TLS handshake",
     )

@@ -46,7 +46,7 @@ impl EventRecorder {
         }
     }
 
-    /// Publishes an event, when it is its turn. A failure is told in the log.
+    /// Sends an event to the API server, after those that were published before. The log tells of a failure.
     pub(crate) async fn publish(&self, event: &Event, reference: &ObjectReference) {
         // It is never closed.
         let _place = self.places.acquire().await.ok();
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// What an API server has been asked, and how often at the same time.
+    /// The requests that an API server has received, and the most that were open at the same time.
     #[derive(Default)]
     struct Asked {
         methods: Mutex<Vec<Method>>,

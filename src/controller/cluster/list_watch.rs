@@ -398,15 +398,29 @@ mod tests {
         StreamBody::new(frames).boxed_unsync()
     }
 
+    fn query(request: &Request<Body>) -> std::collections::HashMap<String, String> {
+        url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+            .into_owned()
+            .collect()
+    }
+
+    /// Lists and watches Secrets for so many seconds.
+    async fn follow(client: Client, seen: &Arc<Seen>, seconds: u64) {
+        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
+        let timeline = Arc::new(Timeline::new(clock));
+        let monitor = Arc::new(WatchMonitor::new(timeline, Health::new(&[]), Metrics::new()));
+        let path = "/api/v1/secrets".to_owned();
+        let following = run(client, path, String::new(), Arc::clone(seen), monitor);
+        let ended = tokio::time::timeout(Duration::from_secs(seconds), following).await;
+        assert!(ended.is_err(), "it goes on for ever");
+    }
+
     /// Follows a quiet cluster for so long behind something that cuts connections which are idle for `longest_idle`.
     async fn quiet(seconds: u64, longest_idle: u64, cut: Cut) -> Arc<Seen> {
         let seen = Arc::new(Seen::default());
         let (noted, versions) = (Arc::clone(&seen), Arc::new(AtomicUsize::new(7)));
         let service = service_fn(move |request: Request<Body>| {
-            let query: std::collections::HashMap<_, _> =
-                url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
-                    .into_owned()
-                    .collect();
+            let query = query(&request);
             let body = if query.contains_key("watch") {
                 lock(&noted.versions).push(query["resourceVersion"].clone());
                 watch(
@@ -423,17 +437,7 @@ mod tests {
             };
             async move { Ok::<_, Infallible>(Response::new(body)) }
         });
-        let client = Client::new(service, "default");
-        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
-        let timeline = Arc::new(Timeline::new(clock));
-        let monitor = Arc::new(WatchMonitor::new(timeline, Health::new(&[]), Metrics::new()));
-        let path = "/api/v1/secrets".to_owned();
-        let following = run(client, path, String::new(), Arc::clone(&seen), monitor);
-        assert!(
-            tokio::time::timeout(Duration::from_secs(seconds), following)
-                .await
-                .is_err()
-        );
+        follow(Client::new(service, "default"), &seen, seconds).await;
         seen
     }
 
@@ -442,10 +446,7 @@ mod tests {
         let seen = Arc::new(Seen::default());
         let asked = Arc::new(AtomicUsize::new(0));
         let service = service_fn(move |request: Request<Body>| {
-            let query: std::collections::HashMap<_, _> =
-                url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
-                    .into_owned()
-                    .collect();
+            let query = query(&request);
             let body = if query.contains_key("watch") {
                 watch(290, 350, Cut::End, Arc::default())
             } else {
@@ -468,12 +469,7 @@ mod tests {
             };
             async move { Ok::<_, Infallible>(Response::new(body)) }
         });
-        let clock = Arc::new(TokioClock::new(Timestamp::from_second(1_800_000_000).unwrap()));
-        let timeline = Arc::new(Timeline::new(clock));
-        let monitor = Arc::new(WatchMonitor::new(timeline, Health::new(&[]), Metrics::new()));
-        let (client, path) = (Client::new(service, "default"), "/api/v1/secrets".to_owned());
-        let following = run(client, path, String::new(), Arc::clone(&seen), monitor);
-        let _ = tokio::time::timeout(Duration::from_secs(10), following).await;
+        follow(Client::new(service, "default"), &seen, 10).await;
         let expected: Vec<_> = (1..10).map(|number| number.to_string()).collect();
         assert_eq!(*lock(&seen.listed), expected);
         assert_eq!(seen.lists.load(Ordering::SeqCst), 2);

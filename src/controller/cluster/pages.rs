@@ -53,8 +53,8 @@ impl Pages {
 
     /// Reads the page at `continue_token`, the first for `None`, and gives the metadata of the list. Gives each object to
     /// `item` as JSON: perhaps twice, when a page turns out to be too large, and only the beginning of one that is too long.
-    /// `None` where the first page is too large: the next first page shows a later state, in which an object that `item` was
-    /// given may be gone, so the list begins anew. Later pages show one state.
+    /// `None` where the first page is too large: the caller begins the list anew, because the next first page shows a later
+    /// state, in which an object that `item` received may have been deleted. All later pages show the state of the first.
     pub(crate) async fn read(
         &mut self,
         continue_token: Option<&str>,

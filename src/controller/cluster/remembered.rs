@@ -138,7 +138,7 @@ struct KnownTarget {
     read_at: Option<Moment>,
 }
 
-/// What is to be done about the content of a target at its present version.
+/// The next step for a target at its present version: it is known, or is read now or later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TargetLook {
     /// It is known.
@@ -539,7 +539,7 @@ mod tests {
                 TargetLook::Read => reads.push(second),
                 TargetLook::Later { at, is_exchanged } => {
                     let next = reads.last().unwrap() + 5;
-                    // What was found last holds for the version that is still to be read.
+                    // The last finding counts until the new version has been read.
                     assert_eq!((at, is_exchanged), (Moment::at_second(next), next > 20));
                 }
                 TargetLook::Known { .. } => panic!("{second} is known"),

@@ -267,7 +267,7 @@ mod tests {
             assert_eq!(served.to_string(), format!("good/{number}"));
             queue.done(&served, None);
         }
-        // What hung has ended: those that waited for it take their turns.
+        // A reconcile that hung has ended: the namespaces that waited take their turns.
         queue.done(&Arc::new(object("hanging/0")), None);
         assert_eq!(queue.next(3).unwrap().namespace, "worse");
     }

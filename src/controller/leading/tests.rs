@@ -31,7 +31,7 @@ use crate::election::Leadership;
 use crate::grants::ObjectKey;
 use crate::sync::lock;
 
-/// What the API server says of one kind of objects.
+/// The answers of the API server about one kind of objects.
 #[derive(Clone, Default)]
 struct Script {
     /// The items of each list.
@@ -270,7 +270,7 @@ async fn an_object_that_cannot_be_read_is_counted_and_a_secret_is_asked_for() {
         tokens.items.push(token.to_string());
         secrets.items.push(secret.to_string());
     }
-    // What can be read of the event of a deletion is enough.
+    // The names in the event of a deletion are enough.
     let gone = json!({ "metadata": { "name": "gone", "namespace": "hostile", "labels": ["odd"] } });
     tokens.lines.push(event("DELETED", &gone));
     secrets.lines.push(event("DELETED", &gone));

@@ -150,7 +150,7 @@ mod tests {
     use crate::controller::reconcile::{after_error, reconcile};
     use crate::sync::lock;
 
-    /// What the API server does, and has done.
+    /// The behaviour of the API server, and the requests that it has received.
     #[derive(Debug, Default)]
     struct Server {
         /// Reads of the Secret fail.

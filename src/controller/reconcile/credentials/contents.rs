@@ -1,4 +1,4 @@
-//! From the data of a Secret to credentials or a client certificate, or to the problem that a person must mend.
+//! Makes credentials or a client certificate of the data of a Secret, or names the problem that a person must mend.
 
 use std::collections::{BTreeMap, BTreeSet};
 
